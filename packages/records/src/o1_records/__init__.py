@@ -1,0 +1,59 @@
+"""The typed records that every o1-embedder package speaks, and the files they live in.
+
+>>> from o1_records import Query, read_jsonl, write_jsonl
+>>> import tempfile, pathlib
+>>> path = pathlib.Path(tempfile.mkdtemp()) / "queries.jsonl"
+>>> write_jsonl(path, [Query(query_id="q1", text="open a zip file")])
+1
+>>> list(read_jsonl(path, Query))
+[Query(query_id='q1', text='open a zip file', instruction='')]
+"""
+
+from o1_records.files import (
+    InputError,
+    MissingExtraError,
+    atomic_write,
+    quoted,
+    run_command,
+    sha256_file,
+)
+from o1_records.jsonl import read_jsonl, write_jsonl
+from o1_records.ranking import rank
+from o1_records.types import (
+    Ballot,
+    Document,
+    Example,
+    Exclusion,
+    Hit,
+    Metric,
+    Qrel,
+    Query,
+    Record,
+    Source,
+    Thought,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ballot",
+    "Document",
+    "Example",
+    "Exclusion",
+    "Hit",
+    "InputError",
+    "Metric",
+    "MissingExtraError",
+    "Qrel",
+    "Query",
+    "Record",
+    "Source",
+    "Thought",
+    "atomic_write",
+    "quoted",
+    "rank",
+    "read_jsonl",
+    "run_command",
+    "sha256_file",
+    "write_jsonl",
+]

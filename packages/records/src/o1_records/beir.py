@@ -1,0 +1,126 @@
+"""BEIR folders: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from o1_records.files import InputError, atomic_write, quoted
+from o1_records.jsonl import numbered_lines
+from o1_records.types import Document, Id, Qrel, Query
+
+_HEADER = ["query-id", "corpus-id", "score"]
+
+
+class _BeirDocument(msgspec.Struct, frozen=True, kw_only=True, rename={"doc_id": "_id"}):
+    """A line of corpus.jsonl; other fields (`metadata`) are the set's own and are not read."""
+
+    doc_id: Id
+    text: str
+    title: str = ""
+
+
+class _BeirQuery(msgspec.Struct, frozen=True, kw_only=True, rename={"query_id": "_id"}):
+    """A line of queries.jsonl; other fields (`metadata`) are the set's own and are not read."""
+
+    query_id: Id
+    text: str
+
+
+def read_corpus(folder: str | Path) -> Iterator[Document]:
+    """Yield the documents in file order. Raises InputError with file and line."""
+    for line in _read(Path(folder) / "corpus.jsonl", _BeirDocument, "doc_id"):
+        yield Document(doc_id=line.doc_id, text=line.text, title=line.title)
+
+
+def read_queries(folder: str | Path) -> Iterator[Query]:
+    """Yield the queries of all splits in file order. Raises InputError with file and line."""
+    for line in _read(Path(folder) / "queries.jsonl", _BeirQuery, "query_id"):
+        yield Query(query_id=line.query_id, text=line.text)
+
+
+def read_qrels(folder: str | Path, split: str = "test") -> Iterator[Qrel]:
+    """Yield the judgements of `qrels/<split>.tsv` in file order. Raises InputError with file and line."""
+    path = Path(folder) / "qrels" / f"{split}.tsv"
+    seen: set[tuple[str, str]] = set()
+    with open(path, "rb") as file:
+        for number, line in numbered_lines(file, path):
+            place = f"{path}:{number}"
+            fields = _text(line, place).split("\t")
+            if number == 1 and fields == _HEADER:
+                continue
+            qrel = _qrel(fields, place)
+            if (qrel.query_id, qrel.doc_id) in seen:
+                raise InputError(f"{place}: judged twice: {quoted(qrel.query_id)}, {quoted(qrel.doc_id)}")
+            seen.add((qrel.query_id, qrel.doc_id))
+            yield qrel
+
+
+def write_beir(
+    folder: str | Path,
+    *,
+    documents: Iterable[Document],
+    queries: Iterable[Query],
+    qrels: Mapping[str, Iterable[Qrel]],
+) -> None:
+    """Write a BEIR folder; `qrels` maps a split's name to its judgements. Each file is whole or absent."""
+    folder = Path(folder)
+    rows = ({"_id": d.doc_id, "title": d.title, "text": d.text} for d in documents)
+    _write(folder / "corpus.jsonl", rows)
+    _write(folder / "queries.jsonl", ({"_id": q.query_id, "text": q.text} for q in queries))
+    for split, judgements in qrels.items():
+        with atomic_write(folder / "qrels" / f"{split}.tsv") as file:
+            file.write("\t".join(_HEADER).encode() + b"\n")
+            for qrel in judgements:
+                file.write(f"{qrel.query_id}\t{qrel.doc_id}\t{qrel.relevance}\n".encode())
+
+
+def _read(path: Path, line_type: type[Any], key: str) -> Iterator[Any]:
+    decoder = msgspec.json.Decoder(line_type)
+    seen: set[str] = set()
+    with open(path, "rb") as file:
+        for number, line in numbered_lines(file, path):
+            place = f"{path}:{number}"
+            try:
+                decoded = decoder.decode(line)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                raise InputError(f"{place}: {error}; in {quoted(line[:200])}") from error
+            name = getattr(decoded, key)
+            if name in seen:
+                raise InputError(f"{place}: _id {quoted(name)} stands twice; keep one of them")
+            seen.add(name)
+            yield decoded
+
+
+def _qrel(fields: list[str], place: str) -> Qrel:
+    if len(fields) != 3:
+        raise InputError(
+            f"{place}: expected 3 columns between tabs ({' '.join(_HEADER)}), got {quoted(fields)}"
+        )
+    query_id, doc_id, relevance = fields
+    try:
+        value = int(relevance)
+    except ValueError:
+        raise InputError(f"{place}: score {quoted(relevance)} is not an integer") from None
+    if not query_id or not doc_id:
+        raise InputError(f"{place}: an id is empty in {quoted(fields)}")
+    return Qrel(query_id=query_id, doc_id=doc_id, relevance=value)
+
+
+def _text(line: bytes, place: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8: {error}") from error
+
+
+def _write(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    with atomic_write(path) as file:
+        for row in rows:
+            try:
+                file.write(msgspec.json.encode(row) + b"\n")
+            except UnicodeError as error:
+                raise InputError(f"{path}: {quoted(row)}: {error}") from error

@@ -1,0 +1,110 @@
+"""BM25 with statistics of a whole corpus. Needs the `[bm25]` extra (bm25s, PyStemmer).
+
+It lives beside the records because committees, benchmarks and hybrid search all need it and
+packages import no other sibling (docs/decisions/0002).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+from o1_records.files import InputError, MissingExtraError
+from o1_records.ranking import rank
+from o1_records.types import Document, Hit, Query
+
+try:
+    import bm25s
+    import numpy as np
+    import Stemmer
+    from numpy.typing import NDArray
+except ModuleNotFoundError as error:
+    raise MissingExtraError("o1-records", "bm25", "BM25") from error
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class BM25:
+    """Lucene's BM25 over a fixed corpus (Kamphuis et al. 2020, the `lucene` variant).
+
+    The defaults k1 0.9, b 0.4 are Anserini's, with the Snowball stemmer and stop words of
+    `language`. `split_identifiers` breaks `snake_case` and `camelCase` words for code.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        language: str = "english",
+        split_identifiers: bool = False,
+    ) -> None:
+        self._language = language
+        self._stemmer = Stemmer.Stemmer(language)
+        self._split = split_identifiers
+        self.doc_ids: list[str] = []
+        texts = []
+        for document in documents:
+            self.doc_ids.append(document.doc_id)
+            texts.append(document.full_text)
+        if not texts:
+            raise InputError("BM25 needs at least one document; the corpus is empty")
+        self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
+        if len(self._rows) != len(self.doc_ids):
+            raise InputError("BM25: a doc_id stands twice in the corpus; keep one of them")
+        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        self._index.index(self.tokenize(texts), show_progress=False)
+
+    def tokenize(self, texts: list[str]) -> list[list[str]]:
+        """Terms of each text as they are counted."""
+        if self._split:
+            texts = [_CAMEL.sub(" ", text).replace("_", " ") for text in texts]
+        terms: list[list[str]] = bm25s.tokenize(
+            texts,
+            stopwords=self._language,
+            stemmer=self._stemmer,
+            return_ids=False,
+            show_progress=False,
+        )
+        return terms
+
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """Score of every document for a text, in the order of `doc_ids`: float32 [documents]."""
+        return self._scores(self.tokenize([text])[0])
+
+    def row(self, doc_id: str) -> int:
+        """The position of a document in `scores`. Raises KeyError when it is not in the corpus."""
+        return self._rows[doc_id]
+
+    def search(
+        self,
+        queries: Iterable[Query],
+        k: int,
+        *,
+        excluded: Mapping[str, Set[str]] | None = None,
+    ) -> Iterator[Hit]:
+        """Yield the k best documents of each query that share a term with it, best first.
+
+        `excluded` maps a query_id to documents that never come back for it.
+        """
+        for query in queries:
+            scores = self.scores(query.text)
+            for doc_id in (excluded or {}).get(query.query_id, ()):
+                if doc_id in self._rows:
+                    scores[self._rows[doc_id]] = 0.0
+            yield from rank(query.query_id, self._candidates(scores, k), k)
+
+    def _candidates(self, scores: NDArray[np.float32], k: int) -> dict[str, float]:
+        # every document that ties with the k-th takes part, so that doc_id decides
+        least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else 0.0
+        rows = np.flatnonzero((scores >= least) & (scores > 0.0))
+        return {self.doc_ids[row]: float(scores[row]) for row in rows}
+
+    def _scores(self, terms: list[str]) -> NDArray[np.float32]:
+        known: Any = self._index.get_tokens_ids(terms)
+        if not known:
+            return np.zeros(len(self.doc_ids), dtype=np.float32)
+        scores: NDArray[np.float32] = self._index.get_scores_from_ids(known)
+        return scores

@@ -1,0 +1,97 @@
+"""Files that are whole or absent, and errors that a user can mend."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+
+class InputError(ValueError):
+    """Input that a user can mend. The message names the place, the value and the remedy."""
+
+
+class MissingExtraError(ImportError):
+    """A feature needs a package that is not installed; the message says what to type."""
+
+    def __init__(self, distribution: str, extra: str, feature: str) -> None:
+        super().__init__(f"{feature} needs an extra: pip install '{distribution}[{extra}]'")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears under `path` whole or not at all.
+
+    The bytes go to a temporary file beside `path`, are synced to the disk and renamed.
+    On any error the temporary file is removed and an older `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command; turn what a user can mend into one line on stderr and an exit code.
+
+    Returns 0 done, 2 usage (argparse), 3 partly done, 4 bad input or a broken surrounding
+    (disk, missing file, missing extra), 130 interrupted.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except (InputError, MissingExtraError) as error:
+        message = str(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}"
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    print(f"error: {message}", file=sys.stderr)
+    return 4
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def quoted(value: Any, limit: int = 80) -> str:
+    """Show a user's value in an error message, shortened."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

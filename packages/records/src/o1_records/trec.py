@@ -1,0 +1,111 @@
+"""TREC files: runs (`query_id Q0 doc_id rank score tag`) and qrels (`query_id 0 doc_id relevance`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from o1_records.files import InputError, atomic_write, quoted
+from o1_records.jsonl import numbered_lines
+from o1_records.types import Hit, Qrel
+
+Number = TypeVar("Number", int, float)
+
+
+def read_run(path: str | Path) -> Iterator[Hit]:
+    """Yield the hits of a run in file order. Raises InputError with file and line."""
+    seen: set[tuple[str, str]] = set()
+    for place, fields in _rows(path, 6, "query_id Q0 doc_id rank score tag"):
+        query_id, _, doc_id, rank, score, _ = fields
+        hit = Hit(
+            query_id=query_id,
+            doc_id=doc_id,
+            score=_number(score, float, place, "score"),
+            rank=_number(rank, int, place, "rank"),
+        )
+        _refuse_repeat(seen, query_id, doc_id, place)
+        yield hit
+
+
+def write_run(path: str | Path, hits: Iterable[Hit], tag: str = "o1") -> int:
+    """Write a run that appears whole or not at all; returns the number of hits."""
+    seen: set[tuple[str, str]] = set()
+    count = 0
+    with atomic_write(path) as file:
+        for hit in hits:
+            count += 1
+            place = f"{path}: hit {count}"
+            _refuse_repeat(seen, _word(hit.query_id, place), _word(hit.doc_id, place), place)
+            if not math.isfinite(hit.score):
+                raise InputError(f"{place}: score {hit.score} of document {quoted(hit.doc_id)}")
+            # repr is the shortest text that reads back as the same float
+            row = f"{hit.query_id} Q0 {hit.doc_id} {hit.rank} {hit.score!r} {_word(tag, place)}\n"
+            file.write(row.encode())
+    return count
+
+
+def read_qrels(path: str | Path) -> Iterator[Qrel]:
+    """Yield the judgements of a qrels file in file order. Raises InputError with file and line."""
+    seen: set[tuple[str, str]] = set()
+    for place, fields in _rows(path, 4, "query_id 0 doc_id relevance"):
+        query_id, _, doc_id, relevance = fields
+        _refuse_repeat(seen, query_id, doc_id, place)
+        yield Qrel(
+            query_id=query_id,
+            doc_id=doc_id,
+            relevance=_number(relevance, int, place, "relevance"),
+        )
+
+
+def write_qrels(path: str | Path, qrels: Iterable[Qrel]) -> int:
+    """Write judgements that appear whole or not at all; returns their number."""
+    seen: set[tuple[str, str]] = set()
+    count = 0
+    with atomic_write(path) as file:
+        for qrel in qrels:
+            count += 1
+            place = f"{path}: judgement {count}"
+            _refuse_repeat(seen, _word(qrel.query_id, place), _word(qrel.doc_id, place), place)
+            file.write(f"{qrel.query_id} 0 {qrel.doc_id} {qrel.relevance}\n".encode())
+    return count
+
+
+def _rows(path: str | Path, width: int, form: str) -> Iterator[tuple[str, list[str]]]:
+    with open(path, "rb") as file:
+        for number, line in numbered_lines(file, path):
+            place = f"{path}:{number}"
+            try:
+                fields = line.decode().split()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{place}: not UTF-8: {error}") from error
+            if len(fields) != width:
+                raise InputError(
+                    f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}"
+                )
+            yield place, fields
+
+
+def _number(text: str, kind: type[Number], place: str, name: str) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value):
+        raise InputError(f"{place}: {name} {quoted(text)} is not a finite {kind.__name__}")
+    return value
+
+
+def _refuse_repeat(seen: set[tuple[str, str]], query_id: str, doc_id: str, place: str) -> None:
+    if (query_id, doc_id) in seen:
+        raise InputError(
+            f"{place}: document {quoted(doc_id)} stands twice for query {quoted(query_id)}"
+        )
+    seen.add((query_id, doc_id))
+
+
+def _word(text: str, place: str) -> str:
+    if not text or text.split() != [text]:
+        raise InputError(f"{place}: {quoted(text)} is empty or has white space; TREC files cannot hold it")
+    return text

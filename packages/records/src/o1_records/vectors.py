@@ -1,0 +1,248 @@
+"""Vectors on disk: shards of safetensors, their ids beside them, one checked manifest.
+
+```
+folder/shard-00000.safetensors   "vectors" [rows, dim]
+folder/shard-00000.ids.json      {"ids": [...], "owners": [...] | null}
+folder/manifest.json             rows, dim, dtype, encoder, sha256 of every file above
+```
+While it is written the folder is called `<folder>.partial`; `close` renames it. Needs the
+`[vectors]` extra (numpy, safetensors).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from o1_records.files import (
+    InputError,
+    MissingExtraError,
+    atomic_write,
+    quoted,
+    sha256_file,
+    sync_folder,
+)
+from o1_records.types import Count, NonBlank, Record
+
+try:
+    import numpy as np
+    import safetensors
+    from numpy.typing import NDArray
+    from safetensors.numpy import save_file
+except ModuleNotFoundError as error:
+    raise MissingExtraError("o1-records", "vectors", "Reading and writing vectors") from error
+
+Matrix = NDArray[np.floating[Any]]
+
+
+class Encoder(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fingerprint of what made the vectors; two sets may be compared only if theirs are equal.
+
+    `role` ("query", "document") and `thoughts` say which side was encoded and are not compared.
+    """
+
+    model: NonBlank
+    digest: str
+    layout: str
+    pooling: str
+    max_length: Count
+    dtype: str = "float32"
+    role: str = ""
+    thoughts: str = ""
+
+    def same_space(self, other: Encoder) -> bool:
+        """Whether vectors of the two may be compared: equal in model, digest, layout and pooling."""
+        names = ("model", "digest", "layout", "pooling")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+class Shard(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pair of files and their digests."""
+
+    name: NonBlank
+    rows: Count
+    vectors_sha256: str
+    ids_sha256: str
+
+
+class Manifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a folder of vectors holds."""
+
+    version: int = 1
+    rows: Count
+    dim: Count
+    dtype: str
+    encoder: Encoder | None = None
+    shards: tuple[Shard, ...] = ()
+
+
+class _Ids(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    ids: list[str]
+    owners: list[str] | None = None
+
+
+class VectorWriter:
+    """Write vectors shard by shard; what an earlier run finished is kept.
+
+    `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder.
+    """
+
+    def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
+        self.folder = Path(folder)
+        self._partial = self.folder.with_name(self.folder.name + ".partial")
+        if self.folder.exists():
+            raise InputError(f"{self.folder}: exists already; remove it or choose another name")
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._manifest = Manifest(rows=0, dim=0, dtype="", encoder=encoder)
+        self.ids: list[str] = []
+        if (self._partial / "manifest.json").exists():
+            self._resume(encoder)
+        self._seen = set(self.ids)
+
+    def _resume(self, encoder: Encoder | None) -> None:
+        partial = VectorSet(self._partial)
+        if partial.manifest.encoder != encoder:
+            raise InputError(
+                f"{self._partial}: was begun by {partial.manifest.encoder}, this is {encoder}; "
+                "remove it or choose another name"
+            )
+        self._manifest = partial.manifest
+        self.ids = partial.ids()
+
+    def write(self, ids: Sequence[str], vectors: Matrix, owners: Sequence[str] | None = None) -> None:
+        """Add one shard: `vectors` [len(ids), dim], one id a row, unique over the whole folder.
+
+        `owners` names the query of each row where a query has several vectors.
+        Raises InputError for repeated ids, another dim or dtype, NaN, Inf and zero vectors, by id.
+        """
+        self._check(ids, vectors, owners)
+        name = f"shard-{len(self._manifest.shards):05d}"
+        vectors_path = self._partial / f"{name}.safetensors"
+        ids_path = self._partial / f"{name}.ids.json"
+        save_file({"vectors": np.ascontiguousarray(vectors)}, vectors_path)
+        with open(vectors_path, "rb") as file:
+            os.fsync(file.fileno())
+        with atomic_write(ids_path) as out:
+            out.write(msgspec.json.encode(_Ids(ids=list(ids), owners=owners and list(owners))))
+        shard = Shard(
+            name=name,
+            rows=len(ids),
+            vectors_sha256=sha256_file(vectors_path),
+            ids_sha256=sha256_file(ids_path),
+        )
+        self._manifest = msgspec.structs.replace(
+            self._manifest,
+            rows=self._manifest.rows + len(ids),
+            dim=vectors.shape[1],
+            dtype=str(vectors.dtype),
+            shards=(*self._manifest.shards, shard),
+        )
+        self._save_manifest()
+        self.ids.extend(ids)
+        self._seen.update(ids)
+
+    def close(self) -> VectorSet:
+        """Publish the folder and open it."""
+        self._save_manifest()
+        self._partial.rename(self.folder)
+        sync_folder(self.folder.parent)
+        return VectorSet(self.folder)
+
+    def discard(self) -> None:
+        """Forget what was written."""
+        shutil.rmtree(self._partial)
+
+    def _save_manifest(self) -> None:
+        with atomic_write(self._partial / "manifest.json") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self._manifest), indent=1))
+
+    def _check(self, ids: Sequence[str], vectors: Matrix, owners: Sequence[str] | None) -> None:
+        if vectors.ndim != 2 or len(vectors) != len(ids):
+            raise InputError(f"{self.folder}: {len(ids)} ids for vectors of shape {vectors.shape}")
+        if owners is not None and len(owners) != len(ids):
+            raise InputError(f"{self.folder}: {len(ids)} ids but {len(owners)} owners")
+        known = (self._manifest.dim, self._manifest.dtype)
+        if self._manifest.shards and known != (vectors.shape[1], str(vectors.dtype)):
+            raise InputError(
+                f"{self.folder}: holds dim {known[0]}, {known[1]}; "
+                f"these have dim {vectors.shape[1]}, {vectors.dtype}"
+            )
+        repeated = sorted(self._seen.intersection(ids) or _repeated(ids))
+        if repeated:
+            raise InputError(f"{self.folder}: repeated ids: {quoted(repeated)}")
+        refuse_bad_vectors(ids, vectors, str(self.folder))
+
+
+class VectorSet:
+    """A published folder of vectors. Every file is checked against its digest before use."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        try:
+            self.manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except msgspec.MsgspecError as error:
+            raise InputError(f"{path}: damaged: {error}; write the vectors again") from error
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def ids(self) -> list[str]:
+        """The ids of all rows, in order."""
+        return [name for shard in self.manifest.shards for name in self._read_ids(shard).ids]
+
+    def owners(self) -> list[str]:
+        """The owner of each row: its query where one has several vectors, else its own id."""
+        every = (self._read_ids(shard) for shard in self.manifest.shards)
+        return [name for shard in every for name in (shard.owners or shard.ids)]
+
+    def shards(self) -> Iterator[tuple[list[str], Matrix]]:
+        """Yield (ids, vectors [rows, dim]) shard by shard, so that memory holds one at a time."""
+        for shard in self.manifest.shards:
+            yield self._read_ids(shard).ids, self._read_vectors(shard)
+
+    def load(self) -> Matrix:
+        """All vectors [rows, dim] in memory."""
+        if not self.manifest.shards:
+            return np.zeros((0, self.manifest.dim), dtype=np.float32)
+        return np.concatenate([self._read_vectors(shard) for shard in self.manifest.shards])
+
+    def _read_ids(self, shard: Shard) -> _Ids:
+        path = self.folder / f"{shard.name}.ids.json"
+        return msgspec.json.decode(_checked_bytes(path, shard.ids_sha256), type=_Ids)
+
+    def _read_vectors(self, shard: Shard) -> Matrix:
+        path = self.folder / f"{shard.name}.safetensors"
+        content = _checked_bytes(path, shard.vectors_sha256)
+        vectors: Matrix = safetensors.numpy.load(content)["vectors"]
+        return vectors
+
+
+def refuse_bad_vectors(ids: Sequence[str], vectors: Matrix, place: str) -> None:
+    """Raise InputError that names the ids of NaN, Inf and zero vectors."""
+    norms = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
+        named = [ids[row] for row in bad[:10]]
+        raise InputError(
+            f"{place}: {len(bad)} vectors are zero or not finite, the first of ids {quoted(named)}"
+        )
+
+
+def _repeated(ids: Sequence[str]) -> set[str]:
+    seen: set[str] = set()
+    return {name for name in ids if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+
+
+def _checked_bytes(path: Path, expected: str) -> bytes:
+    import hashlib
+
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError(f"{path}: does not match the manifest's sha256; copy or write it again")
+    return content
