@@ -1,1 +1,13 @@
+"""Dense indexes on FAISS that never return a wrong answer quietly.
+
+`build` an index from vectors and ids, `search` and `save` it; `open_index` checks every byte before
+FAISS sees it. `exact_search` is the same search in numpy. Importing this loads no FAISS.
+"""
+
+from o1_index.faiss_index import Index, build, build_from, open_index, place
+from o1_index.flat import exact_search
+from o1_index.hits import Hits
+
 __version__ = "0.1.0"
+
+__all__ = ["Hits", "Index", "build", "build_from", "exact_search", "open_index", "place"]

@@ -17,6 +17,7 @@ from o1_records.files import (
     run_command,
     sha256_file,
 )
+from o1_records.inputs import open_documents, open_qrels, open_queries
 from o1_records.jsonl import read_jsonl, write_jsonl
 from o1_records.ranking import rank
 from o1_records.types import (
@@ -50,6 +51,9 @@ __all__ = [
     "Source",
     "Thought",
     "atomic_write",
+    "open_documents",
+    "open_qrels",
+    "open_queries",
     "quoted",
     "rank",
     "read_jsonl",

@@ -44,7 +44,11 @@ def read_queries(folder: str | Path) -> Iterator[Query]:
 
 def read_qrels(folder: str | Path, split: str = "test") -> Iterator[Qrel]:
     """Yield the judgements of `qrels/<split>.tsv` in file order. Raises InputError with file and line."""
-    path = Path(folder) / "qrels" / f"{split}.tsv"
+    return read_qrels_file(Path(folder) / "qrels" / f"{split}.tsv")
+
+
+def read_qrels_file(path: str | Path) -> Iterator[Qrel]:
+    """Yield the judgements of one `query-id corpus-id score` file, with or without that header."""
     seen: set[tuple[str, str]] = set()
     with open(path, "rb") as file:
         for number, line in numbered_lines(file, path):

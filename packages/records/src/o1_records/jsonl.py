@@ -70,7 +70,7 @@ def encode(record: Record, place: str, decoder: msgspec.json.Decoder[Any] | None
 
 
 def numbered_lines(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line without newline) with bounded memory; blank lines are skipped."""
+    """Yield (line number from 1, line without newline) in bounded memory; skip blank lines."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1

@@ -1,4 +1,4 @@
-"""TREC files: runs (`query_id Q0 doc_id rank score tag`) and qrels (`query_id 0 doc_id relevance`)."""
+"""TREC runs (`query_id Q0 doc_id rank score tag`) and qrels (`query_id 0 doc_id relevance`)."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def _number(text: str, kind: type[Number], place: str, name: str) -> Number:
 
 def _refuse_repeat(seen: set[tuple[str, str]], query_id: str, doc_id: str, place: str) -> None:
     if (query_id, doc_id) in seen:
-        raise InputError(
-            f"{place}: document {quoted(doc_id)} stands twice for query {quoted(query_id)}"
-        )
+        raise InputError(f"{place}: document {quoted(doc_id)} stands twice for query {quoted(query_id)}")
     seen.add((query_id, doc_id))
 
 

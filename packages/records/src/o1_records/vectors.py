@@ -56,7 +56,7 @@ class Encoder(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thoughts: str = ""
 
     def same_space(self, other: Encoder) -> bool:
-        """Whether vectors of the two may be compared: equal in model, digest, layout and pooling."""
+        """Whether vectors may be compared: equal in model, digest, layout and pooling."""
         names = ("model", "digest", "layout", "pooling")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -128,7 +128,9 @@ class VectorWriter:
         with open(vectors_path, "rb") as file:
             os.fsync(file.fileno())
         with atomic_write(ids_path) as out:
-            out.write(msgspec.json.encode(_Ids(ids=list(ids), owners=owners and list(owners))))
+            out.write(
+                msgspec.json.encode(_Ids(ids=list(ids), owners=None if owners is None else list(owners)))
+            )
         shard = Shard(
             name=name,
             rows=len(ids),

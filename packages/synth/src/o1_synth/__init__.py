@@ -1,1 +1,28 @@
+"""Synthesise thoughts for queries: keyed, resumable, none lost.
+
+`think` asks an `Expert` for several thoughts about each query and files every answer under the
+query it belongs to. Experts: `ChatExpert` (a language model behind an OpenAI-compatible server)
+and `DocstringExpert` (what people already wrote).
+"""
+
+from o1_synth.chat import ChatExpert, Retry, Sampling
+from o1_synth.docstring import DocstringExpert
+from o1_synth.expert import Expert, NoThought, Reason, Reply
+from o1_synth.generate import Summary, think
+from o1_synth.prompt import Prompt
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ChatExpert",
+    "DocstringExpert",
+    "Expert",
+    "NoThought",
+    "Prompt",
+    "Reason",
+    "Reply",
+    "Retry",
+    "Sampling",
+    "Summary",
+    "think",
+]

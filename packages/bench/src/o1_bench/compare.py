@@ -1,0 +1,124 @@
+"""Is one run better than another? Paired tests on per-query metrics; pure numpy.
+
+Smucker, Allan and Carterette (CIKM 2007) compare the choices; this takes the permutation test for
+the p-value and the bootstrap for the interval. Holm (1979) corrects for several comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from o1_records import InputError, quoted
+
+Values = NDArray[np.float64]
+
+_BLOCK = 2**20  # numbers that are held at a time: 8 MB
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """How run a does against run b; `difference` is a - b, in the unit of the measure."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    wins: int
+    ties: int
+    losses: int
+
+    @property
+    def queries(self) -> int:
+        """How many queries were compared."""
+        return self.wins + self.ties + self.losses
+
+
+def paired_test(
+    a: Mapping[str, float],
+    b: Mapping[str, float],
+    *,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the values of one measure, query by query (`by_query` makes such mappings).
+
+    `p_value` is two-sided: how often the mean difference is at least as large when the sign of
+    each query's difference is thrown at random, observed run included (so it is never 0).
+    `low` to `high` is the 95 % percentile bootstrap interval of the mean difference. The order of
+    the queries does not matter; the same seed gives the same answer.
+
+    Raises InputError when the two do not hold the same queries, or none.
+    """
+    if permutations < 1:
+        raise InputError(f"permutations is {permutations}; it must be at least 1")
+    _check(a, b)
+    differences = np.array([a[query_id] - b[query_id] for query_id in sorted(a)])
+    rng = np.random.default_rng(seed)
+    low, high = _interval(differences, permutations, rng)
+    return Comparison(
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        p_value=_p_value(differences, permutations, rng),
+        wins=int((differences > 0).sum()),
+        ties=int((differences == 0).sum()),
+        losses=int((differences < 0).sum()),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for how many there are, in the order given; each is at most 1.
+
+    Holm's step-down: whoever rejects those below 0.05 makes one or more false claims with a
+    chance of at most 0.05, whatever the comparisons have in common.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    for step, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def _check(a: Mapping[str, float], b: Mapping[str, float]) -> None:
+    if not a or not b:
+        raise InputError("there is no per-query value to compare")
+    if odd := sorted(a.keys() ^ b.keys()):
+        raise InputError(
+            f"the two runs were not scored on the same queries: {len(odd)} stand in one only, "
+            f"as {quoted(odd[0])}; score both against the same qrels"
+        )
+
+
+def _p_value(differences: Values, permutations: int, rng: np.random.Generator) -> float:
+    moved = differences[differences != 0]
+    # sums that are equal on paper differ in their last bits
+    observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()
+
+    def sums(rows: int) -> Values:
+        signs = rng.integers(0, 2, size=(rows, len(moved)), dtype=np.int8) * 2.0 - 1.0
+        return np.asarray(signs @ moved)
+
+    extreme = (np.abs(_repeat(sums, permutations, len(moved))) >= observed).sum()
+    return float((1 + extreme) / (1 + permutations))
+
+
+def _interval(differences: Values, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
+    count = len(differences)
+
+    def resampled(rows: int) -> Values:
+        return np.asarray(differences[rng.integers(0, count, size=(rows, count))].mean(axis=1))
+
+    low, high = np.quantile(_repeat(resampled, resamples, count), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _repeat(draw: Callable[[int], Values], times: int, width: int) -> Values:
+    """Draw `times` rows of `width` numbers in blocks of bounded memory."""
+    step = max(1, _BLOCK // max(1, width))
+    blocks = [draw(min(step, times - start)) for start in range(0, times, step)]
+    return np.concatenate([np.zeros(0), *blocks])

@@ -1,0 +1,115 @@
+"""Worked examples: single queries with their thought and what it moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import ir_measures
+
+from o1_bench.collection import Collection
+from o1_bench.score import Measure, by_query, from_dict, score, to_dict
+from o1_records import Hit, Thought
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A retrieved document as a reader sees it."""
+
+    rank: int
+    doc_id: str
+    text: str
+    relevant: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkedExample:
+    """A query, its thought, the best documents without and with it, and the metric of both."""
+
+    query: str
+    thought: str
+    measure: str
+    value_before: float
+    value_after: float
+    before: tuple[Shown, ...]
+    after: tuple[Shown, ...]
+
+
+def worked_examples(
+    collection: Collection,
+    *,
+    before: Iterable[Hit],
+    after: Iterable[Hit],
+    thoughts: Iterable[Thought],
+    count: int = 4,
+    top: int = 3,
+    measure: Measure = ir_measures.nDCG @ 10,
+) -> list[WorkedExample]:
+    """The queries that gained most and those that lost most, in turns, as long as there are some.
+
+    Of several thoughts of a query the first is shown. Ties go to the smaller query_id. The corpus
+    is read once.
+    """
+    runs = to_dict(before), to_dict(after)
+    values = [_values(collection, run, measure) for run in runs]
+    texts: dict[str, str] = {}
+    for thought in thoughts:
+        texts.setdefault(thought.query_id, thought.text)
+    chosen = _moved_most({q: values[1][q] - values[0][q] for q in values[0] if q in texts}, count)
+    ranked = [_ranked(run, chosen, top, collection) for run in runs]
+    wanted = {hit.doc_id for hits in ranked for best in hits.values() for hit in best}
+    documents = {d.doc_id: d.full_text for d in collection.documents if d.doc_id in wanted}
+    relevant = {qrel.key for qrel in collection.qrels if qrel.relevance > 0}
+    queries = {query.query_id: query.text for query in collection.queries}
+    shown = [
+        {q: tuple(_shown(hit, documents, relevant) for hit in best) for q, best in hits.items()}
+        for hits in ranked
+    ]
+    return [
+        WorkedExample(
+            query=queries[query_id],
+            thought=texts[query_id],
+            measure=str(measure),
+            value_before=values[0][query_id],
+            value_after=values[1][query_id],
+            before=shown[0][query_id],
+            after=shown[1][query_id],
+        )
+        for query_id in chosen
+    ]
+
+
+def _values(
+    collection: Collection, run: Mapping[str, Mapping[str, float]], measure: Measure
+) -> dict[str, float]:
+    metrics = score(collection.qrels, run, measures=[measure], excluded=collection.excluded)
+    return by_query(metrics)[str(measure)]
+
+
+def _moved_most(gains: Mapping[str, float], count: int) -> list[str]:
+    """Query ids, the largest gain, the largest loss, the second largest gain and so on."""
+    order = sorted(gains, key=lambda query_id: (-gains[query_id], query_id))
+    won = [query_id for query_id in order if gains[query_id] > 0]
+    lost = [query_id for query_id in reversed(order) if gains[query_id] < 0]
+    turns = [side[place] for place in range(len(order)) for side in (won, lost) if place < len(side)]
+    return turns[:count]
+
+
+def _ranked(
+    run: Mapping[str, Mapping[str, float]], chosen: Iterable[str], top: int, collection: Collection
+) -> dict[str, list[Hit]]:
+    best = {}
+    for query_id in chosen:
+        left_out = collection.excluded.get(query_id, frozenset())
+        scores = {d: s for d, s in run.get(query_id, {}).items() if d not in left_out}
+        best[query_id] = list(from_dict({query_id: scores}))[:top]
+    return best
+
+
+def _shown(hit: Hit, documents: Mapping[str, str], relevant: set[tuple[object, ...]]) -> Shown:
+    return Shown(
+        rank=hit.rank,
+        doc_id=hit.doc_id,
+        text=documents.get(hit.doc_id, "")[:400],
+        relevant=(hit.query_id, hit.doc_id) in relevant,
+    )

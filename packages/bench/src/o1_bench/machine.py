@@ -1,0 +1,68 @@
+"""What measured: the machine and the versions of the packages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+
+from o1_records import Record
+from o1_records.types import Count
+
+_PACKAGES = (
+    "o1-bench",
+    "o1-records",
+    "o1-index",
+    "o1-model",
+    "o1-synth",
+    "o1-vote",
+    "bm25s",
+    "faiss-cpu",
+    "ir-measures",
+    "numpy",
+    "pytrec-eval-terrier",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+    "wordllama",
+)
+
+
+class Hardware(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine that measured the times."""
+
+    cpu: str
+    cpus: Count
+    memory_gib: float
+    python: str
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each package that can move a number or a time."""
+    import importlib.metadata  # 40 ms that `import o1_bench` does not need
+
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def hardware() -> Hardware:
+    """This machine, as far as it says so."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Hardware(
+        cpu=_cpu(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        memory_gib=round(memory / 2**30, 1),
+        python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
+
+
+def _cpu() -> str:
+    # platform.processor() is empty on Linux
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

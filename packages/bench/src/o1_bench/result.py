@@ -1,0 +1,221 @@
+"""A result that verifies itself: a folder with the run, the judgements and `result.json`.
+
+```
+folder/run.trec        the hits                    folder/excluded.jsonl   documents not counted
+folder/qrels.trec      the judgements              folder/result.json      everything else
+```
+`result.json` is written last, so a folder that has one is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from o1_bench.collection import Collection, digest
+from o1_bench.machine import Hardware, hardware, versions
+from o1_bench.score import DEFAULT, Measure, by_query, means, parse_measure, score
+from o1_records import (
+    Exclusion,
+    Hit,
+    InputError,
+    Record,
+    atomic_write,
+    read_jsonl,
+    sha256_file,
+    write_jsonl,
+)
+from o1_records.jsonl import encode
+from o1_records.trec import read_qrels, read_run, write_qrels, write_run
+from o1_records.types import Count, NonBlank
+
+Kind = Literal["system", "control", "oracle"]
+
+_RUN, _QRELS, _EXCLUDED = _FILES = ("run.trec", "qrels.trec", "excluded.jsonl")
+_TOLERANCE = 1e-9
+
+
+class Milliseconds(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Mean time per query of each stage; None: not measured or not a stage of this run."""
+
+    think: float | None = None
+    embed: float | None = None
+    search: float | None = None
+
+    @property
+    def total(self) -> float | None:
+        """The sum of the stages that were measured; None when none was."""
+        known = [value for value in (self.think, self.embed, self.search) if value is not None]
+        return sum(known) if known else None
+
+
+class System(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What made the hits.
+
+    A `control` shows what a gain is not due to (empty, shuffled, filler thoughts); an `oracle`
+    looks at the answer. `note` says so in words, as "oracle: uses the answer's own docstring".
+    `encoder` is whatever names the model: path, digest, layout, pooling, prompts, sampling.
+    """
+
+    name: NonBlank
+    kind: Kind = "system"
+    note: str = ""
+    encoder: dict[str, Any] = msgspec.field(default_factory=dict)
+    milliseconds: Milliseconds = Milliseconds()
+    thought_tokens: Count = 0
+
+
+class Stamp(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which collection it was: equal digests mean equal texts, judgements and exclusions."""
+
+    name: str
+    revision: str
+    queries: Count
+    documents: Count
+    digests: dict[str, str]
+
+
+class Result(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was run on what, the metrics, and enough to check them."""
+
+    version: int = 1
+    system: System
+    collection: Stamp
+    metrics: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+    files: dict[str, str]
+    packages: dict[str, str]
+    hardware: Hardware
+    created: str
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.system.name
+
+
+def save_result(
+    folder: str | Path,
+    system: System,
+    *,
+    collection: Collection,
+    hits: Iterable[Hit],
+    measures: Sequence[Measure] = DEFAULT,
+) -> Result:
+    """Score the hits and write the folder; an older result in it is replaced once they are scored.
+
+    Raises InputError as `score` does, and for ids that a TREC file cannot hold.
+    """
+    folder = Path(folder)
+    hits = list(hits)
+    metrics = score(collection.qrels, hits, measures=measures, excluded=collection.excluded)
+    (folder / "result.json").unlink(missing_ok=True)
+    write_run(folder / _RUN, hits)
+    write_qrels(folder / _QRELS, collection.qrels)
+    write_jsonl(folder / _EXCLUDED, _exclusions(collection.excluded))
+    result = Result(
+        system=system,
+        collection=stamp(collection),
+        metrics=means(metrics),
+        per_query=by_query(metrics),
+        files={name: sha256_file(folder / name) for name in _FILES},
+        packages=versions(),
+        hardware=hardware(),
+        created=datetime.now(UTC).date().isoformat(),
+    )
+    with atomic_write(folder / "result.json") as file:
+        line = encode(result, f"{folder / 'result.json'}")
+        file.write(msgspec.json.format(line, indent=1) + b"\n")
+    return result
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result by its folder or its file. Raises InputError for a damaged one."""
+    path = _file(path)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Result)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InputError(f"{path}: not a whole result: {error}; make it again") from error
+
+
+def verify_result(path: str | Path) -> list[str]:
+    """Recompute the metrics from the files beside a result; what differs, in words.
+
+    An empty list means that every file has its digest and every metric came out the same to 1e-9.
+    """
+    path = _file(path)
+    folder, result = path.parent, load_result(path)
+    if changed := _changed_files(folder, result.files):
+        return changed
+    qrels = list(read_qrels(folder / _QRELS))
+    excluded = list(read_jsonl(folder / _EXCLUDED, Exclusion))
+    found = {"qrels": digest(qrels), "excluded": digest(excluded)}
+    said = {name: result.collection.digests.get(name) for name in found}
+    differing = _differences("digest", said, found)
+    metrics = score(
+        qrels,
+        read_run(folder / _RUN),
+        measures=[parse_measure(name) for name in result.metrics],
+        excluded=excluded_ids(excluded),
+    )
+    differing += _differences("mean", result.metrics, means(metrics))
+    for measure, values in by_query(metrics).items():
+        differing += _differences(measure, result.per_query.get(measure, {}), values)
+    return differing
+
+
+def stamp(collection: Collection) -> Stamp:
+    """Name a collection by what it holds."""
+    return Stamp(
+        name=collection.name,
+        revision=collection.revision,
+        queries=len(collection.queries),
+        documents=len(collection),
+        digests=collection.digests,
+    )
+
+
+def excluded_ids(exclusions: Iterable[Exclusion]) -> dict[str, set[str]]:
+    """The documents that are never counted, by query, as `score` takes them."""
+    ids: dict[str, set[str]] = {}
+    for exclusion in exclusions:
+        ids.setdefault(exclusion.query_id, set()).add(exclusion.doc_id)
+    return ids
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+
+
+def _changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    changed = []
+    for name in _FILES:
+        if not (folder / name).is_file():
+            changed.append(f"{name}: is missing")
+        elif sha256_file(folder / name) != digests.get(name):
+            changed.append(f"{name}: is not the file that was scored (its sha256 differs)")
+    return changed
+
+
+def _differences(what: str, said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{what} of {name}: the result says {said.get(name)}, its files give {found.get(name)}"
+        for name in {**said, **found}
+        if not _same(said.get(name), found.get(name))
+    ]
+
+
+def _same(said: Any, found: Any) -> bool:
+    if isinstance(said, float) and isinstance(found, float):
+        return abs(said - found) <= _TOLERANCE
+    return bool(said == found)
+
+
+def _exclusions(excluded: Mapping[str, Set[str]]) -> Iterator[Exclusion]:
+    for query_id, doc_ids in sorted(excluded.items()):
+        for doc_id in sorted(doc_ids):
+            yield Exclusion(query_id=query_id, doc_id=doc_id)

@@ -1,0 +1,172 @@
+"""Scores as trec_eval gives them, through ir-measures, with one order of hits for every measure.
+
+The hits of a query are ranked by (float32 score, doc_id descending) and the scorer sees scores
+made from that rank: ir-measures sends RR@k to another provider than nDCG@k, and that one breaks
+ties the other way. Queries that retrieved nothing count 0; documents nobody judged count as not
+relevant; queries nobody judged are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import ir_measures
+
+from o1_records import Hit, InputError, Metric, Qrel, quoted, rank
+
+Measure = Any  # ir_measures.Measure; ir-measures carries no usable types
+Qrels = Iterable[Qrel] | Mapping[str, Mapping[str, int]]
+Run = Iterable[Hit] | Mapping[str, Mapping[str, float]]
+
+DEFAULT: tuple[Measure, ...] = (
+    ir_measures.nDCG @ 10,
+    ir_measures.RR @ 10,
+    ir_measures.R @ 100,
+)
+
+
+def score(
+    qrels: Qrels,
+    hits: Run,
+    *,
+    measures: Sequence[Measure] = DEFAULT,
+    excluded: Mapping[str, Set[str]] | None = None,
+) -> list[Metric]:
+    """Score hits: for each measure one Metric per judged query, then the mean (query_id None).
+
+    Args:
+        qrels: judgements, as records or as `{query_id: {doc_id: relevance}}`.
+        hits: in any order, as records or as `{query_id: {doc_id: score}}`; `Hit.rank` is not read.
+        measures: ir_measures objects; see `parse_measure`.
+        excluded: per query, documents that are taken out before the hits are ranked.
+
+    Raises:
+        InputError: no judgements, a pair judged or retrieved twice, a score that is not finite.
+    """
+    judged = to_dict(qrels)
+    if not judged:
+        raise InputError("there are no judgements to score against; is it the right qrels file?")
+    for measure in measures:
+        _check(measure)
+    metrics: list[Metric] = []
+    ranked = _ranked(hits, judged, excluded or {})
+    values = _values(judged, ranked, list(dict.fromkeys(measures)))
+    for measure, by_query in values.items():
+        total = measure.aggregator()
+        for query_id in judged:
+            total.add(by_query[query_id])
+            metrics.append(_metric(measure, by_query[query_id], query_id))
+        metrics.append(_metric(measure, total.result()))
+    return metrics
+
+
+def parse_measure(text: str) -> Measure:
+    """The measure that a text names, as `nDCG@10`, `RR(rel=2)@10`, `R@1000`, `AP`."""
+    try:
+        measure = ir_measures.parse_measure(text)
+    except (ValueError, NameError) as error:
+        raise InputError(
+            f"measure {quoted(text)}: {error}; try nDCG@10, RR@10, R@100, AP, Success@5"
+        ) from error
+    _check(measure)
+    return measure
+
+
+def means(metrics: Iterable[Metric]) -> dict[str, float]:
+    """The mean of each measure: `{"nDCG@10": 0.5}`."""
+    return {m.measure: m.value for m in metrics if m.query_id is None}
+
+
+def by_query(metrics: Iterable[Metric]) -> dict[str, dict[str, float]]:
+    """The value of each measure for each query: `{"nDCG@10": {"q1": 0.5}}`."""
+    values: dict[str, dict[str, float]] = {}
+    for metric in metrics:
+        if metric.query_id is not None:
+            values.setdefault(metric.measure, {})[metric.query_id] = metric.value
+    return values
+
+
+def to_dict(records: Qrels | Run) -> dict[str, dict[str, Any]]:
+    """Records as `{query_id: {doc_id: score or relevance}}`, the spelling of BEIR and ranx.
+
+    Raises InputError for a document that stands twice for one query.
+    """
+    if isinstance(records, Mapping):
+        return {query_id: dict(values) for query_id, values in records.items() if values}
+    result: dict[str, dict[str, Any]] = {}
+    for record in records:
+        values = result.setdefault(record.query_id, {})
+        if record.doc_id in values:
+            raise InputError(
+                f"document {quoted(record.doc_id)} stands twice for query {quoted(record.query_id)}"
+            )
+        values[record.doc_id] = record.score if isinstance(record, Hit) else record.relevance
+    return result
+
+
+def from_dict(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Hit]:
+    """Hits of `{query_id: {doc_id: score}}`, best first within each query."""
+    for query_id, values in scores.items():
+        yield from rank(query_id, values)
+
+
+def _check(measure: Measure) -> None:
+    pipeline: Any = ir_measures.DefaultPipeline
+    try:
+        known = pipeline.supports(measure) and measure.params.get("cutoff", 1) > 0
+    except AssertionError as error:  # repr of a measure fails on such parameters
+        raise InputError(f"measure {measure.NAME}, {measure.params}: {error}; try nDCG@10, R@100") from error
+    if not known:
+        raise InputError(f"measure {measure}: nothing installed computes it; try nDCG@10, R@100")
+
+
+def _ranked(
+    hits: Run, judged: Mapping[str, Any], excluded: Mapping[str, Set[str]]
+) -> dict[str, dict[str, int]]:
+    ranked = {}
+    for query_id, scores in to_dict(hits).items():
+        if query_id not in judged:
+            continue
+        for doc_id in excluded.get(query_id, ()):
+            scores.pop(doc_id, None)
+        if scores:
+            ranked[query_id] = _places(query_id, scores)
+    return ranked
+
+
+def _places(query_id: str, scores: dict[str, float]) -> dict[str, int]:
+    """Map each document to the number of documents from it to the end of the ranking.
+
+    This is `o1_records.rank` without the records, which cost more than the scoring itself.
+    """
+    rounded = array("f", scores.values())
+    if not all(map(math.isfinite, rounded)):
+        rank(query_id, scores)  # names the document
+    best = sorted(zip(rounded, scores, strict=True), reverse=True)
+    places = range(len(best), 0, -1)
+    return {doc_id: place for place, (_, doc_id) in zip(places, best, strict=True)}
+
+
+def _values(
+    judged: dict[str, dict[str, int]], ranked: dict[str, dict[str, int]], measures: list[Measure]
+) -> dict[Measure, dict[str, float]]:
+    values: dict[Measure, dict[str, float]] = {measure: {} for measure in measures}
+    for group in _groups(measures):
+        for metric in ir_measures.evaluator(group, judged).iter_calc(ranked):
+            values[metric.measure][metric.query_id] = metric.value
+    return values
+
+
+def _groups(measures: list[Measure]) -> list[list[Measure]]:
+    # ir-measures 0.4.3 files nDCG@k with and without `gains` under one name, so that one of them
+    # would score 0 everywhere: measures with gains go alone
+    alone = [measure for measure in measures if "gains" in measure.params]
+    together = [measure for measure in measures if "gains" not in measure.params]
+    return [group for group in (together, *([measure] for measure in alone)) if group]
+
+
+def _metric(measure: Measure, value: float, query_id: str | None = None) -> Metric:
+    return Metric(measure=str(measure), value=float(value), query_id=query_id)

@@ -1,0 +1,80 @@
+"""The calls into FAISS: making, reading and writing an engine; its errors become one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from o1_index.settings import Settings
+from o1_records import InputError, MissingExtraError
+
+_LATTICE_R2 = 1_000
+_HEADERS = 65_536
+
+
+def load_faiss() -> Any:
+    """The faiss module. Raises MissingExtraError, or InputError where it is installed but broken."""
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-index", "cpu", "A FAISS index") from error
+    except (ImportError, RuntimeError) as error:  # faiss-gpu without its CUDA libraries
+        raise InputError(f"faiss is installed but cannot be loaded: {error}") from error
+    return faiss
+
+
+@contextlib.contextmanager
+def refusals(place: str) -> Iterator[None]:
+    """Turn what FAISS refuses (it raises RuntimeError for everything) into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        # "Error in <signature> at <file>:<line>: <what is wrong>"
+        reason = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
+        raise InputError(f"{place}: FAISS refuses: {reason.strip()}") from error
+
+
+def new_engine(dim: int, settings: Settings) -> Any:
+    """An empty engine that ranks by inner product. Raises InputError for an unknown factory."""
+    faiss = load_faiss()
+    with refusals(f"factory {settings.factory!r} with {dim} dimensions"):
+        return faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+
+
+def set_parameters(engine: Any, parameters: str) -> None:
+    """Set search parameters such as "nprobe=16". Raises InputError for one it does not have."""
+    if parameters:
+        with refusals(f"parameters {parameters!r}"):
+            load_faiss().ParameterSpace().set_index_parameters(engine, parameters)
+
+
+def write_engine(engine: Any, file: IO[bytes]) -> None:
+    """Write through Python's file: FAISS's own writer does not notice a disk that fills up last."""
+    faiss = load_faiss()
+    faiss.write_index(engine, faiss.PyCallbackIOWriter(file.write))
+
+
+def read_engine(path: Path, *, mmap: bool = False) -> Any:
+    """Read a file that was checked before, with FAISS's own limits set to what it can hold."""
+    faiss = load_faiss()
+    flags = faiss.IO_FLAG_MMAP_IFC if mmap else 0
+    with _limits(faiss, path.stat().st_size + _HEADERS), refusals(str(path)):
+        return faiss.read_index(str(path), flags)
+
+
+@contextlib.contextmanager
+def _limits(faiss: Any, size: int) -> Iterator[None]:
+    # no vector in a file is longer than the file, and no loop reads less than a byte a turn;
+    # FAISS leaves two of the three off (0), and they belong to the whole process
+    wanted = {"loop_limit": size, "vector_byte_limit": size, "lattice_r2_limit": _LATTICE_R2}
+    before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in wanted}
+    try:
+        for name, value in wanted.items():
+            getattr(faiss, f"set_deserialization_{name}")(value)
+        yield
+    finally:
+        for name, value in before.items():
+            getattr(faiss, f"set_deserialization_{name}")(value)

@@ -1,0 +1,83 @@
+"""Placing an engine on GPUs. Needs faiss-gpu (the extra `gpu`) and an NVIDIA GPU.
+
+Devices are "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,1" (replicated, or sharded on request)
+and "auto" (the first GPU where there is one, else the CPU, with one line in the log).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from typing import Any
+
+from o1_index.engine import load_faiss, refusals
+from o1_records import InputError, quoted
+
+MOST_FETCHED = 2048
+"""FAISS selects at most so many on a GPU; the CPU engine answers beyond it."""
+
+_DEVICE = re.compile(r"cuda(?::(\d+(?:,\d+)*))?")
+_log = logging.getLogger("o1_index")
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """An engine's copy on GPUs, what must live as long as it, and how far it can fetch."""
+
+    engine: Any
+    resources: tuple[Any, ...]
+    most: int = MOST_FETCHED
+
+
+def accelerate(engine: Any, device: str, *, shard: bool = False) -> Accelerator | None:
+    """Copy an engine to the device; None for the CPU.
+
+    Raises InputError for an unknown device, a GPU that is not there and a factory that FAISS has
+    no GPU version of.
+    """
+    gpus = gpus_of(device, count_gpus())
+    if not gpus:
+        return None
+    faiss = load_faiss()
+    resources = tuple(faiss.StandardGpuResources() for _ in gpus)
+    with refusals(f"device {device!r}"):
+        if len(gpus) == 1:
+            copy = faiss.index_cpu_to_gpu(resources[0], gpus[0], engine)
+        else:
+            options = faiss.GpuMultipleClonerOptions()
+            options.shard = shard
+            copy = faiss.index_cpu_to_gpu_multiple_py(resources, engine, options, gpus)
+    return Accelerator(copy, resources)
+
+
+def to_cpu(engine: Any) -> Any:
+    """A copy of a GPU engine in host memory."""
+    return load_faiss().index_gpu_to_cpu(engine)
+
+
+def gpus_of(device: str, count: int) -> list[int]:
+    """The GPUs that a device names, of `count` that there are; none for the CPU."""
+    if device == "cpu":
+        return []
+    if device == "auto":
+        if count == 0:
+            _log.warning("FAISS sees no GPU; searching on the CPU")
+        return [0] if count else []
+    match = _DEVICE.fullmatch(device)
+    if not match:
+        raise InputError(f"device {quoted(device)} is none of cpu, auto, cuda, cuda:0, cuda:0,1")
+    gpus = [int(number) for number in (match[1] or "0").split(",")]
+    missing = [gpu for gpu in gpus if gpu >= count]
+    if missing:
+        raise InputError(
+            f"device {quoted(device)}: FAISS sees {count} GPUs; it needs an NVIDIA GPU and "
+            "pip install 'o1-index[gpu]' in the place of faiss-cpu; or use --device cpu"
+        )
+    return gpus
+
+
+def count_gpus() -> int:
+    """How many GPUs FAISS can use; 0 where it was built without them."""
+    faiss = load_faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0

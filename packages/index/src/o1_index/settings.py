@@ -1,0 +1,35 @@
+"""What an index is, beside its vectors and ids."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from o1_records import InputError, Record
+from o1_records.vectors import Encoder
+
+Metric = Literal["inner_product", "cosine"]
+METRICS: tuple[Metric, ...] = ("inner_product", "cosine")
+
+
+class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How vectors are held (`factory`), searched (`parameters`) and compared; who encoded them.
+
+    `factory` is FAISS's index_factory string, `parameters` its ParameterSpace string ("nprobe=16").
+    """
+
+    factory: str = "Flat"
+    parameters: str = ""
+    metric: Metric = "inner_product"
+    encoder: Encoder | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown metric."""
+        if self.metric not in METRICS:
+            raise InputError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
+
+    def refuse_other_encoder(self, encoder: Encoder | None) -> None:
+        """Raise InputError, naming both, unless `encoder`'s vectors can be compared with these."""
+        mine = self.encoder
+        same = mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
+        if not same:
+            raise InputError(f"the queries were encoded by {encoder}, the index holds {mine}")

@@ -1,0 +1,77 @@
+"""From rows of token ids to padded tensors, with the positions of vectors and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from o1_model.layout import Row
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded to the longest.
+
+    `first` and `last` count attended tokens from 0: the positions of the first and last `<emb>`.
+    `label_row`, `label_column` say where the states stand that predict `label_ids`.
+    """
+
+    input_ids: Int[Tensor, "batch seq"]
+    mask: Int[Tensor, "batch seq"]
+    positions: Int[Tensor, "batch seq"]
+    first: Int[Tensor, "batch"]
+    last: Int[Tensor, "batch"]
+    label_row: Int[Tensor, "labels"]
+    label_column: Int[Tensor, "labels"]
+    label_ids: Int[Tensor, "labels"]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Batch:
+    """Pad rows on the right (or the left). The mask comes from lengths, so that pad may equal EOS."""
+    width = max(len(row.ids) for row in rows)
+    shape = (len(rows), width)
+    input_ids = torch.full(shape, pad_id)
+    mask = torch.zeros(shape, dtype=torch.long)
+    label_row: list[int] = []
+    label_column: list[int] = []
+    label_ids: list[int] = []
+    for number, row in enumerate(rows):
+        start = width - len(row.ids) if left else 0
+        input_ids[number, start : start + len(row.ids)] = torch.tensor(row.ids)
+        mask[number, start : start + len(row.ids)] = 1
+        label_row += [number] * len(row.labels)
+        label_column += [start + position - 1 for position in row.labels]
+        label_ids += [row.ids[position] for position in row.labels]
+    return Batch(
+        input_ids=input_ids,
+        mask=mask,
+        positions=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        first=torch.tensor([row.first for row in rows]),
+        last=torch.tensor([row.last for row in rows]),
+        label_row=torch.tensor(label_row, dtype=torch.long),
+        label_column=torch.tensor(label_column, dtype=torch.long),
+        label_ids=torch.tensor(label_ids, dtype=torch.long),
+    )
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Split indices into groups of similar length, longest first, of at most `tokens` padded tokens.
+
+    A row longer than `tokens` is a group of its own.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if group and (len(group) + 1) * lengths[group[0]] > tokens:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group

@@ -1,0 +1,155 @@
+"""Joint training on transformers' Trainer: its checkpoints, resume, logging and flags; our loss."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from o1_model.backbone import embedding_matrix, load_lm
+from o1_model.data import JointCollator
+from o1_model.embedder import Embedder
+from o1_model.joint import JointModel, Objective
+from o1_model.layout import load_layout
+from o1_records import Example, InputError, read_jsonl
+
+
+@dataclass
+class ModelArguments:
+    """What to train, on what (the names are FlagEmbedding's and Tevatron's)."""
+
+    model_name_or_path: str = field(metadata={"help": "folder or hub id of a causal LM or a BERT"})
+    train_data: str = field(metadata={"help": "JSONL of Example records, as o1-vote elect writes"})
+    readout: str = field(default="token", metadata={"help": "token (the state at <emb>) or mean"})
+    query_length: int = field(default=64, metadata={"help": "tokens of a query"})
+    thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
+    document_length: int = field(default=192, metadata={"help": "tokens of a document"})
+    negatives: int = field(default=15, metadata={"help": "hard negatives an example, at most"})
+    embed_weight: float = field(default=0.8, metadata={"help": "w of the joint loss"})
+    contrastive_temperature: float = field(default=0.02, metadata={"help": "InfoNCE temperature"})
+    chunk_tokens: int = field(default=2048, metadata={"help": "padded tokens of one forward pass"})
+
+
+class Examples(Dataset[Example]):
+    """Examples in memory, each checked by the reader."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = list(examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+class JointTrainer(Trainer):
+    """Trainer whose model returns the joint loss and whose checkpoints load as an Embedder."""
+
+    def __init__(self, embedder: Embedder, objective: Objective, **settings: Any) -> None:
+        self.embedder = embedder
+        self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)
+        super().__init__(model=JointModel(embedder.backbone, embedder.layout, objective), **settings)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The joint loss of one batch; its terms are kept for the next log line."""
+        terms = model(inputs["batch"])
+        for name, value in terms.items():
+            if name != "loss":
+                self._terms[name].append(value.detach())
+        loss = terms["loss"]
+        if not torch.isfinite(loss):
+            raise InputError(f"the loss is {loss.item()} at step {self.state.global_step}")
+        return (loss, terms) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss term since the last line."""
+        for name, values in self._terms.items():
+            logs[name] = round(float(torch.stack(values).mean()), 4)
+        self._terms.clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.embedder.save_pretrained(output_dir or str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        layout = load_layout(resume_from_checkpoint)
+        if layout != self.embedder.layout:
+            raise InputError(
+                f"{resume_from_checkpoint}: has layout {layout}, this run {self.embedder.layout}"
+            )
+        backbone = self.embedder.backbone
+        backbone.lm.load_state_dict(load_lm(resume_from_checkpoint).state_dict())
+        rows = embedding_matrix(backbone.lm)[list(layout.control_ids)]
+        backbone.control_rows.data.copy_(rows.detach())
+
+
+def train(
+    model: ModelArguments, args: TrainingArguments, *, examples: Sequence[Example] | None = None
+) -> Path:
+    """Train and save a checkpoint in `args.output_dir`; returns its folder.
+
+    Starts again from the newest checkpoint in the folder. Raises InputError for unusable data.
+    """
+    data = list(read_jsonl(model.train_data, Example)) if examples is None else list(examples)
+    if not data:
+        raise InputError(f"{model.train_data}: holds no examples")
+    if args.world_size > 1:
+        raise InputError(
+            f"training runs on one process so far, not on {args.world_size}: negatives would not be shared"
+        )
+    args.remove_unused_columns = False
+    torch.manual_seed(args.seed)
+    embedder = Embedder.from_backbone(
+        model.model_name_or_path,
+        readout=model.readout,
+        query_length=model.query_length,
+        thought_length=model.thought_length,
+        document_length=model.document_length,
+    )
+    collator = JointCollator(
+        tokenizer=embedder.tokenizer,
+        layout=embedder.layout,
+        negatives=model.negatives,
+        chunk_tokens=model.chunk_tokens,
+    )
+    objective = Objective(embed_weight=model.embed_weight, temperature=model.contrastive_temperature)
+    trainer = JointTrainer(
+        embedder, objective, args=args, train_dataset=Examples(data), data_collator=collator
+    )
+    output = Path(str(args.output_dir))
+    checkpoints = sorted(output.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    trainer.save_model(str(output))
+    return output
+
+
+def faster_dtype(device: str = "cpu") -> torch.dtype:
+    """The faster of float32 and bfloat16 for matrix products here, by a timing of some milliseconds."""
+    left = torch.randn(512, 512, device=device)
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = left.to(dtype)
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(8):
+                _ = a @ a
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return min((torch.float32, torch.bfloat16), key=seconds)

@@ -1,0 +1,137 @@
+"""The prompt: a task sentence, exemplars drawn per query, the query.
+
+An exemplar is a query with its gold passage. The query's own positives never appear among them:
+they are taken out before the draw (O1 Embedder's public code did not, and leaked them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from o1_records import Example, InputError, Qrel, Query
+
+# O1 Embedder, section 3.1 (arXiv 2502.07555).
+TASK = "Think about a plausible response to address the query."
+
+_HEAD = "{task} Answer with your thoughts alone.\n"
+_EXEMPLAR = "\nExample query:\n{query}\nIts response:\n{passage}\n"
+_TAIL = "\nQuery:\n{query}\n"
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A query and its gold passage, as a prompt shows them."""
+
+    query_id: str
+    query: str
+    doc_id: str
+    passage: str
+
+
+class Prompt:
+    """Builds the chat messages of a query; the same query always gets the same messages.
+
+    `examples` are where exemplars are drawn from (their first positive is the passage) and, with
+    `qrels`, all that is known of which documents answer which query. A positive of an equal text
+    or of a query with an equal text counts as the query's own. Without examples: no exemplars.
+    `digest` names everything above: two prompts of one digest build the same messages.
+    """
+
+    def __init__(
+        self,
+        task: str = TASK,
+        *,
+        examples: Iterable[Example] = (),
+        qrels: Iterable[Qrel] = (),
+        shots: int = 3,
+        seed: int = 0,
+    ) -> None:
+        if shots < 0:
+            raise InputError(f"shots is {shots}; it must be 0 or more")
+        self.task, self.shots, self.seed = task, shots, seed
+        self._pool: list[Exemplar] = []
+        self._positives: defaultdict[str, set[str]] = defaultdict(set)
+        self._texts: dict[str, str] = {}
+        hasher = hashlib.sha256(msgspec.json.encode([_HEAD, _EXEMPLAR, _TAIL, task, shots, seed]))
+        for example in examples:
+            hasher.update(msgspec.json.encode(example))
+            self._add(example)
+        for qrel in qrels:
+            hasher.update(msgspec.json.encode(qrel))
+            if qrel.relevance > 0:
+                key = f"id {qrel.doc_id}"
+                self._positives[f"id {qrel.query_id}"].update((key, self._texts.get(key, key)))
+        self.digest = hasher.hexdigest()[:16]
+
+    def _add(self, example: Example) -> None:
+        for document in example.positives:
+            doc_key, text_key = _passage_keys(document.doc_id, document.full_text)
+            self._texts[doc_key] = text_key
+            for key in _query_keys(example.query):
+                self._positives[key].update((doc_key, text_key))
+        if example.positives:
+            query, first = example.query, example.positives[0]
+            exemplar = Exemplar(query.query_id, query.text, first.doc_id, first.full_text)
+            self._pool.append(exemplar)
+
+    def messages(self, query: Query) -> list[Message]:
+        """The chat messages that ask for a thought about a query."""
+        parts = [_HEAD.format(task=self.task)]
+        for exemplar in self.exemplars(query):
+            shown = {"query": fenced(exemplar.query), "passage": fenced(exemplar.passage)}
+            parts.append(_EXEMPLAR.format(**shown))
+        asked = f"{query.instruction}\n{query.text}" if query.instruction else query.text
+        parts.append(_TAIL.format(query=fenced(asked)))
+        return [{"role": "user", "content": "".join(parts)}]
+
+    def exemplars(self, query: Query) -> list[Exemplar]:
+        """Up to `shots` exemplars, seeded by the query's id, none of which answers the query."""
+        own = set(_query_keys(query))
+        banned = set().union(*(self._positives.get(key, ()) for key in own))
+        rng = random.Random(f"{self.seed}\0{query.query_id}")
+        chosen: list[Exemplar] = []
+        for place in _permutation(len(self._pool), rng):
+            if len(chosen) == self.shots:
+                break
+            exemplar = self._pool[place]
+            if banned.isdisjoint(_passage_keys(exemplar.doc_id, exemplar.passage)):
+                chosen.append(exemplar)
+        return chosen
+
+
+def fenced(text: str) -> str:
+    """A text between fences of backticks longer than any it contains, so it cannot end its own."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _query_keys(query: Query) -> tuple[str, str]:
+    return f"id {query.query_id}", f"text {_squeezed(query.text)}"
+
+
+def _passage_keys(doc_id: str, passage: str) -> tuple[str, str]:
+    return f"id {doc_id}", f"text {_squeezed(passage)}"
+
+
+def _squeezed(text: str) -> str:
+    """A digest of a text that ignores case and spacing."""
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
+
+
+def _permutation(count: int, rng: random.Random) -> Iterator[int]:
+    """Yield 0..count-1 in random order, paying only for what is drawn (sparse Fisher-Yates)."""
+    moved: dict[int, int] = {}
+    for place in range(count):
+        other = rng.randrange(place, count)
+        yield moved.get(other, other)
+        moved[other] = moved.get(place, place)

@@ -1,0 +1,114 @@
+"""What an OpenAI-compatible server says, checked: its list of models and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from o1_records import InputError
+
+KEY_NAMES = ("O1_API_KEY", "OPENAI_API_KEY")
+_LISTING_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The first choice of a chat completion. `text` is stripped and may be empty."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def parse_answer(body: bytes) -> Answer:
+    """Read a chat completion. Raises ValueError for what is none: HTML, cut JSON, no choice."""
+    try:
+        completion = msgspec.json.decode(body, type=_Completion)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not completion.choices:
+        raise ValueError("no choice")
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    return Answer(
+        text=(choice.message.content or "").strip(),
+        finish_reason=choice.finish_reason or "",
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
+    )
+
+
+def model_root(base_url: str, model: str, headers: Mapping[str, str]) -> str:
+    """What the server says stands behind a model's name, where it says so and it differs.
+
+    Raises InputError, naming the address, the model and the models there are, when the server
+    does not answer, does not list models, or does not list this one.
+    """
+    cards = {card.id: card for card in _listed(base_url, model, headers)}
+    if model not in cards:
+        named = ", ".join(sorted(cards)[:10]) or "none"
+        more = f" and {len(cards) - 10} more" if len(cards) > 10 else ""
+        raise InputError(f"{base_url} does not serve model {model!r}; it serves {named}{more}")
+    root = cards[model].root or ""
+    return "" if root == model else root
+
+
+def said(error: Exception) -> str:
+    """An error's type and, where there is one, its message."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card]:
+    import httpx2
+
+    url = f"{base_url}/models"
+    asked = f"asked for model {model!r}"
+    try:
+        response = httpx2.get(url, headers=dict(headers), timeout=_LISTING_TIMEOUT)
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise InputError(f"--base-url {base_url!r}: {error}; {asked}") from error
+    except httpx2.RequestError as error:
+        raise InputError(
+            f"no server answers at {base_url} ({said(error)}), {asked}; start it or correct the address"
+        ) from error
+    if response.status_code in (401, 403):
+        raise InputError(f"{url} answers {response.status_code}, {asked}; put the key into {KEY_NAMES[0]}")
+    try:
+        if response.status_code != 200:
+            raise ValueError(f"status {response.status_code}")
+        return msgspec.json.decode(response.content, type=_Cards).data
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{url} does not list models ({error}), {asked}; an OpenAI-compatible address mostly ends in /v1"
+        ) from error
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _Card(msgspec.Struct):
+    id: str
+    root: str | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]

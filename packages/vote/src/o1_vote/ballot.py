@@ -1,0 +1,204 @@
+"""What stands for election and what a member measures about it.
+
+`nominate` joins queries, thoughts and positives by their ids; `cast` yields a member's ballots.
+A measure is a function, so that a new one needs no change here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from o1_records import Ballot, Document, InputError, Qrel, Query, Record, Thought, quoted
+from o1_records.types import Id, NonBlank
+from o1_vote.retriever import Retriever
+
+_T = TypeVar("_T")
+
+BLOCK = 256
+"""Queries that a member sees at a time: memory stays bounded and progress can be shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nomination:
+    """A query with its candidate thoughts (possibly none) and at least one positive document."""
+
+    query: Query
+    thoughts: tuple[Thought, ...]
+    positives: tuple[Document, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a query without positives and a thought about another query."""
+        name = self.query.query_id
+        if not self.positives:
+            raise InputError(f"query {quoted(name)} has no positive document to measure against")
+        for thought in self.thoughts:
+            if thought.query_id != name:
+                raise InputError(
+                    f"thought {quoted(thought.thought_id)} belongs to query "
+                    f"{quoted(thought.query_id)}, not to {quoted(name)}"
+                )
+
+
+class Reason(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a query takes no part in the election."""
+
+    key_fields: ClassVar[tuple[str, ...]] = ("query_id",)
+    query_id: Id
+    reason: NonBlank
+
+
+class Candidate(NamedTuple):
+    """One thing to measure: a thought about a query, or the query alone (None)."""
+
+    query: Query
+    thought: Thought | None
+    positives: tuple[Document, ...]
+
+
+Measure: TypeAlias = Callable[[Retriever, Sequence[Candidate]], NDArray[np.float32]]
+"""Score every candidate with a member: float32 [candidates], higher is better."""
+
+
+def nominate(
+    queries: Iterable[Query],
+    thoughts: Iterable[Thought],
+    qrels: Iterable[Qrel],
+    documents: Iterable[Document],
+) -> tuple[list[Nomination], list[Reason]]:
+    """Join what belongs together; every query is nominated or has a reason why not.
+
+    Positives are the documents of relevance 1 or more, the most relevant first. Judgements of
+    queries that are not asked for are passed over, so that a sample of the queries can be elected
+    with the qrels of all. Order is that of `queries`; thoughts are ordered by thought_id.
+
+    Raises InputError for a thought of an unknown query, a positive that is not in the corpus, and
+    ids that stand twice.
+    """
+    asked = _by_id("query", ((query.query_id, query) for query in queries))
+    found = _by_id("document", ((document.doc_id, document) for document in documents))
+    candidates = _thoughts_by_query(asked, thoughts)
+    positives = _positives_by_query(asked, qrels, found)
+    nominations, reasons = [], []
+    for name, query in asked.items():
+        if positives[name]:
+            nominations.append(Nomination(query, candidates[name], positives[name]))
+        else:
+            reason = "no document is judged relevant, so thoughts cannot be compared"
+            reasons.append(Reason(query_id=name, reason=reason))
+    return nominations, reasons
+
+
+def thought_similarity(member: Retriever, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+    """The thought against the positives, the best positive counts (O1 Embedder, refinement).
+
+    Where there is no thought the query stands in its place.
+    """
+    texts = [(c.thought.text if c.thought else c.query.text) for c in candidates]
+    return _best_positive(member, texts, candidates)
+
+
+def query_thought_similarity(member: Retriever, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+    """Query and thought, as one text, against the positives; the best positive counts."""
+    texts = [(f"{c.query.text} {c.thought.text}" if c.thought else c.query.text) for c in candidates]
+    return _best_positive(member, texts, candidates)
+
+
+def cast(
+    nominations: Iterable[Nomination], member: Retriever, *, measure: Measure = thought_similarity
+) -> Iterator[Ballot]:
+    """Yield a member's ballots: for each query the query alone, then its thoughts.
+
+    The raw score is kept. Raises InputError for a score that is not finite.
+    """
+    remaining = iter(nominations)
+    while block := list(itertools.islice(remaining, BLOCK)):
+        candidates = [candidate for nomination in block for candidate in _candidates(nomination)]
+        scores = measure(member, candidates)
+        for candidate, score in zip(candidates, scores.tolist(), strict=True):
+            yield _ballot(candidate, member.name, score)
+
+
+def _candidates(nomination: Nomination) -> Iterator[Candidate]:
+    for thought in (None, *nomination.thoughts):
+        yield Candidate(nomination.query, thought, nomination.positives)
+
+
+def _ballot(candidate: Candidate, name: str, score: float) -> Ballot:
+    thought_id = candidate.thought.thought_id if candidate.thought else None
+    if not np.isfinite(score):
+        raise InputError(
+            f"member {quoted(name)}: score {score} for query {quoted(candidate.query.query_id)}, "
+            f"thought {quoted(thought_id)}"
+        )
+    return Ballot(query_id=candidate.query.query_id, thought_id=thought_id, retriever=name, score=score)
+
+
+def _best_positive(
+    member: Retriever, texts: Sequence[str], candidates: Sequence[Candidate]
+) -> NDArray[np.float32]:
+    pairs = [
+        (text, positive.doc_id)
+        for text, candidate in zip(texts, candidates, strict=True)
+        for positive in candidate.positives
+    ]
+    if not pairs:
+        return np.zeros(0, dtype=np.float32)
+    counts = [len(candidate.positives) for candidate in candidates]
+    starts = np.cumsum([0, *counts[:-1]])
+    best: NDArray[np.float32] = np.maximum.reduceat(member.similarities(pairs), starts)
+    return best
+
+
+def _by_id(kind: str, items: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    known: dict[str, _T] = {}
+    for name, item in items:
+        if name in known:
+            raise InputError(f"{kind} {quoted(name)} stands twice; keep one of them")
+        known[name] = item
+    return known
+
+
+def _thoughts_by_query(
+    asked: dict[str, Query], thoughts: Iterable[Thought]
+) -> dict[str, tuple[Thought, ...]]:
+    grouped: dict[str, dict[str, Thought]] = {name: {} for name in asked}
+    for thought in thoughts:
+        if thought.query_id not in asked:
+            raise InputError(
+                f"thought {quoted(thought.thought_id)} is about query {quoted(thought.query_id)}, "
+                "which is not among the queries; give the queries that the thoughts were made for"
+            )
+        siblings = grouped[thought.query_id]
+        if thought.thought_id in siblings:
+            raise InputError(
+                f"thought {quoted(thought.thought_id)} of query {quoted(thought.query_id)} "
+                "stands twice; keep one of them"
+            )
+        siblings[thought.thought_id] = thought
+    return {name: tuple(each[key] for key in sorted(each)) for name, each in grouped.items()}
+
+
+def _positives_by_query(
+    asked: dict[str, Query], qrels: Iterable[Qrel], found: dict[str, Document]
+) -> defaultdict[str, tuple[Document, ...]]:
+    grouped: defaultdict[str, list[Qrel]] = defaultdict(list)
+    for qrel in qrels:
+        if qrel.relevance > 0 and qrel.query_id in asked:
+            grouped[qrel.query_id].append(qrel)
+            if qrel.doc_id not in found:
+                raise InputError(
+                    f"document {quoted(qrel.doc_id)}, a positive of query "
+                    f"{quoted(qrel.query_id)}, is not in the corpus"
+                )
+    ordered = defaultdict(tuple)
+    for name, group in grouped.items():
+        group.sort(key=lambda qrel: -qrel.relevance)
+        ordered[name] = tuple(found[qrel.doc_id] for qrel in group)
+    return ordered

@@ -1,0 +1,58 @@
+"""BM25 as a member of the committee: lexical, with statistics of the whole corpus."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from o1_records import Document, InputError, quoted
+from o1_vote.retriever import Pair, refuse_unknown
+
+LANGUAGES = (
+    *("danish", "dutch", "english", "french", "german", "italian"),
+    *("norwegian", "portuguese", "russian", "spanish", "swedish", "turkish"),
+)
+"""Languages that have both a stemmer and stop words."""
+
+
+class BM25Member:
+    """Score a text as a BM25 query against documents of a corpus.
+
+    The inverse document frequencies are those of the corpus, never of the few candidates that
+    stand for election: over three texts a term in two of them has idf <= 0 in the classic formula,
+    and the better match gets the lower score. `split_identifiers` breaks `snake_case` and
+    `camelCase` words of code.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        *,
+        name: str = "bm25",
+        language: str = "english",
+        split_identifiers: bool = False,
+    ) -> None:
+        if language not in LANGUAGES:
+            raise InputError(f"BM25: language {quoted(language)} is none of {', '.join(LANGUAGES)}")
+        # here and not above: `import o1_vote` stays light
+        from o1_records.bm25 import BM25
+
+        self.name = name
+        self._bm25 = BM25(documents, language=language, split_identifiers=split_identifiers)
+        self._known = frozenset(self._bm25.doc_ids)
+
+    def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """BM25 of each (text, doc_id): float32 [pairs], 0 where no term is shared."""
+        refuse_unknown(self.name, pairs, self._known)
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, (text, _) in enumerate(pairs):
+            places[text].append(place)
+        result = np.zeros(len(pairs), dtype=np.float32)
+        for text, mentions in places.items():
+            scores = self._bm25.scores(text)
+            for place in mentions:
+                result[place] = scores[self._bm25.row(pairs[place][1])]
+        return result

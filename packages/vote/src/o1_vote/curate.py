@@ -1,0 +1,80 @@
+"""From thoughts to training examples: the whole election in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Thought, quoted
+from o1_vote.ballot import Measure, Nomination, Reason, cast, nominate, thought_similarity
+from o1_vote.retriever import Retriever
+from o1_vote.tally import majority
+
+Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]
+"""Map each query_id to the elected thought_id, or to None for no thought."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Election:
+    """What an election leaves behind: every query is in `examples` or in `reasons`."""
+
+    examples: list[Example]
+    ballots: list[Ballot]
+    reasons: list[Reason]
+
+
+def elect(
+    queries: Iterable[Query],
+    thoughts: Iterable[Thought],
+    *,
+    qrels: Iterable[Qrel],
+    documents: Iterable[Document],
+    members: Sequence[Retriever],
+    rule: Rule = majority,
+    measure: Measure = thought_similarity,
+) -> Election:
+    """Elect a thought for each query and write it into an example with the query's positives.
+
+    A query without thoughts becomes an example without a thought; a query without positives is
+    listed with the reason. Raises InputError as `nominate`, `cast` and the rule do.
+    """
+    refuse_like_named(member.name for member in members)
+    nominations, reasons = nominate(queries, thoughts, qrels, documents)
+    ballots = [ballot for member in members for ballot in cast(nominations, member, measure=measure)]
+    return Election(list(conclude(nominations, rule(ballots))), ballots, reasons)
+
+
+def conclude(nominations: Iterable[Nomination], winners: Mapping[str, str | None]) -> Iterator[Example]:
+    """Yield the example of each nomination with the thought that won.
+
+    Raises InputError where a query has no result or the winner is not one of its thoughts.
+    """
+    for nomination in nominations:
+        name = nomination.query.query_id
+        if name not in winners:
+            raise InputError(f"query {quoted(name)} has no result; did every member vote?")
+        yield Example(
+            query=nomination.query,
+            positives=nomination.positives,
+            thought=_winner(nomination, winners[name]),
+        )
+
+
+def refuse_like_named(names: Iterable[str]) -> None:
+    """Raise InputError for a committee without members or with two of one name."""
+    listed = list(names)
+    if not listed:
+        raise InputError("the committee has no members; name at least one")
+    for name in listed:
+        if listed.count(name) > 1:
+            raise InputError(f"two members are called {quoted(name)}; give each a name of its own")
+
+
+def _winner(nomination: Nomination, thought_id: str | None) -> Thought | None:
+    if thought_id is None:
+        return None
+    for thought in nomination.thoughts:
+        if thought.thought_id == thought_id:
+            return thought
+    raise InputError(f"query {quoted(nomination.query.query_id)} has no thought {quoted(thought_id)}")

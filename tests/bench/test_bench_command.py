@@ -1,0 +1,194 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from o1_bench.__main__ import main
+from o1_bench.result import load_result
+from o1_bench.score import by_query
+from o1_records import Document, Exclusion, Metric, Qrel, Query, rank, read_jsonl, write_jsonl
+from o1_records.beir import write_beir
+from o1_records.trec import read_run, write_qrels, write_run
+
+QRELS = [
+    Qrel(query_id="q1", doc_id="d1", relevance=1),
+    Qrel(query_id="q2", doc_id="d2", relevance=1),
+]
+
+
+def run_with(*parts):
+    return main([str(part) for part in parts])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_beir(
+        tmp_path / "tiny",
+        documents=[
+            Document(doc_id="d1", text="open a zip file"),
+            Document(doc_id="d2", text="close the socket"),
+            Document(doc_id="d3", text="a file that is no zip"),
+        ],
+        queries=[Query(query_id="q1", text="open zip"), Query(query_id="q2", text="network")],
+        qrels={"test": QRELS},
+    )
+    write_qrels(tmp_path / "qrels.trec", QRELS)
+    write_run(tmp_path / "good.trec", [*rank("q1", {"d1": 2.0}), *rank("q2", {"d2": 1.0})])
+    write_run(tmp_path / "poor.trec", rank("q1", {"d3": 2.0, "d1": 1.0}))
+    return tmp_path
+
+
+def test_a_run_is_scored_against_a_qrels_file_and_a_beir_folder(folder, capsys):
+    for qrels in ("qrels.trec", "tiny"):
+        code = main(["score", "--qrels", str(folder / qrels), "--run", str(folder / "poor.trec")])
+        out, err = capsys.readouterr()
+        assert code == 0
+        assert out == "nDCG@10\t0.3155\nRR@10\t0.2500\nR@100\t0.5000\n"
+        assert "1 of 2 judged queries retrieved nothing and count 0" in err
+
+
+def test_measures_exclusions_and_metrics_per_query(folder, capsys):
+    write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id="d3")])
+    run, qrels = folder / "poor.trec", folder / "qrels.trec"
+    options = ["--measures", "RR(rel=1)@5", "Success@1", "--per-query", folder / "metrics.jsonl"]
+    excluded = folder / "excluded.jsonl"
+    code = run_with("score", "--qrels", qrels, "--run", run, "--excluded", excluded, *options)
+    assert code == 0
+    assert capsys.readouterr().out == "RR@5\t0.5000\nSuccess@1\t0.5000\n"
+    metrics = list(read_jsonl(folder / "metrics.jsonl", Metric))
+    assert Metric(measure="RR@5", value=1.0, query_id="q1") in metrics
+    assert len(metrics) == 6
+
+
+def test_a_run_of_other_queries_is_refused(folder, capsys):
+    write_run(folder / "other.trec", rank("x", {"d1": 1.0}))
+    code = main(["score", "--qrels", str(folder / "tiny"), "--run", str(folder / "other.trec")])
+    assert code == 4
+    assert "none of its 1 queries is judged" in capsys.readouterr().err
+
+
+def test_an_unknown_measure_is_a_usage_error_with_examples(folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", "--qrels", "x", "--run", "y", "--measures", "ndcg10"])
+    assert stopped.value.code == 2
+    assert "try nDCG@10" in capsys.readouterr().err
+
+
+def test_a_missing_file_and_a_bad_line_exit_with_4(folder, capsys):
+    qrels = str(folder / "qrels.trec")
+    assert main(["score", "--qrels", qrels, "--run", str(folder / "no.trec")]) == 4
+    assert "no.trec: No such file" in capsys.readouterr().err
+    (folder / "bad.trec").write_text("q1 Q0 d1 1 high tag\n")
+    assert main(["score", "--qrels", qrels, "--run", str(folder / "bad.trec")]) == 4
+    assert "bad.trec:1: score 'high' is not a finite float" in capsys.readouterr().err
+
+
+def keep(folder, run, name, *options):
+    scored = ("score", "--qrels", folder / "tiny", "--run", folder / run)
+    return run_with(*scored, "--result", folder / "results" / name, "--name", name, *options)
+
+
+def test_runs_metrics_and_results_are_compared_alike(folder, capsys):
+    for run in ("poor", "good"):
+        keep(folder, f"{run}.trec", run)
+        command = ["score", "--qrels", str(folder / "tiny"), "--run", str(folder / f"{run}.trec")]
+        main([*command, "--per-query", str(folder / f"{run}.jsonl")])
+    capsys.readouterr()
+    tables = []
+    for form in ("{}.trec", "{}.jsonl", "results/{}", "results/{}/result.json"):
+        paths = [str(folder / form.format(run)) for run in ("poor", "good")]
+        assert main(["compare", *paths, "--qrels", str(folder / "tiny"), "--measure", "RR@10"]) == 0
+        out = capsys.readouterr().out
+        for path in paths:
+            out = out.replace(path, "RUN")
+        tables.append(out)
+    assert set(tables) == {tables[0]}
+    assert "RUN\t0.250\tbaseline\n" in tables[0]
+    assert "RUN\t1.000\t+0.750\t+0.500 to +1.000\t" in tables[0]
+    assert "2 better, 0 equal, 0 worse" in tables[0]
+
+
+def test_comparing_needs_the_measure_and_one_collection(folder, capsys):
+    good, poor = str(folder / "good.trec"), str(folder / "poor.trec")
+    assert main(["compare", good, poor]) == 4
+    assert "a run needs --qrels" in capsys.readouterr().err
+    keep(folder, "good.trec", "a")
+    assert main(["compare", *[str(folder / "results" / "a")] * 2, "--measure", "AP"]) == 4
+    assert "has no AP; it has nDCG@10, RR@10, R@100" in capsys.readouterr().err
+    write_beir(
+        folder / "tiny",
+        documents=[Document(doc_id="d1", text="another text"), Document(doc_id="d2", text="t")],
+        queries=[Query(query_id="q1", text="open zip"), Query(query_id="q2", text="network")],
+        qrels={"test": QRELS},
+    )
+    keep(folder, "good.trec", "b")
+    assert main(["compare", *(str(folder / "results" / name) for name in "ab")]) == 4
+    assert "were measured on different documents" in capsys.readouterr().err
+
+
+def test_a_result_verifies_until_someone_edits_it(folder, capsys):
+    keep(folder, "good.trec", "good")
+    path = folder / "results" / "good" / "result.json"
+    assert main(["verify", str(path)]) == 0
+    content = json.loads(path.read_text())
+    content["metrics"]["RR@10"] = 0.5
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 4
+    assert "mean of RR@10: the result says 0.5, its files give 1.0" in capsys.readouterr().out
+
+
+def test_a_result_is_kept_with_its_exclusions_times_and_metrics_per_query(folder, capsys):
+    write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id="d3")])
+    options = ["--excluded", folder / "excluded.jsonl", "--per-query", folder / "m.jsonl"]
+    options += ["--think-ms", 3, "--kind", "control", "--note", "control: nothing"]
+    assert keep(folder, "poor.trec", "kept", *options) == 0
+    assert "RR@10\t0.5000" in capsys.readouterr().out
+    kept = load_result(folder / "results" / "kept")
+    assert kept.metrics["RR@10"] == 0.5
+    assert (kept.system.kind, kept.system.note) == ("control", "control: nothing")
+    assert kept.system.milliseconds.total == 3
+    assert by_query(read_jsonl(folder / "m.jsonl", Metric)) == kept.per_query
+    assert run_with("verify", folder / "results" / "kept") == 0
+
+
+def test_a_result_needs_the_whole_collection(folder, capsys):
+    scored = ("score", "--qrels", folder / "qrels.trec", "--run", folder / "good.trec")
+    assert run_with(*scored, "--result", folder / "r") == 4
+    assert "a collection is a BEIR folder" in capsys.readouterr().err
+    assert not (folder / "r").exists()
+
+
+@pytest.mark.extra
+def test_a_report_is_made_of_a_folder_of_results(folder, capsys):
+    keep(folder, "poor.trec", "poor", "--search-ms", "1")
+    keep(folder, "good.trec", "good", "--think-ms", "300", "--search-ms", "1.5")
+    capsys.readouterr()
+    command = ["report", "--results", str(folder / "results"), "--out", str(folder / "r.html")]
+    assert main([*command, "--baseline", "poor"]) == 0
+    out, err = capsys.readouterr()
+    assert "good" in out
+    assert "2 results" in err
+    assert "“good” scores nDCG@10 1.000" in (folder / "r.html").read_text()
+    assert main([*command, "--baseline", "none such"]) == 4
+    assert "there are 'good', 'poor'" in capsys.readouterr().err
+
+
+@pytest.mark.extra
+def test_bm25_writes_a_run_that_can_be_scored(folder, capsys):
+    run = folder / "bm25.trec"
+    assert main(["bm25", "--collection", str(folder / "tiny"), "--run", str(run)]) == 0
+    assert [hit.doc_id for hit in read_run(run) if hit.query_id == "q1"] == ["d1", "d3"]
+    assert "ms per query" in capsys.readouterr().err
+    assert main(["score", "--qrels", str(folder / "tiny"), "--run", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("nDCG@10\t0.5000")
+
+
+def test_importing_is_light():
+    code = "import sys, o1_bench.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "ir_measures" in loaded
+    heavy = {"torch", "matplotlib", "jinja2", "bm25s", "Stemmer", "scipy", "pandas", "transformers"}
+    assert not heavy & loaded

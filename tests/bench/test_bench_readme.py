@@ -1,0 +1,23 @@
+import doctest
+from pathlib import Path
+
+import o1_bench
+
+README = Path(__file__).parents[2] / "packages" / "bench" / "README.md"
+
+
+def test_the_examples_of_the_readme_are_true():
+    result = doctest.testfile(str(README), module_relative=False)
+    assert result.attempted > 3
+    assert result.failed == 0
+
+
+def test_the_example_of_the_package_is_true():
+    result = doctest.testmod(o1_bench)
+    assert result.attempted > 1
+    assert result.failed == 0
+
+
+def test_every_public_name_is_in_the_readme():
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in o1_bench.__all__ if f"`{name}`" not in text] == []

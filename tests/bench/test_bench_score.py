@@ -1,0 +1,213 @@
+import math
+import random
+import struct
+
+import ir_measures
+import pytest
+import pytrec_eval
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o1_bench.score import by_query, from_dict, means, parse_measure, score, to_dict
+from o1_records import Hit, InputError, Metric, Qrel
+
+MEASURES = [parse_measure(name) for name in ("nDCG@10", "RR@10", "R@100", "RR", "AP", "Success@5")]
+TREC_NAMES = {
+    "nDCG@10": "ndcg_cut_10",
+    "R@100": "recall_100",
+    "RR": "recip_rank",
+    "AP": "map",
+    "Success@5": "success_5",
+}
+
+
+def random_pair(rng):
+    """Judgements and a run with ties, unjudged documents, missing and unknown queries."""
+    ids = [f"d{number}" for number in range(rng.choice([3, 12, 150]))] + ["é", "Z", "z", "d１"]
+    qrels, run = {}, {}
+    for number in range(rng.randint(1, 5)):
+        judged = rng.sample(ids, rng.randint(1, len(ids)))
+        qrels[f"q{number}"] = {doc_id: rng.choice([-1, 0, 0, 1, 2, 3]) for doc_id in judged}
+    for query_id in [*qrels, "nobody judged this"]:
+        if rng.random() < 0.8:
+            found = rng.sample(ids, rng.randint(1, len(ids)))
+            levels = rng.choice([2, 5, 1000])
+            noise = rng.choice([0.0, 1e-12])  # differences that float32 does not see
+            run[query_id] = {doc_id: rng.randrange(levels) / 7 + noise * rng.random() for doc_id in found}
+    return qrels, run
+
+
+def as_records(qrels, run, rng):
+    judgements = [
+        Qrel(query_id=query_id, doc_id=doc_id, relevance=relevance)
+        for query_id, judged in qrels.items()
+        for doc_id, relevance in judged.items()
+    ]
+    hits = [
+        Hit(query_id=query_id, doc_id=doc_id, score=value, rank=1)
+        for query_id, scores in run.items()
+        for doc_id, value in scores.items()
+    ]
+    rng.shuffle(hits)
+    return judgements, hits
+
+
+def float32(value):
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def plain_values(judged, scores):
+    """NDCG@10, RR@10 and R@100 in plain Python, from their definitions."""
+    order = sorted(scores, key=lambda doc_id: (float32(scores[doc_id]), doc_id), reverse=True)
+    gains = [max(0, judged.get(doc_id, 0)) for doc_id in order]
+    ideal = sorted((gain for gain in judged.values() if gain > 0), reverse=True)
+
+    def dcg(values):
+        return sum(gain / math.log2(place + 2) for place, gain in enumerate(values[:10]))
+
+    first = next((place for place, gain in enumerate(gains[:10], 1) if gain > 0), None)
+    return {
+        "nDCG@10": dcg(gains) / dcg(ideal) if ideal else 0.0,
+        "RR@10": 1 / first if first else 0.0,
+        "R@100": sum(gain > 0 for gain in gains[:100]) / len(ideal) if ideal else 0.0,
+    }
+
+
+def test_a_thousand_random_runs_agree_with_trec_eval_and_with_the_definitions():
+    rng = random.Random(20)
+    compared = 0
+    for _ in range(1000):
+        qrels, run = random_pair(rng)
+        judgements, hits = as_records(qrels, run, rng)
+        metrics = score(judgements, hits, measures=MEASURES)
+        ours, mean = by_query(metrics), means(metrics)
+        rounded = {q: {d: float32(s) for d, s in docs.items()} for q, docs in run.items()}
+        trec = pytrec_eval.RelevanceEvaluator(qrels, set(TREC_NAMES.values())).evaluate(rounded)
+        for query_id, judged in qrels.items():
+            for measure, name in TREC_NAMES.items():
+                expected = trec[query_id][name] if query_id in trec else 0.0
+                assert ours[measure][query_id] == pytest.approx(expected, abs=1e-9)
+            for measure, expected in plain_values(judged, run.get(query_id, {})).items():
+                assert ours[measure][query_id] == pytest.approx(expected, abs=1e-9)
+                compared += 1
+        for measure, values in ours.items():
+            assert values.keys() == qrels.keys()
+            assert mean[measure] == pytest.approx(sum(values.values()) / len(qrels), abs=1e-9)
+    assert compared > 5000
+
+
+def test_every_measure_breaks_a_tie_towards_the_larger_doc_id():
+    metrics = score({"q": {"b": 1}}, {"q": {"a": 0.5, "b": 0.5}}, measures=MEASURES)
+    assert means(metrics) == dict.fromkeys(map(str, MEASURES), 1.0)
+    metrics = score({"q": {"a": 1}}, {"q": {"a": 0.5, "b": 0.5}}, measures=MEASURES)
+    assert means(metrics)["RR@10"] == means(metrics)["RR"] == means(metrics)["AP"] == 0.5
+
+
+def test_scores_that_are_equal_as_float32_are_a_tie():
+    metrics = score({"q": {"b": 1}}, {"q": {"a": 1.0 + 1e-12, "b": 1.0}})
+    assert means(metrics)["RR@10"] == 1.0
+
+
+def test_a_query_that_retrieved_nothing_counts_zero():
+    metrics = score({"q1": {"d": 1}, "q2": {"d": 1}}, {"q1": {"d": 1.0}})
+    assert by_query(metrics)["nDCG@10"] == {"q1": 1.0, "q2": 0.0}
+    assert means(metrics) == {"nDCG@10": 0.5, "RR@10": 0.5, "R@100": 0.5}
+    assert means(score({"q1": {"d": 1}}, [])) == {"nDCG@10": 0.0, "RR@10": 0.0, "R@100": 0.0}
+
+
+def test_a_query_that_nobody_judged_is_left_out():
+    metrics = score({"q": {"d": 1}}, {"q": {"d": 1.0}, "other": {"x": 1.0}})
+    assert {metric.query_id for metric in metrics} == {"q", None}
+
+
+def test_excluded_documents_leave_the_ranking_before_it_is_ranked():
+    qrels, run = (
+        {"q": {"good": 1}, "r": {"bad": 1}},
+        {
+            "q": {"bad": 3.0, "good": 1.0},
+            "r": {"bad": 1.0},
+        },
+    )
+    metrics = score(qrels, run, excluded={"q": {"bad", "absent"}, "r": {"bad"}, "unknown": {"x"}})
+    assert by_query(metrics)["RR@10"] == {"q": 1.0, "r": 0.0}
+    assert run["q"] == {"bad": 3.0, "good": 1.0}  # the caller's dictionary stays as it was
+
+
+def test_metrics_come_by_measure_in_the_order_of_the_qrels_with_the_mean_last():
+    metrics = score({"b": {"d": 1}, "a": {"d": 0}}, {"b": {"d": 1.0}}, measures=MEASURES[:2])
+    assert metrics == [
+        Metric(measure="nDCG@10", value=1.0, query_id="b"),
+        Metric(measure="nDCG@10", value=0.0, query_id="a"),
+        Metric(measure="nDCG@10", value=0.5),
+        Metric(measure="RR@10", value=1.0, query_id="b"),
+        Metric(measure="RR@10", value=0.0, query_id="a"),
+        Metric(measure="RR@10", value=0.5),
+    ]
+
+
+def test_gains_of_one_measure_do_not_reach_another():
+    qrels, run = {"q": {"a": 1, "b": 2}}, {"q": {"a": 2.0, "b": 1.0}}
+    measures = [parse_measure(name) for name in ("nDCG(gains={1:9})@10", "nDCG@10", "RR@10")]
+    together = means(score(qrels, run, measures=measures))
+    alone = {}
+    for measure in measures:
+        alone |= means(score(qrels, run, measures=[measure]))
+    assert together == alone
+    assert together["nDCG@10"] == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
+
+
+def test_a_sum_measure_is_summed():
+    metrics = score(
+        {"q": {"a": 1}, "r": {"a": 1, "b": 1}},
+        {"q": {"a": 1.0}, "r": {"a": 1.0}},
+        measures=[ir_measures.NumRel],
+    )
+    assert means(metrics) == {"NumRel": 3.0}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.dictionaries(st.sampled_from("uvwxyz"), st.sampled_from([0.0, 0.5, 1.0]), min_size=1),
+        min_size=1,
+    ),
+    st.randoms(),
+)
+def test_the_order_of_hits_does_not_matter(run, rng):
+    qrels = {"a": {"u": 1, "v": 2}, "b": {"w": 1}}
+    hits = list(from_dict(run))
+    shuffled = rng.sample(hits, len(hits))
+    assert score(qrels, hits) == score(qrels, shuffled) == score(qrels, run)
+    assert to_dict(shuffled) == run
+
+
+def test_a_document_that_stands_twice_is_named():
+    hit = Hit(query_id="q1", doc_id="d7", score=1.0, rank=1)
+    with pytest.raises(InputError, match="'d7' stands twice for query 'q1'"):
+        score({"q1": {"d7": 1}}, [hit, hit])
+    qrel = Qrel(query_id="q1", doc_id="d7", relevance=1)
+    with pytest.raises(InputError, match="'d7' stands twice for query 'q1'"):
+        score([qrel, qrel], [hit])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e39])
+def test_a_score_that_is_not_finite_is_named(bad):
+    with pytest.raises(InputError, match="query 'q1', document 'd2'"):
+        score({"q1": {"d1": 1}}, {"q1": {"d1": 1.0, "d2": bad}})
+
+
+@pytest.mark.parametrize("qrels", [[], {}, {"q": {}}])
+def test_judgements_are_needed(qrels):
+    with pytest.raises(InputError, match="no judgements"):
+        score(qrels, {"q": {"d": 1.0}})
+
+
+@pytest.mark.parametrize("text", ["nDCG10", "nDCG@ten", "nDCG@0", "R", "nDCG(foo=1)@3", "", "1+1"])
+def test_an_unknown_measure_is_refused_with_examples(text):
+    with pytest.raises(InputError, match="try nDCG@10"):
+        parse_measure(text)
+
+
+def test_a_measure_keeps_its_usual_name():
+    assert str(parse_measure("MRR@10")) == "RR@10"
+    assert str(parse_measure("RR(rel=2)@10")) == "RR(rel=2)@10"

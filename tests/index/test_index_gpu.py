@@ -1,0 +1,95 @@
+"""Devices: how they are named (everywhere), and the same hits on a GPU (where there is one)."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from o1_index import build, exact_search, open_index, place
+from o1_index.gpu import count_gpus, gpus_of
+from o1_records import InputError
+
+RANDOM = np.random.default_rng(0)
+# whole numbers: scores are exact on every device, so hits must be equal
+VECTORS = RANDOM.integers(-4, 5, size=(5000, 32)).astype(np.float32) + 0.5
+IDS = [f"d{i}" for i in range(5000)]
+QUERIES = RANDOM.integers(-4, 5, size=(70, 32)).astype(np.float32) + 0.5
+NAMES = [f"q{i}" for i in range(70)]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus"),
+    [("cpu", []), ("cuda", [0]), ("cuda:1", [1]), ("cuda:0,1", [0, 1]), ("auto", [0])],
+)
+def test_devices_are_named_as_in_torch(device, gpus):
+    assert gpus_of(device, 2) == gpus
+
+
+def test_auto_falls_back_to_the_cpu_with_one_line(caplog):
+    with caplog.at_level(logging.WARNING, "o1_index"):
+        assert gpus_of("auto", 0) == []
+    assert [record.getMessage() for record in caplog.records] == ["FAISS sees no GPU; searching on the CPU"]
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "cuda:0,9"])
+def test_a_gpu_that_is_not_there_is_refused(device):
+    with pytest.raises(InputError, match="FAISS sees 1 GPUs; it needs an NVIDIA GPU"):
+        gpus_of(device, 1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CUDA", "cpu:0", "cuda:0,"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(InputError, match="is none of cpu, auto, cuda, cuda:0, cuda:0,1"):
+        gpus_of(device, 2)
+
+
+def test_without_a_gpu_cuda_is_refused_and_auto_works():
+    if count_gpus():
+        pytest.skip("this machine has a GPU")
+    index = build(VECTORS[:5], IDS[:5])
+    with pytest.raises(InputError, match="device 'cuda': FAISS sees 0 GPUs"):
+        place(index, "cuda")
+    found = list(place(index, "auto").search(QUERIES[:1], ["q"], k=2))
+    assert found == list(index.search(QUERIES[:1], ["q"], k=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("k", [1, 100, 2047, 3000])
+def test_a_gpu_returns_the_hits_of_the_oracle(k):
+    hits = build(VECTORS, IDS, device="cuda").search(QUERIES, NAMES, k=k)
+    assert list(hits) == list(exact_search((IDS, VECTORS), (NAMES, QUERIES), k=k))
+
+
+@pytest.mark.gpu
+def test_more_ties_than_a_gpu_can_fetch_are_settled_by_the_cpu():
+    index = build(np.ones((5000, 4)), IDS, device="cuda")
+    hits = list(index.search(np.ones((1, 4)), ["q"], k=10))
+    assert [hit.doc_id for hit in hits] == sorted(IDS, reverse=True)[:10]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shard", [False, True])
+def test_several_gpus_return_the_hits_of_the_oracle(shard):
+    count = count_gpus()
+    # one GPU may be named twice: two copies, or two shards, on the same card
+    device = "cuda:0,1" if count > 1 else "cuda:0,0"
+    index = place(build(VECTORS, IDS), device, shard=shard)
+    expected = exact_search((IDS, VECTORS), (NAMES, QUERIES), k=50)
+    assert list(index.search(QUERIES, NAMES, k=50)) == list(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("factory", ["Flat", "IVF32,Flat"])
+def test_an_index_built_on_a_gpu_is_saved_and_opened_on_the_cpu(tmp_path, factory):
+    index = build(VECTORS, IDS, factory=factory, device="cuda")
+    index.save(tmp_path / "index")
+    for device in ("cpu", "cuda"):
+        opened = open_index(tmp_path / "index", device=device)
+        assert list(opened.search(QUERIES, NAMES, k=20)) == list(index.search(QUERIES, NAMES, k=20))
+        assert (opened.accelerator is not None) == (device == "cuda")
+
+
+@pytest.mark.gpu
+def test_a_factory_without_a_gpu_version_is_refused():
+    with pytest.raises(InputError, match="device 'cuda': FAISS refuses"):
+        build(VECTORS, IDS, factory="HNSW16", device="cuda")

@@ -1,0 +1,223 @@
+"""Search against the oracle, and the oracle against the definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from o1_index import build, exact_search
+from o1_records import InputError, rank
+
+METRICS = pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+# few small whole numbers: their products are exact in float32 in any order of summation, and ties
+# and duplicates are common. The first dimension is never 0, so that no vector is zero.
+SMALL = st.integers(-2, 2)
+
+
+@st.composite
+def collections(draw):
+    dim = draw(st.integers(1, 4))
+    documents, queries = draw(st.integers(0, 40)), draw(st.integers(0, 4))
+
+    def matrix(rows):
+        values = draw(hnp.arrays(np.float32, (rows, dim), elements=SMALL))
+        values[:, 0] = np.where(values[:, 0] == 0, 3, values[:, 0])
+        return values
+
+    names = draw(st.permutations([f"d{i}" for i in range(documents)]))
+    query_ids = [f"q{i}" for i in range(queries)]
+    banned = draw(
+        st.dictionaries(
+            st.sampled_from(["q0", "q1", "q9"]), st.sets(st.sampled_from(["d0", "d1", "d5", "x"]))
+        )
+    )
+    return (names, matrix(documents)), (query_ids, matrix(queries)), banned
+
+
+def from_definition(documents, queries, k, excluded):
+    hits = []
+    for query_id, query in zip(*queries, strict=True):
+        banned = excluded.get(query_id, set())
+        scores = {
+            name: float(vector @ query) for name, vector in zip(*documents, strict=True) if name not in banned
+        }
+        hits.extend(rank(query_id, scores, k))
+    return hits
+
+
+@given(case=collections(), k=st.integers(1, 50))
+def test_the_oracle_equals_the_definition(case, k):
+    documents, queries, excluded = case
+    expected = from_definition(documents, queries, k, excluded)
+    assert list(exact_search(documents, queries, k=k, excluded=excluded)) == expected
+
+
+@given(case=collections(), k=st.integers(1, 50))
+def test_flat_search_equals_the_oracle_ids_scores_and_order(case, k):
+    documents, queries, excluded = case
+    index = build(documents[1], documents[0])
+    hits = index.search(queries[1], queries[0], k=k, excluded=excluded)
+    assert list(hits) == list(exact_search(documents, queries, k=k, excluded=excluded))
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 30), dtype=st.sampled_from("efd"))
+@METRICS
+def test_flat_search_equals_the_oracle_on_real_numbers(metric, seed, k, dtype):
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(200, 16)).astype(dtype)
+    queries = random.normal(size=(25, 16)).astype(dtype)
+    ids, query_ids = [f"d{i}" for i in range(200)], [f"q{i}" for i in range(25)]
+    hits = build(vectors, ids, metric=metric).search(queries, query_ids, k=k)
+    oracle = exact_search((ids, vectors), (query_ids, queries), k=k, metric=metric)
+    np.testing.assert_allclose(hits.scores, oracle.scores, rtol=1e-5, atol=1e-5)
+    # documents whose scores are further apart than rounding stand at the same rank
+    scores = oracle.scores.astype(float)
+    apart = np.abs(np.diff(scores, axis=1)) > 1e-4
+    clear = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
+    clear[:, :-1] &= apart
+    clear[:, -1] = False  # its neighbour is not in the list
+    assert (hits.rows == oracle.rows)[clear].all()
+
+
+@given(copies=st.integers(1, 400), k=st.integers(1, 20))
+def test_of_equal_documents_the_larger_ids_come_back(copies, k):
+    ids = [f"d{i:03d}" for i in range(copies)]
+    index = build(np.ones((copies, 4), dtype=np.float32), ids[::-1])
+    hits = list(index.search(np.ones((1, 4)), ["q"], k=k))
+    assert [hit.doc_id for hit in hits] == sorted(ids, reverse=True)[:k]
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+
+
+def test_the_order_of_building_does_not_matter():
+    random = np.random.default_rng(0)
+    vectors = random.integers(-3, 4, size=(100, 3)).astype(np.float32)
+    vectors[:, 0] = 1
+    ids = [f"d{i}" for i in range(100)]
+    order = random.permutation(100)
+    queries = vectors[:5]
+    first = build(vectors, ids).search(queries, list("abcde"), k=17)
+    second = build(vectors[order], [ids[i] for i in order]).search(queries, list("abcde"), k=17)
+    assert list(first) == list(second)
+
+
+def test_one_query_at_a_time_finds_what_a_batch_finds():
+    random = np.random.default_rng(0)
+    vectors = random.integers(-3, 4, size=(500, 8)).astype(np.float32) + 0.5
+    ids = [f"d{i}" for i in range(500)]
+    index = build(vectors, ids)
+    names = [f"q{i}" for i in range(60)]
+    together = list(index.search(vectors[:60], names, k=10))
+    alone = [hit for i in range(60) for hit in index.search(vectors[i : i + 1], names[i : i + 1], k=10)]
+    assert together == alone
+
+
+def test_a_single_vector_and_a_k_beyond_the_index():
+    index = build(np.ones((1, 2)), ["only"])
+    hits = index.search(np.ones((1, 2)), ["q"], k=10**9)
+    assert [(hit.doc_id, hit.score, hit.rank) for hit in hits] == [("only", 2.0, 1)]
+
+
+def test_an_empty_index_has_no_hits():
+    hits = build(np.zeros((0, 3)), []).search(np.ones((2, 3)), ["a", "b"], k=5)
+    assert list(hits) == []
+    assert len(hits) == 0
+    assert hits.arrays()[0].shape == (2, 0)
+
+
+def test_hits_as_arrays_say_what_the_records_say():
+    index = build(np.eye(3), ["a", "b", "c"])
+    hits = index.search(np.eye(3)[:2], ["q1", "q2"], k=3, excluded={"q2": {"b", "unknown"}})
+    ids, scores = hits.arrays()
+    assert ids.tolist() == [["a", "c", "b"], ["c", "a", None]]
+    assert scores.tolist() == [[1, 0, 0], [0, 0, -np.inf]]
+    assert len(hits) == len(list(hits)) == 5
+
+
+@pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16", "IVF4,PQ4x4", "SQ8"])
+def test_an_approximate_index_keeps_the_order_and_finds_most(factory):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(1000, 16))
+    ids = [f"d{i}" for i in range(1000)]
+    index = build(vectors, ids, factory=factory, metric="cosine")
+    if factory.startswith("IVF"):
+        index.set_parameters("nprobe=8")
+    names = [f"q{i}" for i in range(50)]
+    found = list(index.search(vectors[:50], names, k=5))
+    for name in names:
+        hits = [hit for hit in found if hit.query_id == name]
+        assert hits == rank(name, {hit.doc_id: hit.score for hit in hits})
+        assert [hit.rank for hit in hits] == list(range(1, 6))
+    itself = {hit.query_id for hit in found if hit.doc_id == f"d{hit.query_id[1:]}"}
+    assert len(itself) > 40
+
+
+def test_half_precision_is_searched_as_float32():
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float16)
+    ids = [f"d{i}" for i in range(50)]
+    half = build(vectors, ids).search(vectors[:3], ["a", "b", "c"], k=5)
+    full = build(vectors.astype(np.float32), ids).search(vectors[:3].astype(np.float32), ["a", "b", "c"], k=5)
+    assert list(half) == list(full)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
+def test_bad_vectors_are_refused_by_id_on_both_sides(bad):
+    vectors = np.ones((5, 3), dtype=np.float32)
+    vectors[3] = bad
+    ids = list("abcde")
+    with pytest.raises(InputError, match=r"1 vectors are zero or not finite.*\['d'\]"):
+        build(vectors, ids)
+    index = build(np.ones((5, 3)), ids)
+    with pytest.raises(InputError, match=r"the queries: 1 vectors.*\['d'\]"):
+        index.search(vectors, ids, k=1)
+
+
+def test_a_number_too_large_for_float32_is_refused():
+    with pytest.raises(InputError, match=r"not finite.*\['b'\]"):
+        build(np.array([[1.0], [1e60]]), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "ids", "message"),
+    [
+        (np.ones((2, 3)), ["a", "a"], r"id 'a' stands twice \(rows 0 and 1\)"),
+        (np.ones((2, 3)), ["a", 7], "id 7 in row 1 is not a text"),
+        (np.ones((2, 3)), ["a", ""], "id '' in row 1 is not a text"),
+        (np.ones((2, 3)), ["a"], r"1 ids for vectors of shape \(2, 3\)"),
+        (np.ones(3), ["a", "b", "c"], r"3 ids for vectors of shape \(3,\)"),
+        (np.ones((2, 3), dtype=np.uint16), ["a", "b"], "are uint16; give float16, float32 or"),
+    ],
+)
+def test_what_is_no_collection_is_refused(vectors, ids, message):
+    with pytest.raises(InputError, match=message):
+        build(vectors, ids)
+
+
+def test_another_dimension_is_refused_naming_both():
+    index = build(np.ones((2, 3)), ["a", "b"])
+    with pytest.raises(InputError, match="the queries have 4 dimensions, the index has 3"):
+        index.search(np.ones((1, 4)), ["q"], k=1)
+
+
+def test_impossible_searches_are_refused():
+    index = build(np.ones((2, 3)), ["a", "b"])
+    with pytest.raises(InputError, match="k is 0"):
+        index.search(np.ones((1, 3)), ["q"], k=0)
+    with pytest.raises(InputError, match="id 'q' stands twice"):
+        index.search(np.ones((2, 3)), ["q", "q"], k=1)
+
+
+def test_what_faiss_refuses_is_one_sentence():
+    vectors, ids = np.random.default_rng(0).normal(size=(20, 4)), [str(i) for i in range(20)]
+    for factory, message in [
+        ("Nonsense", "could not parse index string Nonsense"),
+        ("IVF9999,Flat", "Number of training points .20. should be at least"),
+        ("PQ3", "should be a multiple of the number of subquantizers"),
+    ]:
+        with pytest.raises(InputError, match=message) as caught:
+            build(vectors, ids, factory=factory)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="parameters 'nprobe=4': FAISS refuses"):
+        build(vectors, ids).set_parameters("nprobe=4")
+    with pytest.raises(InputError, match="metric 'l2' is none of inner_product, cosine"):
+        build(vectors, ids, metric="l2")

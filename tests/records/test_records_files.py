@@ -1,0 +1,222 @@
+"""TREC, BEIR and vector files, and the one total order."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o1_records import (
+    Document,
+    Hit,
+    InputError,
+    Qrel,
+    Query,
+    beir,
+    open_documents,
+    open_qrels,
+    open_queries,
+    rank,
+    trec,
+    write_jsonl,
+)
+from o1_records.bm25 import BM25
+from o1_records.vectors import Encoder, VectorSet, VectorWriter
+
+SCORES = st.dictionaries(
+    st.text("ab1", min_size=1, max_size=4), st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30
+)
+
+
+@given(SCORES, st.integers(1, 40))
+def test_rank_is_float32_score_then_larger_doc_id(scores, k):
+    hits = rank("q", scores, k)
+    expected = sorted(((np.float32(score), doc_id) for doc_id, score in scores.items()), reverse=True)[:k]
+    assert [(hit.score, hit.doc_id) for hit in hits] == expected
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+
+
+def test_scores_that_differ_only_beyond_float32_are_a_tie():
+    assert [hit.doc_id for hit in rank("q", {"a": 1.0 + 1e-12, "b": 1.0})] == ["b", "a"]
+
+
+def test_a_score_that_is_not_finite_is_refused_by_name():
+    with pytest.raises(InputError, match="document 'd1'"):
+        rank("q", {"d0": 1.0, "d1": float("nan")})
+
+
+@given(SCORES)
+def test_a_run_reads_back_equal(tmp_path_factory, scores):
+    path = tmp_path_factory.mktemp("run") / "run.trec"
+    hits = rank("q", scores)
+    trec.write_run(path, hits)
+    assert list(trec.read_run(path)) == hits
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("q Q0 d 1 0.5", "expected 6 columns"),
+        ("q Q0 d 1 nan t", "score 'nan' is not a finite float"),
+        ("q Q0 d one 0.5 t", "rank 'one' is not a finite int"),
+        ("q Q0 d0 1 0.5 t", "stands twice"),
+    ],
+)
+def test_a_bad_run_names_file_and_line(tmp_path, row, complaint):
+    path = tmp_path / "run.trec"
+    path.write_text(f"q Q0 d0 1 0.5 t\n{row}\n")
+    with pytest.raises(InputError, match=rf"run.trec:2: .*{complaint}"):
+        list(trec.read_run(path))
+
+
+def test_an_id_with_white_space_cannot_enter_a_trec_file(tmp_path):
+    with pytest.raises(InputError, match="'d 1'"):
+        trec.write_run(tmp_path / "run", [Hit(query_id="q", doc_id="d 1", score=1.0, rank=1)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_beir_folder_reads_back_equal_and_opens_by_name(tmp_path):
+    documents = [Document(doc_id=f"d{n}", text=f"text {n}", title="t" * n) for n in range(3)]
+    queries = [Query(query_id=f"q{n}", text=f"query {n}") for n in range(2)]
+    qrels = [Qrel(query_id="q0", doc_id="d1", relevance=2)]
+    beir.write_beir(tmp_path, documents=documents, queries=queries, qrels={"test": qrels})
+    assert list(open_documents(tmp_path)) == documents
+    assert list(open_queries(tmp_path)) == queries
+    assert list(open_queries(tmp_path, "test")) == queries[:1]
+    assert list(open_qrels(tmp_path)) == qrels
+    assert list(open_qrels(tmp_path / "qrels" / "test.tsv")) == qrels
+    trec.write_qrels(tmp_path / "qrels.txt", qrels)
+    assert list(open_qrels(tmp_path / "qrels.txt")) == qrels
+    write_jsonl(tmp_path / "q.jsonl", queries)
+    assert list(open_queries(tmp_path / "q.jsonl")) == queries
+
+
+def test_a_missing_input_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        open_documents(tmp_path / "nowhere")
+
+
+def test_integer_ids_in_a_beir_corpus_are_refused_with_their_line(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": 7, "text": "x"}\n')
+    with pytest.raises(InputError, match=r"corpus.jsonl:1: Expected `str`, got `int`"):
+        list(beir.read_corpus(tmp_path))
+
+
+ENCODER = Encoder(model="m", digest="0", layout="o1", pooling="mean", max_length=8)
+
+
+def _unit(rows, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_vectors_read_back_shard_by_shard(tmp_path):
+    writer = VectorWriter(tmp_path / "v", encoder=ENCODER)
+    first, second = _unit(3), _unit(2, seed=1)
+    writer.write(["a", "b", "c"], first)
+    writer.write(["d", "e"], second, owners=["q", "q"])
+    vectors = writer.close()
+    assert vectors.ids() == ["a", "b", "c", "d", "e"]
+    assert vectors.owners() == ["a", "b", "c", "q", "q"]
+    assert np.array_equal(vectors.load(), np.concatenate([first, second]))
+    assert [ids for ids, _ in vectors.shards()] == [["a", "b", "c"], ["d", "e"]]
+    assert vectors.manifest.encoder == ENCODER
+
+
+def test_an_unfinished_folder_is_continued_and_not_published_before(tmp_path):
+    VectorWriter(tmp_path / "v", encoder=ENCODER).write(["a"], _unit(1))
+    assert not (tmp_path / "v").exists()
+    again = VectorWriter(tmp_path / "v", encoder=ENCODER)
+    assert again.ids == ["a"]
+    again.write(["b"], _unit(1))
+    assert again.close().ids() == ["a", "b"]
+
+
+def test_another_encoder_cannot_continue_a_folder(tmp_path):
+    VectorWriter(tmp_path / "v", encoder=ENCODER).write(["a"], _unit(1))
+    other = Encoder(model="other", digest="0", layout="o1", pooling="mean", max_length=8)
+    with pytest.raises(InputError, match=r"was begun by .*'m'.*this is .*'other'"):
+        VectorWriter(tmp_path / "v", encoder=other)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "complaint"),
+    [
+        (["x", "y"], _unit(1), "2 ids for vectors of shape"),
+        (["x", "x"], _unit(2), "repeated ids"),
+        (["a"], _unit(1), "repeated ids"),
+        (["x"], np.ones((1, 5), np.float32), "holds dim 4, float32; these have dim 5"),
+        (["x"], np.ones((1, 4), np.float16), "these have dim 4, float16"),
+        (["x", "bad"], np.array([[1, 0, 0, 0], [np.nan, 0, 0, 0]], np.float32), "'bad'"),
+        (["x", "null"], np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.float32), "'null'"),
+    ],
+)
+def test_vectors_that_cannot_be_trusted_are_refused_by_id(tmp_path, ids, vectors, complaint):
+    writer = VectorWriter(tmp_path / "v")
+    writer.write(["a"], _unit(1))
+    with pytest.raises(InputError, match=complaint):
+        writer.write(ids, vectors)
+    assert writer.close().ids() == ["a"]
+
+
+def test_every_flipped_bit_in_a_shard_is_noticed(tmp_path):
+    writer = VectorWriter(tmp_path / "v")
+    writer.write(["a", "b"], _unit(2))
+    folder = writer.close().folder
+    generator = random.Random(0)
+    for name in ("shard-00000.safetensors", "shard-00000.ids.json"):
+        content = (folder / name).read_bytes()
+        for _ in range(50):
+            flipped = bytearray(content)
+            flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+            (folder / name).write_bytes(flipped)
+            with pytest.raises(InputError, match=name):
+                _read_all(folder)
+        (folder / name).write_bytes(content)
+    assert VectorSet(folder).ids() == ["a", "b"]
+
+
+def _read_all(folder):
+    vectors = VectorSet(folder)
+    return vectors.ids(), vectors.load()
+
+
+CORPUS = [
+    Document(doc_id="a", text="the cat sat on the mat"),
+    Document(doc_id="b", text="dogs and cats", title="pets"),
+    Document(doc_id="c", text="open_zip_file readZipFile"),
+]
+
+
+def _search(index, text, **options):
+    return [hit.doc_id for hit in index.search([Query(query_id="q", text=text)], 10, **options)]
+
+
+def test_bm25_returns_only_documents_that_share_a_term():
+    index = BM25(CORPUS)
+    assert _search(index, "cat") == ["b", "a"]
+    assert _search(index, "zebra") == []
+    assert _search(index, "") == []
+
+
+def test_bm25_splits_identifiers_when_asked():
+    assert _search(BM25(CORPUS), "zip") == []
+    assert _search(BM25(CORPUS, split_identifiers=True), "zip") == ["c"]
+
+
+def test_bm25_never_returns_an_excluded_document():
+    assert _search(BM25(CORPUS), "cat", excluded={"q": {"b"}}) == ["a"]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 12))
+def test_bm25_search_equals_ranking_all_scores(seed, k):
+    generator = random.Random(seed)
+    documents = [
+        Document(doc_id=f"d{n}", text=" ".join(generator.choices(["red", "green", "blue"], k=3)))
+        for n in range(12)
+    ]
+    index = BM25(documents)
+    scores = dict(zip(index.doc_ids, index.scores("red green"), strict=True))
+    expected = rank("q", {d: float(s) for d, s in scores.items() if s > 0}, k)
+    assert list(index.search([Query(query_id="q", text="red green")], k)) == expected

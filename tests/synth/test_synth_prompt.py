@@ -1,0 +1,126 @@
+"""The prompt never shows a query its own positive, and user text cannot leave its fences."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o1_records import Document, Example, InputError, Qrel, Query
+from o1_synth import Prompt
+from o1_synth.prompt import TASK, fenced
+
+# Few ids and texts, so that shared positives, copies and equal queries are common.
+documents = st.builds(
+    Document, doc_id=st.sampled_from("abcdef"), text=st.sampled_from(["red", "RED ", "blue", "green"])
+)
+query_records = st.builds(
+    Query,
+    query_id=st.sampled_from(["q1", "q2", "q3", "q4"]),
+    text=st.sampled_from(["why", "Why ", "how", "when"]),
+)
+example_records = st.builds(
+    Example, query=query_records, positives=st.lists(documents, max_size=3).map(tuple)
+)
+qrel_records = st.builds(
+    Qrel,
+    query_id=st.sampled_from(["q1", "q2", "q3", "q4"]),
+    doc_id=st.sampled_from("abcdef"),
+    relevance=st.integers(-1, 2),
+)
+
+
+def squeezed(text):
+    return " ".join(text.casefold().split())
+
+
+@given(
+    st.lists(example_records, max_size=8),
+    st.lists(qrel_records, max_size=4),
+    query_records,
+    st.integers(0, 5),
+    st.integers(0, 3),
+)
+def test_a_prompt_never_shows_a_query_its_own_positive(examples, qrels, query, shots, seed):
+    prompt = Prompt(examples=examples, qrels=qrels, shots=shots, seed=seed)
+    shown = prompt.exemplars(query)
+    assert len(shown) <= shots
+    own = [
+        document
+        for example in examples
+        for document in example.positives
+        if example.query.query_id == query.query_id or squeezed(example.query.text) == squeezed(query.text)
+    ]
+    own_ids = {d.doc_id for d in own} | {
+        qrel.doc_id for qrel in qrels if qrel.query_id == query.query_id and qrel.relevance > 0
+    }
+    own_texts = {squeezed(d.text) for d in own}
+    for exemplar in shown:
+        assert exemplar.doc_id not in own_ids
+        assert squeezed(exemplar.passage) not in own_texts
+
+
+def example(name, passage):
+    query = Query(query_id=name, text=f"about {name}")
+    return Example(query=query, positives=(Document(doc_id=f"d-{name}", text=passage),))
+
+
+POOL = [example(f"q{n}", f"passage {n}") for n in range(20)]
+
+
+def test_as_many_exemplars_as_asked_for_are_drawn_per_query():
+    prompt = Prompt(examples=POOL, shots=3)
+    drawn = {name: prompt.exemplars(Query(query_id=name, text="t")) for name in ("x", "y", "z")}
+    assert all(len(set(exemplars)) == 3 for exemplars in drawn.values())
+    assert len({tuple(exemplars) for exemplars in drawn.values()}) > 1
+    again = Prompt(examples=POOL, shots=3)
+    assert again.exemplars(Query(query_id="x", text="t")) == drawn["x"]
+    assert len(Prompt(examples=POOL, shots=50).exemplars(POOL[0].query)) == 19
+
+
+def test_a_copy_of_a_positive_known_only_by_its_id_is_not_shown_either():
+    pool = [example("a", "the answer"), example("b", "The  answer"), example("c", "else")]
+    prompt = Prompt(examples=pool, qrels=[Qrel(query_id="x", doc_id="d-a", relevance=1)])
+    shown = prompt.exemplars(Query(query_id="x", text="t"))
+    assert [exemplar.passage for exemplar in shown] == ["else"]
+
+
+def test_the_message_holds_task_exemplars_instruction_and_query():
+    query = Query(query_id="x", text="open a zip file", instruction="Find code.")
+    (message,) = Prompt(examples=POOL, shots=2).messages(query)
+    assert message["role"] == "user"
+    assert message["content"].startswith(TASK)
+    assert len(re.findall(r"passage \d+", message["content"])) == 2
+    assert message["content"].endswith("```\nFind code.\nopen a zip file\n```\n")
+
+
+@given(st.text(alphabet="`a{}\n", max_size=30))
+def test_no_text_ends_its_own_fence(text):
+    opening, rest = fenced(text).split("\n", 1)
+    assert set(opening) == {"`"} and len(opening) >= 3
+    assert opening not in text
+    assert rest == f"{text}\n{opening}"
+
+
+def test_the_digest_names_everything_that_shapes_a_prompt():
+    def digest(task=TASK, **options):
+        return Prompt(task, **{"examples": POOL, **options}).digest
+
+    qrels = [Qrel(query_id="q", doc_id="d", relevance=1)]
+    digests = [
+        digest(),
+        digest("Other task."),
+        digest(shots=2),
+        digest(seed=1),
+        digest(examples=POOL[1:]),
+        digest(qrels=qrels),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert digest() == digests[0]
+
+
+def test_a_negative_number_of_shots_is_refused():
+    with pytest.raises(InputError, match="shots is -1"):
+        Prompt(shots=-1)

