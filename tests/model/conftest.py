@@ -74,11 +74,21 @@ def plain_models(tmp_path_factory):
     return folders
 
 
-@pytest.fixture(params=["llama-token", "bert-mean", "llama-mean", "bert-token"])
+@pytest.fixture(
+    params=[
+        "llama-token-causal",
+        "llama-mean-prefix",
+        "bert-token-causal",
+        "bert-mean-prefix",
+        "bert-mean-causal",
+    ]
+)
 def embedder(request, plain_models):
     """A fresh embedder of every backbone and read-out."""
-    kind, readout = request.param.split("-")
-    return Embedder.from_backbone(plain_models[kind], readout=readout, query_length=12, thought_length=12)
+    kind, readout, attention = request.param.split("-")
+    return Embedder.from_backbone(
+        plain_models[kind], readout=readout, attention=attention, query_length=12, thought_length=12
+    )
 
 
 @pytest.fixture

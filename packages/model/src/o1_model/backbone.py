@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from o1_model.batch import Batch, prefix_mask
+from o1_model.layout import Layout
 from o1_records import InputError
 
 DECODERS_OF_ENCODERS = frozenset({"bert", "roberta", "electra", "xlm-roberta"})
@@ -51,11 +53,15 @@ class Backbone(nn.Module):
     def hidden(
         self,
         input_ids: Int[Tensor, "batch seq"],
-        mask: Int[Tensor, "batch total"],
+        mask: Tensor,
         positions: Int[Tensor, "batch seq"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """States of the last layer. `mask` covers the cached tokens and these; `cache` grows in place."""
+        """States of the last layer; `cache` grows in place.
+
+        `mask` is [batch, total] over the cached tokens and these, for causal attention, or
+        [batch, 1, seq, total] and says which token sees which.
+        """
         output = self.lm.base_model(
             inputs_embeds=self.embed(input_ids),
             attention_mask=mask,
@@ -65,6 +71,11 @@ class Backbone(nn.Module):
         )
         states: Tensor = output.last_hidden_state
         return states
+
+    def encode(self, batch: Batch, layout: Layout, cache: Any = None) -> Float[Tensor, "batch seq dim"]:
+        """States of whole rows, under the layout's attention."""
+        mask = prefix_mask(batch) if layout.attention == "prefix" else batch.mask
+        return self.hidden(batch.input_ids, mask, batch.positions, cache)
 
     def embed(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
         """Token embeddings with the control rows scattered in."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from o1_model.layout import Row
@@ -60,6 +60,19 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Batch:
         label_column=torch.tensor(label_column, dtype=torch.long),
         label_ids=torch.tensor(label_ids, dtype=torch.long),
     )
+
+
+def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
+    """Which token may attend to which: both ways up to the first `<emb>`, causally after it.
+
+    True: the row's token sees the column's. Padding is seen by no token but itself.
+    """
+    order = batch.positions
+    causal = order[:, None, :] <= order[:, :, None]
+    prefix = order <= batch.first[:, None]
+    seen = (causal | (prefix[:, None, :] & prefix[:, :, None])) & batch.mask[:, None, :].bool()
+    itself = torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
+    return (seen | itself)[:, None]
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -108,7 +108,7 @@ class Embedder:
         return Encoder(
             model=self.name,
             digest=self.digest,
-            layout=self.layout.name,
+            layout=f"{self.layout.name} {self.layout.attention}",
             pooling=self.layout.readout,
             max_length=self.layout.document_length,
             dtype=str(self.backbone.control_rows.dtype).removeprefix("torch."),
@@ -158,7 +158,12 @@ class Embedder:
 
     def think(self, queries: Sequence[Query], thinking: Thinking) -> list[Thought]:
         """Write thoughts about queries, `samples` each; thoughts whose text is blank are left out."""
-        _, traces = self.decode(queries, thinking)
+        return self.thoughts(queries, self.decode(queries, thinking)[1], thinking)
+
+    def thoughts(
+        self, queries: Sequence[Query], traces: Sequence[Sequence[Trace]], thinking: Thinking
+    ) -> list[Thought]:
+        """Decoded thoughts as records; those whose text is blank are left out."""
         return [
             thought
             for query, row in zip(queries, traces, strict=True)
@@ -228,12 +233,15 @@ class Embedder:
 
     @torch.inference_mode()
     def _encode(self, rows: Sequence[Row]) -> Vectors:
-        vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
+        # equal rows (an empty thought of each sample, a repeated document) are encoded once
+        unique = list({row.ids: row for row in rows}.values())
+        place = {row.ids: number for number, row in enumerate(unique)}
+        vectors = np.zeros((len(unique), self.dim), dtype=np.float32)
         read_out = READ_OUTS[self.layout.readout]
-        for group, batch in self._batches(rows):
-            states = self.backbone.hidden(batch.input_ids, batch.mask, batch.positions)
+        for group, batch in self._batches(unique):
+            states = self.backbone.encode(batch, self.layout)
             vectors[group] = normalise(read_out(states, batch.mask, batch.last)).cpu().numpy()
-        return vectors
+        return vectors[np.array([place[row.ids] for row in rows], dtype=np.intp)]
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Batch]]:
         for group in by_length([len(row.ids) for row in rows], BATCH_TOKENS):

@@ -78,7 +78,7 @@ class JointModel(nn.Module):
         self, batch: Batch
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, "labels dim"]]:
         """v_q, v_t (equal to v_q where there is no thought) and the states that predict the labels."""
-        states = self.backbone.hidden(batch.input_ids, batch.mask, batch.positions)
+        states = self.backbone.encode(batch, self.layout)
         read_out = READ_OUTS[self.layout.readout]
         v_q = normalise(read_out(states, batch.mask, batch.first))
         v_t = normalise(read_out(states, batch.mask, batch.last))
@@ -86,7 +86,7 @@ class JointModel(nn.Module):
 
     def document_side(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """Unit vectors of documents."""
-        states = self.backbone.hidden(batch.input_ids, batch.mask, batch.positions)
+        states = self.backbone.encode(batch, self.layout)
         return normalise(READ_OUTS[self.layout.readout](states, batch.mask, batch.last))
 
 

@@ -36,7 +36,9 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the control tokens stand, and how the vectors are read out. Saved with a checkpoint.
 
     `readout` is "token" (the state at `<emb>`) or "mean" (v_q: mean up to the first `<emb>`; v_t and
-    documents: mean over all), which suits encoders that are used as decoders.
+    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `<emb>` see
+    each other both ways and only the thought is causal. An encoder used as a decoder keeps what it
+    knows with mean and prefix (docs/decisions/0005); a decoder wants token and causal, as the paper.
     """
 
     bos: TokenId
@@ -46,6 +48,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thought: TokenId
     doc: TokenId
     readout: Literal["token", "mean"] = "token"
+    attention: Literal["causal", "prefix"] = "causal"
     query_length: Length = 64
     thought_length: Length = 64
     document_length: Length = 192

@@ -116,7 +116,7 @@ def _prefill(
     # left padding keeps each row's tokens contiguous, as sliding windows expect
     batch = collate(prompts, pad_id, left=True).to(backbone.device)
     cache = DynamicCache(config=backbone.config)
-    states = backbone.hidden(batch.input_ids, batch.mask, batch.positions, cache)
+    states = backbone.encode(batch, layout, cache)
     v_q = normalise(READ_OUTS[layout.readout](states, batch.mask, batch.first))
     n = thinking.samples
     cache.batch_repeat_interleave(n)
@@ -182,16 +182,20 @@ def nucleus(
     ones in the order torch.topk gives them). Only the `first` likeliest tokens are sorted, unless a
     row's set is larger: a full sort of a large vocabulary costs more than a small model's forward.
     """
+    vocabulary = logits.shape[-1]
+    first = min(first, vocabulary)
     probabilities = logits.softmax(dim=-1)
-    likely, order = probabilities.topk(min(first, probabilities.shape[-1]), dim=-1)
-    if bool((likely.sum(dim=-1) < top_p).any()) and first < probabilities.shape[-1]:
-        return nucleus(logits, draws, top_p, first=probabilities.shape[-1])
+    likely, order = probabilities.topk(first, dim=-1)
     before = likely.cumsum(dim=-1) - likely
     kept = likely * (before < top_p)
     cumulative = kept.cumsum(dim=-1)
     place = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (kept > 0).sum(dim=-1, keepdim=True) - 1
-    return order.gather(1, torch.minimum(place, last))[:, 0]
+    chosen = order.gather(1, torch.minimum(place, last))[:, 0]
+    larger = (likely.sum(dim=-1) < top_p).nonzero()[:, 0] if first < vocabulary else []
+    if len(larger):
+        chosen[larger] = nucleus(logits[larger], draws[larger], top_p, first=vocabulary)
+    return chosen
 
 
 def _stream(thinking: Thinking, name: str, sample: int) -> Float[Tensor, "max_tokens"]:

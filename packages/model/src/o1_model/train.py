@@ -29,6 +29,7 @@ class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "folder or hub id of a causal LM or a BERT"})
     train_data: str = field(metadata={"help": "JSONL of Example records, as o1-vote elect writes"})
     readout: str = field(default="token", metadata={"help": "token (the state at <emb>) or mean"})
+    attention: str = field(default="causal", metadata={"help": "causal, or prefix for encoders"})
     query_length: int = field(default=64, metadata={"help": "tokens of a query"})
     thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
     document_length: int = field(default=192, metadata={"help": "tokens of a document"})
@@ -117,6 +118,7 @@ def train(
     embedder = Embedder.from_backbone(
         model.model_name_or_path,
         readout=model.readout,
+        attention=model.attention,
         query_length=model.query_length,
         thought_length=model.thought_length,
         document_length=model.document_length,
