@@ -48,25 +48,27 @@ WEIGHTS = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # Chosen on dev (docs/log.md); the sizes are what fits into ten minutes on two cores.
-TRAINING_QUERIES = 3000
+TRAINING_QUERIES = 1300
 SAMPLES = 3
-THOUGHT_WORDS = 24
+THOUGHT_WORDS = 16
 TRAINING = {
-    "max_steps": 90,
-    "per_device_train_batch_size": 64,
+    "max_steps": 36,
+    "per_device_train_batch_size": 32,
     "learning_rate": 2e-4,
-    "warmup_steps": 9,
+    "warmup_steps": 4,
     "lr_scheduler_type": "cosine",
     "seed": 0,
 }
 MODEL = {
     "readout": "mean",
-    "query_length": 32,
-    "thought_length": 32,
-    "document_length": 96,
+    "attention": "prefix",
+    "dropout": 0.0,
+    "query_length": 24,
+    "thought_length": 24,
+    "document_length": 64,
     "contrastive_temperature": 0.05,
 }
-THINKING = Thinking(samples=SAMPLES, max_tokens=32, temperature=0.7, top_p=0.9, seed=0)
+THINKING = Thinking(samples=SAMPLES, max_tokens=20, temperature=0.7, top_p=0.9, seed=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,7 +188,7 @@ def train_model(weights: Path) -> None:
         bf16=str(faster_dtype()) == "torch.bfloat16",
         use_cpu=True,
         logging_steps=10,
-        save_steps=30,
+        save_steps=12,
         save_total_limit=1,
         report_to=[],
         **TRAINING,

@@ -33,6 +33,7 @@ class ModelArguments:
     query_length: int = field(default=64, metadata={"help": "tokens of a query"})
     thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
     document_length: int = field(default=192, metadata={"help": "tokens of a document"})
+    dropout: float = field(default=0.1, metadata={"help": "of the backbone, where it has any"})
     negatives: int = field(default=15, metadata={"help": "hard negatives an example, at most"})
     embed_weight: float = field(default=0.8, metadata={"help": "w of the joint loss"})
     contrastive_temperature: float = field(default=0.02, metadata={"help": "InfoNCE temperature"})
@@ -123,6 +124,7 @@ def train(
         thought_length=model.thought_length,
         document_length=model.document_length,
     )
+    set_dropout(embedder.backbone, model.dropout)
     collator = JointCollator(
         tokenizer=embedder.tokenizer,
         layout=embedder.layout,
@@ -138,6 +140,13 @@ def train(
     trainer.train(resume_from_checkpoint=bool(checkpoints))
     trainer.save_model(str(output))
     return output
+
+
+def set_dropout(backbone: torch.nn.Module, rate: float) -> None:
+    """Set the rate of every dropout layer; a model without any stays without."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
 
 
 def faster_dtype(device: str = "cpu") -> torch.dtype:
