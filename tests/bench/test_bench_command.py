@@ -185,6 +185,29 @@ def test_bm25_writes_a_run_that_can_be_scored(folder, capsys):
     assert capsys.readouterr().out.startswith("nDCG@10\t0.5000")
 
 
+@pytest.mark.parametrize("k", ["0", "-1", "ten"])
+def test_a_run_of_no_documents_per_query_is_a_usage_error(folder, capsys, k):
+    run = folder / "bm25.trec"
+    with pytest.raises(SystemExit) as stopped:
+        run_with("bm25", "--collection", folder / "tiny", "--run", run, "--k", k)
+    assert stopped.value.code == 2
+    assert f"'{k}' is not a whole number of 1 or more" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_seed_below_zero_is_a_usage_error(folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_with("compare", folder / "good.trec", folder / "poor.trec", "--seed", "-1")
+    assert stopped.value.code == 2
+    assert "'-1' is not a whole number of 0 or more" in capsys.readouterr().err
+
+
+def test_importing_the_package_loads_no_progress_bar():
+    code = "import sys, o1_bench; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "tqdm" not in done.stdout.split()
+
+
 def test_importing_is_light():
     code = "import sys, o1_bench.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,5 @@
 import ast
+import gc
 import inspect
 
 import pytest
@@ -119,12 +120,32 @@ def test_a_rest_of_a_few_words_is_no_thought():
     ["open(file, mode) -> file", "x = y + 1", ">>> f(1)", ":param x: the value of x", "Open it."],
 )
 def test_signatures_grammar_doctests_and_stumps_are_no_queries(sentence):
-    assert not Function("f", "", sentence).is_question
-    assert Function("f", "", "Open a file for reading.").is_question
+    assert not Function("f", "", sentence).can_be_query
+    assert Function("f", "", "Open a file for reading.").can_be_query
 
 
 def test_queries_are_equal_whatever_their_case_and_punctuation():
     assert normalised("Return the `Path`.") == normalised("return the path") == "return the path"
+
+
+def test_the_lines_of_a_source_end_as_python_sees_them(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_bytes(b'def f():\r\n    "Open the lid."\r\n    a = "x\x0cy\xc2\x85z"\r    return a\n')
+    (function,) = functions_in(path, "odd")
+    assert function.source == 'def f():\n    a = "x\x0cy\x85z"\n    return a'
+
+
+@pytest.mark.parametrize("was_running", [True, False])
+def test_reading_a_file_leaves_the_garbage_collector_as_it_was(tmp_path, was_running):
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    try:
+        if not was_running:
+            gc.disable()
+        with pytest.raises(SyntaxError):
+            functions_in(tmp_path / "broken.py", "broken")
+        assert gc.isenabled() == was_running
+    finally:
+        gc.enable()
 
 
 def test_documents_without_docstrings_are_still_python():

@@ -1,5 +1,6 @@
 import os
-from importlib.util import find_spec
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from o1_bench.controls import empty_thoughts, filler_thoughts, shuffled_thoughts
 from o1_bench.datasets.beir import load_beir
 from o1_bench.retrieve import bm25, with_thoughts
 from o1_bench.score import means, score
-from o1_records import Document, InputError, MissingExtraError, Qrel, Query, Source, Thought
+from o1_records import Document, InputError, Qrel, Query, Source, Thought
 
 QUERIES = [Query(query_id="q1", text="open a file"), Query(query_id="q2", text="sort a list")]
 CODE = Collection(
@@ -26,6 +27,11 @@ CODE = Collection(
         Qrel(query_id="q1", doc_id="open", relevance=1),
         Qrel(query_id="q2", doc_id="sort", relevance=1),
     ),
+)
+
+needs_data = pytest.mark.skipif(
+    not os.environ.get("O1_DATA"),
+    reason="set O1_DATA to a folder with the BEIR folders scifact, cosqa, conala and mbpp",
 )
 
 ids = st.text(min_size=1, max_size=5)
@@ -99,10 +105,13 @@ def test_one_query_alone_cannot_be_shuffled():
         shuffled_thoughts({"q1": ["own"]})
 
 
-@pytest.mark.skipif(find_spec("bm25s") is not None, reason="the extra is installed")
-def test_bm25_without_its_extra_says_what_to_install():
-    with pytest.raises(MissingExtraError, match=r"pip install 'o1-bench\[bm25\]'"):
-        bm25(CODE)
+@pytest.mark.parametrize("package", ["bm25s", "Stemmer"])
+def test_bm25_without_its_extra_says_what_to_install(package):
+    code = f"import sys; sys.modules[{package!r}] = None; from o1_bench.retrieve import bm25; bm25(None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("o1_records.files.MissingExtraError: ")
+    assert last.endswith("pip install 'o1-bench[bm25]'")
 
 
 @pytest.mark.extra
@@ -136,11 +145,12 @@ def test_a_filler_thought_changes_no_bm25_hit():
 # wins: 0.1070 in file order (its test documents stand first in the file), 0.1046 on average over
 # random orders, 0.1024 in trec_eval's order, doc_id descending, which is the one we score.
 @pytest.mark.extra
-@pytest.mark.skipif("O1_DATA" not in os.environ, reason="O1_DATA names no folder of collections")
+@needs_data
 @pytest.mark.parametrize(
     ("name", "ndcg"), [("scifact", 0.6762), ("cosqa", 0.3200), ("conala", 0.4784), ("mbpp", 0.1024)]
 )
 def test_bm25_gives_the_known_figures(name, ndcg):
+    """Skipped unless O1_DATA names a folder with the BEIR folders scifact, cosqa, conala and mbpp."""
     collection = load_beir(Path(os.environ["O1_DATA"], name))
     metrics = score(collection.qrels, bm25(collection)(collection.queries, 100))
     assert means(metrics)["nDCG@10"] == pytest.approx(ndcg, abs=5e-5)

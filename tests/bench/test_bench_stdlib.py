@@ -3,66 +3,25 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
+from hashlib import sha256
 
 import pytest
 
 from o1_bench.datasets.beir import load_beir
-from o1_bench.datasets.functions import normalised
+from o1_bench.datasets.functions import Function, normalised
 from o1_bench.datasets.manifest import up_to_date
 from o1_bench.datasets.near_copies import NearCopies
-from o1_bench.datasets.sources import LEFT_OUT, installed_packages
-from o1_bench.datasets.stdlib import PACKAGE_FUNCTIONS, _inputs, build_stdlib, load_stdlib
+from o1_bench.datasets.selection import Selection, _package_functions
+from o1_bench.datasets.sources import LEFT_OUT, installed_packages, package_functions
+from o1_bench.datasets.stdlib import (
+    PACKAGE_FUNCTIONS,
+    _inputs,
+    build_stdlib,
+    load_stdlib,
+    write_selection,
+)
 from o1_records import InputError, Thought, read_jsonl
 from o1_records.beir import read_corpus, read_qrels, read_queries
-
-BORROWED = ("argparse", "configparser", "difflib", "ipaddress", "shutil", "tarfile", "textwrap")
-OWN = '''
-from pathlib import Path
-Path(__file__).with_name("was-run").touch()
-
-def brew(leaves, water):
-    """Brew a pot of oolong from whole leaves.
-
-    The water must not boil any more when it meets the leaves, or the tea turns bitter.
-    """
-    return water.pour(leaves)
-
-def refill(pot):
-    """Brew a pot of Oolong from whole leaves!"""
-    return pot.leaves
-'''
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Installed packages: one of its own, one that vendors the standard library, one broken."""
-    site = tmp_path_factory.mktemp("site-packages")
-    (site / "tea").mkdir()
-    (site / "tea" / "__init__.py").write_text(OWN)
-    (site / "tea" / "tests").mkdir()
-    (site / "tea" / "tests" / "cups.py").write_text(OWN.replace("brew", "sip"))
-    (site / "tea" / "broken.py").write_text("def f(:\n")
-    (site / "borrowed").mkdir()
-    for name in BORROWED:
-        source = Path(sysconfig.get_path("stdlib"), f"{name}.py").read_bytes()
-        (site / "borrowed" / f"{name}.py").write_bytes(source)
-    return site
-
-
-@pytest.fixture(scope="module")
-def built(site, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("built") / "stdlib"
-    build_stdlib(folder, sites=[site])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def held_out(built):
-    """The dev and test functions: every document that is relevant to one of their queries."""
-    relevant = {q.doc_id for split in ("dev", "test") for q in read_qrels(built, split)}
-    return [document for document in read_corpus(built) if document.doc_id in relevant]
 
 
 def test_there_are_500_test_and_300_dev_queries_each_with_a_human_thought(built):
@@ -123,10 +82,11 @@ def test_no_training_document_is_a_near_copy_of_a_dev_or_test_function(built, he
     assert not any(document.text in copies for document in read_corpus(built / "train"))
 
 
-def test_a_vendored_copy_teaches_only_what_dev_and_test_do_not_ask(built, held_out):
+def test_a_vendored_copy_teaches_only_what_dev_and_test_do_not_ask(built, site, held_out):
     train = {document.doc_id for document in read_corpus(built / "train")}
     asked = {f"borrowed.{document.doc_id}" for document in held_out}
-    borrowed = {one for one in asked if one.split(".")[1] in BORROWED}
+    vendored = {path.stem for path in (site / "borrowed").iterdir()}
+    borrowed = {one for one in asked if one.split(".")[1] in vendored}
     assert len(borrowed) > 10
     assert train.isdisjoint(borrowed)
     assert any(doc_id.startswith("borrowed.") for doc_id in train)
@@ -189,6 +149,50 @@ def test_the_revision_names_the_interpreter(built):
 def test_a_folder_without_its_manifest_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"collection\.json: missing or damaged"):
         load_stdlib(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"name": "\xff"}', b"{", b'{"name": 1}'])
+def test_a_folder_with_a_damaged_manifest_is_refused_and_not_up_to_date(tmp_path, content):
+    (tmp_path / "collection.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"collection\.json: missing or damaged"):
+        load_stdlib(tmp_path)
+    assert up_to_date(tmp_path, "") is None
+
+
+def test_a_build_that_is_cut_short_leaves_no_manifest_over_new_files(tmp_path):
+    functions = [
+        Function(f"m.{name}", f"def {name}(): ...", f"Open the {name} door.") for name in ("a", "b", "c")
+    ]
+    groups = [[function] for function in functions]
+    parts = {"test": groups[:1], "dev": groups[1:2], "own": functions[2:], "others": []}
+    write_selection(tmp_path, Selection(library=functions, **parts), "before")
+    assert len(load_stdlib(tmp_path)) == 3
+    (tmp_path / "queries.jsonl").unlink()
+    (tmp_path / "queries.jsonl").mkdir()  # which stops the second file of the build
+    with pytest.raises(OSError, match="directory"):
+        write_selection(tmp_path, Selection(library=functions[:2], **parts), "after")
+    assert len(list(read_corpus(tmp_path))) == 2
+    assert not (tmp_path / "collection.json").exists()
+
+
+def test_a_negative_limit_is_refused(tmp_path):
+    with pytest.raises(InputError, match="package_limit is -1"):
+        build_stdlib(tmp_path, sites=[], package_limit=-1)
+
+
+def test_of_the_last_package_those_of_least_sha256_are_taken_and_no_more_are_checked(site):
+    asked = []
+
+    def teaches(function):
+        asked.append(function.name)
+        return function.name != "tea.refill"
+
+    taken = _package_functions([site], 3, teaches, [], lambda _: None)
+    found = sorted(
+        package_functions(site, "borrowed", []), key=lambda one: sha256(one.name.encode()).digest()
+    )
+    assert [one.name for one in taken] == [one.name for one in found[:3]]
+    assert asked == [one.name for one in taken]
 
 
 def test_preferred_packages_come_first_and_installers_and_our_own_never(tmp_path):

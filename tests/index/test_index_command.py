@@ -12,6 +12,7 @@ from o1_records import Exclusion, trec, write_jsonl
 from o1_records.vectors import Encoder, VectorWriter
 
 ENCODER = Encoder(model="m", digest="abc", layout="o1", pooling="emb", max_length=64, role="document")
+QUERY_ENCODER = msgspec.structs.replace(ENCODER, role="query")
 RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.integers(-3, 4, size=(300, 6)).astype(np.float32) + 0.5
 IDS = [f"d{i}" for i in range(300)]
@@ -30,7 +31,7 @@ def write(folder, ids, vectors, owners=None, encoder=ENCODER):
 @pytest.fixture
 def folder(tmp_path):
     write(tmp_path / "documents", IDS, VECTORS)
-    write(tmp_path / "queries", NAMES, QUERIES, encoder=msgspec.structs.replace(ENCODER, role="query"))
+    write(tmp_path / "queries", NAMES, QUERIES, encoder=QUERY_ENCODER)
     return tmp_path
 
 
@@ -68,10 +69,21 @@ def test_excluded_documents_do_not_come_back(folder):
     assert sorted(found) == sorted(IDS[290:])
 
 
+def test_a_run_is_not_written_over_the_exclusions(folder):
+    built(folder)
+    write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q3", doc_id="d1")])
+    before = (folder / "excluded.jsonl").read_bytes()
+    options = {"index": "index", "vectors": "queries", "out": "./queries/../excluded.jsonl"}
+    done = run(folder, "search", excluded="excluded.jsonl", **options)
+    assert done.returncode == 4
+    assert "is the file of --excluded" in done.stderr
+    assert (folder / "excluded.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("fuse", ["max", "mean"])
 def test_several_vectors_of_a_query_make_one_ranking(folder, fuse):
     owners = [f"owner{i % 8}" for i in range(20)]
-    write(folder / "several", NAMES, QUERIES, owners=owners)
+    write(folder / "several", NAMES, QUERIES, owners=owners, encoder=QUERY_ENCODER)
     built(folder)
     done = run(folder, "search", index="index", vectors="several", k=9, out="run.txt", fuse=fuse)
     assert done.returncode == 0, done.stderr
@@ -97,7 +109,7 @@ def test_a_second_build_has_nothing_to_do_and_another_one_is_refused(folder):
 
 def test_another_encoder_is_refused_naming_both(folder):
     built(folder)
-    other = msgspec.structs.replace(ENCODER, model="another-model")
+    other = msgspec.structs.replace(QUERY_ENCODER, model="another-model", digest="def")
     write(folder / "other", NAMES, QUERIES, encoder=other)
     done = run(folder, "search", index="index", vectors="other", out="run.txt")
     assert done.returncode == 4
@@ -108,12 +120,13 @@ def test_another_encoder_is_refused_naming_both(folder):
 
 def test_bad_input_ends_in_one_sentence(folder):
     built(folder)
-    write(folder / "narrow", NAMES, QUERIES[:, :5])
+    write(folder / "narrow", NAMES, QUERIES[:, :5], encoder=QUERY_ENCODER)
     path = folder / "index" / "index.faiss"
     for changes, code, message in [
         ({"vectors": "narrow"}, 4, "the queries have 5 dimensions, the index has 6"),
         ({"index": "no-index"}, 4, "no-index/manifest.json: No such file"),
         ({"k": 0}, 2, "0 is not 1 or more"),
+        ({"vectors": "documents"}, 4, "encoded as documents"),
         ({"device": "tpu"}, 4, "device 'tpu' is none of"),
         ({"index": "index"}, 4, "index/index.faiss: damaged"),
     ]:

@@ -200,8 +200,16 @@ def test_an_encoder_of_another_model_is_refused_naming_both(saved):
 
     settings = open_index(saved).settings
     settings.refuse_other_encoder(msgspec.structs.replace(ENCODER, role="query", thoughts="3"))
-    for other in (msgspec.structs.replace(ENCODER, model="another"), None):
+    for other in (msgspec.structs.replace(ENCODER, model="another", digest="def"), None):
         with pytest.raises(InputError) as caught:
             settings.refuse_other_encoder(other)
         assert repr(other) in str(caught.value)
         assert repr(ENCODER) in str(caught.value)
+
+
+def test_vectors_of_documents_are_not_searched_for(saved):
+    import msgspec
+
+    documents = msgspec.structs.replace(ENCODER, role="document")
+    with pytest.raises(InputError, match="encoded as documents; give a folder of query vectors"):
+        open_index(saved).settings.refuse_other_encoder(documents)

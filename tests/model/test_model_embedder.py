@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_model import Embedder, Thinking, aggregate
-from o1_model.layout import query_row, text_ids
+from o1_model.batch import collate, prefix_mask
+from o1_model.layout import document_row, query_row, text_ids
 from o1_model.stream import embed_stream
 from o1_model.think import nucleus
 from o1_records import Document, InputError, Query
@@ -98,7 +99,7 @@ def test_a_saved_checkpoint_gives_the_same_vectors(embedder, tmp_path):
     again = Embedder.from_pretrained(tmp_path)
     np.testing.assert_allclose(again.encode_query(TEXTS, thoughts=[["read bytes"]] * 5), before, atol=1e-6)
     assert again.layout == embedder.layout
-    assert again.digest != Embedder.from_pretrained(tmp_path).digest[::-1]
+    assert again.digest == Embedder.from_pretrained(tmp_path).digest != ""
 
 
 def test_the_fingerprint_changes_with_any_weight(llama, tmp_path):
@@ -186,3 +187,54 @@ def test_a_stream_cannot_continue_with_another_corpus(llama, tmp_path):
     embed_stream(VectorWriter(tmp_path / "v"), first, llama.encode_document)
     with pytest.raises(InputError, match=r"holds .*'a'.*the input now has .*'b'"):
         embed_stream(VectorWriter(tmp_path / "v"), [Document(doc_id="b", text="x")], llama.encode_document)
+
+
+def test_a_string_is_not_a_list_of_thoughts(llama):
+    with pytest.raises(InputError, match="a list of thoughts, not a string"):
+        llama.encode_query(TEXTS[:1], thoughts=["read bytes"])
+    alone = llama.encode_query(TEXTS[0], thoughts=["read bytes"])
+    np.testing.assert_allclose(alone, llama.encode_query(TEXTS[:1], thoughts=[["read bytes"]])[0], atol=1e-6)
+
+
+def test_a_thought_never_outgrows_the_layout(llama):
+    traces = llama.decode(QUERIES[:1], Thinking(samples=2, max_tokens=500, temperature=3.0))[1]
+    assert max(len(trace.token_ids) for trace in traces[0]) <= llama.layout.thought_length
+
+
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"max_tokens": 0}, {"top_p": 0.0}, {"temperature": -1.0}])
+def test_thinking_that_cannot_be_sampled_is_refused(wrong):
+    with pytest.raises(InputError, match=f"cannot think with {next(iter(wrong))}"):
+        Thinking(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"readout": "men"}, "Invalid enum value 'men'"),
+        ({"query_length": -5}, "`int` >= 1"),
+        ({"document_length": 100_000}, "the model takes 2048"),
+    ],
+)
+def test_an_impossible_layout_is_refused(plain_models, wrong, complaint):
+    with pytest.raises(InputError, match=complaint):
+        Embedder.from_backbone(plain_models["llama"], **wrong)
+
+
+def test_rows_of_an_unfinished_run_beyond_the_new_input_are_refused(llama, tmp_path):
+    documents = [Document(doc_id=f"d{n}", text="open") for n in range(4)]
+    embed_stream(VectorWriter(tmp_path / "v"), documents, llama.encode_document, shard_rows=2)
+    with pytest.raises(InputError, match="holds 4 rows, the input now has 2"):
+        embed_stream(VectorWriter(tmp_path / "v"), documents[:2], llama.encode_document, shard_rows=2)
+
+
+def test_under_prefix_attention_queries_are_read_both_ways_and_never_see_the_thought(plain_models):
+    model = Embedder.from_backbone(plain_models["llama"], attention="prefix", thought_length=12)
+    ids = text_ids(model.tokenizer, ["open a zip file", "read bytes"])
+    batch = collate([query_row(model.layout, *ids), document_row(model.layout, ids[0])], 0)
+    seen = prefix_mask(batch)[:, 0]
+    first, last = int(batch.first[0]), int(batch.last[0])
+    assert seen[0, : first + 1, : first + 1].all()
+    assert not seen[0, : first + 1, first + 1 :].any()
+    assert seen[0, last, : last + 1].all()
+    assert not seen[0, first + 2, first + 3]
+    assert seen[1, : batch.last[1] + 1, : batch.last[1] + 1].all()

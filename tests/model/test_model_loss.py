@@ -60,7 +60,7 @@ def test_no_rows_and_no_labels_give_zero_and_still_a_gradient():
     loss = embed_loss(torch.empty(0, 4), documents, torch.empty(0, dtype=torch.long))
     loss = loss + think_loss(torch.nn.Identity(), documents[:0], torch.empty(0, dtype=torch.long))
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert documents.grad.abs().sum() == 0
 
 
@@ -107,7 +107,7 @@ def _loss(embedder, examples, chunk_tokens=4096):
     terms = model(collator(examples)["batch"])
     terms["loss"].backward()
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {name: float(value) for name, value in terms.items()}, gradient
+    return {name: value.item() for name, value in terms.items()}, gradient
 
 
 @settings(max_examples=5, deadline=None)
@@ -132,8 +132,9 @@ def test_grouping_by_length_changes_neither_loss_nor_gradient(embedder):
     parts, in_parts = _loss(embedder, examples, chunk_tokens=24)
     assert parts == pytest.approx(whole, rel=1e-5)
     assert gradient.keys() == in_parts.keys()
-    for name, value in gradient.items():
-        torch.testing.assert_close(in_parts[name], value, rtol=1e-4, atol=1e-6)
+    # of the whole gradient: some of its parts are exactly zero but for rounding (a key's bias)
+    difference = torch.cat([(in_parts[name] - value).flatten() for name, value in gradient.items()])
+    assert difference.norm() <= 1e-5 * torch.cat([value.flatten() for value in gradient.values()]).norm()
 
 
 def test_a_batch_without_any_thought_is_an_ordinary_batch(embedder):

@@ -136,8 +136,14 @@ def test_an_unfinished_folder_is_continued_and_not_published_before(tmp_path):
 def test_another_encoder_cannot_continue_a_folder(tmp_path):
     VectorWriter(tmp_path / "v", encoder=ENCODER).write(["a"], _unit(1))
     other = Encoder(model="other", digest="0", layout="o1", pooling="mean", max_length=8)
-    with pytest.raises(InputError, match=r"was begun by .*'m'.*this is .*'other'"):
+    with pytest.raises(InputError, match=r"was made with encoder .*'m'.*this is .*'other'"):
         VectorWriter(tmp_path / "v", encoder=other)
+
+
+def test_another_input_cannot_continue_a_folder(tmp_path):
+    VectorWriter(tmp_path / "v", source="corpus 1").write(["a"], _unit(1))
+    with pytest.raises(InputError, match="made with input corpus 1, this is corpus 2"):
+        VectorWriter(tmp_path / "v", source="corpus 2")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,7 @@ def test_every_flipped_bit_in_a_shard_is_noticed(tmp_path):
     writer.write(["a", "b"], _unit(2))
     folder = writer.close().folder
     generator = random.Random(0)
-    for name in ("shard-00000.safetensors", "shard-00000.ids.json"):
+    for name in ("shard-00000.safetensors", "shard-00000.ids.json", "manifest.json"):
         content = (folder / name).read_bytes()
         for _ in range(50):
             flipped = bytearray(content)
@@ -180,6 +186,25 @@ def test_every_flipped_bit_in_a_shard_is_noticed(tmp_path):
 def _read_all(folder):
     vectors = VectorSet(folder)
     return vectors.ids(), vectors.load()
+
+
+def test_a_beir_folder_cannot_hold_what_it_cannot_give_back(tmp_path):
+    documents = [Document(doc_id="d", text="x")]
+    with pytest.raises(InputError, match="'d' stands twice"):
+        beir.write_beir(tmp_path, documents=documents * 2, queries=[], qrels={})
+    asked = [Query(query_id="q", text="x", instruction="find")]
+    with pytest.raises(InputError, match="cannot hold its instruction"):
+        beir.write_beir(tmp_path, documents=documents, queries=asked, qrels={})
+    judged = [Qrel(query_id="q", doc_id="a\tb", relevance=1)]
+    with pytest.raises(InputError, match="tab"):
+        beir.write_beir(tmp_path, documents=documents, queries=[], qrels={"test": judged})
+
+
+def test_bm25_refuses_a_corpus_without_terms_and_an_unknown_language():
+    with pytest.raises(InputError, match="none of the 1 documents has a term"):
+        BM25([Document(doc_id="d", text="the and")])
+    with pytest.raises(InputError, match="no stemmer for 'klingon'"):
+        BM25(CORPUS, language="klingon")
 
 
 CORPUS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -68,6 +69,49 @@ def test_exemplars_reach_the_model_but_not_for_their_own_query(serve, tmp_path):
     assert "the gold passage" in server.prompts[-1]
     assert main([*common, "--out", str(tmp_path / "t2.jsonl"), "--qrels", folder]) == 0
     assert "the gold passage" not in server.prompts[-1]
+
+
+def test_without_a_split_the_positives_of_every_split_stay_out_of_the_prompt(serve, tmp_path):
+    server = serve()
+    folder = beir_folder(tmp_path)
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\na\te\t1\n")
+    pool, examples = tmp_path / "examples.jsonl", []
+    gold = {"d": "passage for b", "e": "passage for a"}
+    for name, text in gold.items():
+        query = Query(query_id=f"z{name}", text=f"why {name}")
+        examples.append(Example(query=query, positives=(Document(doc_id=name, text=text),)))
+    write_jsonl(pool, examples)
+    common = ["think", "--queries", str(folder), "--qrels", str(folder), "--samples", "1"]
+    common += ["--base-url", server.base_url, "--model", "echo", "--out", str(tmp_path / "t.jsonl")]
+    assert main([*common, "--exemplars", str(pool), "--exemplar-count", "2"]) == 0
+    shown = {prompt.split()[-2]: set(re.findall("passage for .", prompt)) for prompt in server.prompts}
+    assert shown == {"a": {"passage for b"}, "b": {"passage for a"}}
+
+
+@pytest.mark.parametrize(
+    ("queries", "out"),
+    [
+        ("q.jsonl", "q.jsonl"),
+        ("q.jsonl", "qrels/../q.jsonl"),
+        ("q.jsonl", "link.jsonl"),
+        (".", "queries.jsonl"),
+        (".", "qrels/train.tsv"),
+        ("t.jsonl.failures.jsonl", "t.jsonl"),
+        ("q.jsonl", "docstrings.jsonl"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused_before_anything_is_written(tmp_path, capsys, queries, out):
+    beir_folder(tmp_path)
+    for name in ("q.jsonl", "t.jsonl.failures.jsonl"):
+        write_jsonl(tmp_path / name, [Query(query_id="a", text="t")])
+    (tmp_path / "link.jsonl").symlink_to("q.jsonl")
+    given = ["--queries", str(tmp_path / queries), "--docstrings", docstrings(tmp_path)]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["think", *given, "--out", str(tmp_path / out)]) == 4
+    error = capsys.readouterr().err
+    assert "would write over" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.rglob("*.job"))
 
 
 @pytest.mark.parametrize(

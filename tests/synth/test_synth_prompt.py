@@ -43,10 +43,10 @@ def squeezed(text):
     st.integers(0, 5),
     st.integers(0, 3),
 )
-def test_a_prompt_never_shows_a_query_its_own_positive(examples, qrels, query, shots, seed):
-    prompt = Prompt(examples=examples, qrels=qrels, shots=shots, seed=seed)
+def test_a_prompt_never_shows_a_query_its_own_positive(examples, qrels, query, count, seed):
+    prompt = Prompt(examples=examples, qrels=qrels, exemplar_count=count, seed=seed)
     shown = prompt.exemplars(query)
-    assert len(shown) <= shots
+    assert len(shown) <= count
     own = [
         document
         for example in examples
@@ -71,13 +71,13 @@ POOL = [example(f"q{n}", f"passage {n}") for n in range(20)]
 
 
 def test_as_many_exemplars_as_asked_for_are_drawn_per_query():
-    prompt = Prompt(examples=POOL, shots=3)
+    prompt = Prompt(examples=POOL, exemplar_count=3)
     drawn = {name: prompt.exemplars(Query(query_id=name, text="t")) for name in ("x", "y", "z")}
     assert all(len(set(exemplars)) == 3 for exemplars in drawn.values())
     assert len({tuple(exemplars) for exemplars in drawn.values()}) > 1
-    again = Prompt(examples=POOL, shots=3)
+    again = Prompt(examples=POOL, exemplar_count=3)
     assert again.exemplars(Query(query_id="x", text="t")) == drawn["x"]
-    assert len(Prompt(examples=POOL, shots=50).exemplars(POOL[0].query)) == 19
+    assert len(Prompt(examples=POOL, exemplar_count=50).exemplars(POOL[0].query)) == 19
 
 
 def test_a_copy_of_a_positive_known_only_by_its_id_is_not_shown_either():
@@ -89,7 +89,7 @@ def test_a_copy_of_a_positive_known_only_by_its_id_is_not_shown_either():
 
 def test_the_message_holds_task_exemplars_instruction_and_query():
     query = Query(query_id="x", text="open a zip file", instruction="Find code.")
-    (message,) = Prompt(examples=POOL, shots=2).messages(query)
+    (message,) = Prompt(examples=POOL, exemplar_count=2).messages(query)
     assert message["role"] == "user"
     assert message["content"].startswith(TASK)
     assert len(re.findall(r"passage \d+", message["content"])) == 2
@@ -112,7 +112,7 @@ def test_the_digest_names_everything_that_shapes_a_prompt():
     digests = [
         digest(),
         digest("Other task."),
-        digest(shots=2),
+        digest(exemplar_count=2),
         digest(seed=1),
         digest(examples=POOL[1:]),
         digest(qrels=qrels),
@@ -121,6 +121,6 @@ def test_the_digest_names_everything_that_shapes_a_prompt():
     assert digest() == digests[0]
 
 
-def test_a_negative_number_of_shots_is_refused():
-    with pytest.raises(InputError, match="shots is -1"):
-        Prompt(shots=-1)
+def test_a_negative_number_of_exemplars_is_refused():
+    with pytest.raises(InputError, match="exemplar_count is -1"):
+        Prompt(exemplar_count=-1)

@@ -88,6 +88,7 @@ def test_the_command_elects_from_jsonl_files(folder):
     examples = list(read_jsonl(folder / "elected.jsonl", Example))
     assert examples[0].positives == (DOCUMENTS[0],)
     assert "3 examples, 2 with a thought" in done.stderr
+    assert "bm25: 100%" in done.stderr
 
 
 def test_the_command_elects_what_the_function_elects(folder):
@@ -101,6 +102,19 @@ def test_the_command_elects_what_the_function_elects(folder):
         rule=lambda ballots: mean_rank(ballots, abstain=True),
     )
     assert list(read_jsonl(folder / "elected.jsonl", Example)) == election.examples
+
+
+def test_the_function_shows_the_progress_of_each_member_on_request_only(capsys):
+    def run_election(**options):
+        members = [BM25Member(DOCUMENTS, name=name) for name in ("first", "second")]
+        elect(QUERIES, THOUGHTS, qrels=QRELS, documents=DOCUMENTS, members=members, **options)
+        return capsys.readouterr().err
+
+    assert run_election() == ""
+    shown = run_election(progress=True)
+    assert "first: 100%" in shown
+    assert "second: 100%" in shown
+    assert shown.count(" 7/7 ") == 2
 
 
 def test_the_command_reads_beir_folders_and_trec_qrels(folder):
@@ -151,17 +165,20 @@ def test_queries_without_positives_are_refused_or_listed_with_a_reason(folder):
         ({"member": "bm52"}, 2, "'bm52' is none of bm25, static, st:MODEL"),
         ({"member": "st:"}, 2, "'st:' is none of"),
         ({"qrels": "."}, 4, "qrels/train.tsv: No such file"),
-        ({"ballots": "elected.jsonl"}, 4, "need different files"),
+        ({"ballots": "elected.jsonl"}, 4, "--ballots elected.jsonl is the same file as that of --out"),
+        ({"out": "./thoughts.jsonl"}, 4, "--out thoughts.jsonl is the same file as that of --thoughts"),
+        ({"reasons": "corpus.jsonl"}, 4, "is the same file as that of --corpus"),
+        ({"queries": ".", "out": "queries.jsonl"}, 4, "is the same file as that of --queries"),
         ({"queries": "corpus.jsonl"}, 4, "corpus.jsonl:1: "),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_nothing_is_written(folder, changes, code, message):
-    before = sorted(folder.iterdir())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     done = run(folder, **changes)
     assert done.returncode == code
     assert any(part in done.stderr.splitlines()[-1] for part in message.split("|")), done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(folder.iterdir()) == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_broken_line_names_file_line_and_field(folder):

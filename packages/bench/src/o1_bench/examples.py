@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ir_measures
@@ -52,19 +52,10 @@ def worked_examples(
     """
     runs = to_dict(before), to_dict(after)
     values = [_values(collection, run, measure) for run in runs]
-    texts: dict[str, str] = {}
-    for thought in thoughts:
-        texts.setdefault(thought.query_id, thought.text)
+    texts = _first_texts(thoughts)
     chosen = _moved_most({q: values[1][q] - values[0][q] for q in values[0] if q in texts}, count)
-    ranked = [_ranked(run, chosen, top, collection) for run in runs]
-    wanted = {hit.doc_id for hits in ranked for best in hits.values() for hit in best}
-    documents = {d.doc_id: d.full_text for d in collection.documents if d.doc_id in wanted}
-    relevant = {qrel.key for qrel in collection.qrels if qrel.relevance > 0}
+    shown = _shown([_ranked(run, chosen, top, collection) for run in runs], collection)
     queries = {query.query_id: query.text for query in collection.queries}
-    shown = [
-        {q: tuple(_shown(hit, documents, relevant) for hit in best) for q, best in hits.items()}
-        for hits in ranked
-    ]
     return [
         WorkedExample(
             query=queries[query_id],
@@ -77,6 +68,13 @@ def worked_examples(
         )
         for query_id in chosen
     ]
+
+
+def _first_texts(thoughts: Iterable[Thought]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for thought in thoughts:
+        texts.setdefault(thought.query_id, thought.text)
+    return texts
 
 
 def _values(
@@ -106,10 +104,17 @@ def _ranked(
     return best
 
 
-def _shown(hit: Hit, documents: Mapping[str, str], relevant: set[tuple[object, ...]]) -> Shown:
-    return Shown(
-        rank=hit.rank,
-        doc_id=hit.doc_id,
-        text=documents.get(hit.doc_id, "")[:400],
-        relevant=(hit.query_id, hit.doc_id) in relevant,
-    )
+def _shown(
+    runs: Sequence[Mapping[str, Sequence[Hit]]], collection: Collection
+) -> list[dict[str, tuple[Shown, ...]]]:
+    """The hits of each query in each run as a reader sees them, from one pass over the corpus."""
+    wanted = {hit.doc_id for run in runs for best in run.values() for hit in best}
+    texts = {d.doc_id: d.full_text[:400] for d in collection.documents if d.doc_id in wanted}
+    relevant = {qrel.key for qrel in collection.qrels if qrel.relevance > 0}
+
+    def seen(hit: Hit) -> Shown:
+        is_relevant = (hit.query_id, hit.doc_id) in relevant
+        text = texts.get(hit.doc_id, "")
+        return Shown(rank=hit.rank, doc_id=hit.doc_id, text=text, relevant=is_relevant)
+
+    return [{query_id: tuple(map(seen, best)) for query_id, best in run.items()} for run in runs]

@@ -138,7 +138,7 @@ def load_result(path: str | Path) -> Result:
     path = _file(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Result)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"{path}: not a whole result: {error}; make it again") from error
 
 

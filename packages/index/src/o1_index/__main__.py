@@ -85,6 +85,8 @@ def _refuse_another(options: argparse.Namespace, vectors: VectorSet) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    if options.excluded and options.out.exists() and options.out.samefile(options.excluded):
+        raise InputError(f"--out {options.out} is the file of --excluded; choose another name")
     queries = VectorSet(options.vectors)
     index = open_index(options.index, mmap=options.mmap, device=options.device)
     index.settings.refuse_other_encoder(queries.manifest.encoder)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from o1_index import store
 from o1_index.engine import new_engine, refusals, set_parameters
 from o1_index.gpu import Accelerator, accelerate, to_cpu
-from o1_index.hits import Excluded, Hits, Names, Rows, Scores, best, names_of
+from o1_index.hits import Excluded, Hits, Names, Rows, Scores, best, names_of, rows_of
 from o1_index.settings import Metric, Settings
 from o1_index.vectors import Matrix, checked
 from o1_records import InputError, sha256_file
@@ -79,7 +79,7 @@ class Index:
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for 1 document or more")
-        names_of(query_ids)
+        rows_of(query_ids)  # refuses what cannot name a query
         metric = self.settings.metric
         vectors = checked(query_ids, query_vectors, metric, "the queries", self.dim)
         banned = [self.names.excluded_rows(query_id, excluded) for query_id in query_ids]

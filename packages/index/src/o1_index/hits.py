@@ -65,13 +65,7 @@ class Names:
 
 def names_of(ids: Sequence[str]) -> Names:
     """Index the ids. Raises InputError for one that stands twice or is no text."""
-    rows: dict[str, int] = {}
-    for row, name in enumerate(ids):
-        if not isinstance(name, str) or not name:
-            raise InputError(f"id {quoted(name)} in row {row} is not a text; give each vector a str")
-        if name in rows:
-            raise InputError(f"id {quoted(name)} stands twice (rows {rows[name]} and {row})")
-        rows[name] = row
+    rows = rows_of(ids)
     array: NDArray[Any] = np.empty(len(ids), dtype=object)
     array[:] = list(ids)
     places = np.empty(len(ids), dtype=np.int64)
@@ -79,11 +73,25 @@ def names_of(ids: Sequence[str]) -> Names:
     return Names(array, rows, places)
 
 
+def rows_of(ids: Sequence[str]) -> dict[str, int]:
+    """The row of each id. Raises InputError for one that stands twice or is no text."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"id {quoted(name)} in row {row} is not a text; give each vector a str")
+        if name in rows:
+            raise InputError(f"id {quoted(name)} stands twice (rows {rows[name]} and {row})")
+        rows[name] = row
+    return rows
+
+
 def best(names: Names, rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:
     """Order candidates [queries, any] (row -1: none) by the total order and keep the first k."""
     scores = np.where(rows >= 0, scores, np.float32(-np.inf))
     # most rows come strictly descending already; only the others pay for a sort
     mixed = np.flatnonzero(~(scores[:, :-1] > scores[:, 1:]).all(axis=1))
+    if not len(mixed):
+        return rows[:, :k], scores[:, :k]
     places = np.where(rows[mixed] >= 0, names.places[rows[mixed]], -1)
     order = np.lexsort((-places, -scores[mixed]), axis=-1)
     rows = rows.copy()

@@ -28,8 +28,15 @@ class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InputError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
 
     def refuse_other_encoder(self, encoder: Encoder | None) -> None:
-        """Raise InputError, naming both, unless `encoder`'s vectors can be compared with these."""
+        """Raise InputError unless `encoder`'s vectors can be searched for here.
+
+        They cannot when another encoder made them (both are named) or when they are documents'.
+        """
         mine = self.encoder
         same = mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
         if not same:
             raise InputError(f"the queries were encoded by {encoder}, the index holds {mine}")
+        if encoder is not None and encoder.role == "document":
+            raise InputError(
+                "the vectors to search for were encoded as documents; give a folder of query vectors"
+            )

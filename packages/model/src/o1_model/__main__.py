@@ -12,9 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from o1_model import Embedder, Thinking, __version__
-from o1_model.embedder import Vectors
+from o1_model.aggregate import Vectors
 from o1_model.stream import batched, embed_stream
 from o1_records import (
+    InputError,
     Query,
     Thought,
     open_documents,
@@ -24,7 +25,7 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
-from o1_records.vectors import VectorWriter
+from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--model", required=True, help="folder of a checkpoint")
         command.add_argument("--split", help="of a BEIR folder, only the queries this split judges")
         command.add_argument("--samples", type=int, default=3)
-        command.add_argument("--max-tokens", type=int, default=64)
+        command.add_argument("--max-tokens", type=int, default=64, help="the layout may keep fewer")
         command.add_argument("--temperature", type=float, default=0.7)
         command.add_argument("--top-p", type=float, default=0.9)
         command.add_argument("--seed", type=int, default=0)
@@ -79,34 +80,61 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _think(args: argparse.Namespace) -> int:
-    if _done(args.out):
-        return 0
     embedder = Embedder.from_pretrained(args.model, device=args.device)
     queries = list(open_queries(args.queries, args.split))
-    thinking = _thinking(args)
-    thoughts: list[Thought] = []
-    with tqdm(total=len(queries), unit="query", desc="think") as progress:
-        for batch in batched(queries, 64):
-            thoughts += embedder.think(batch, thinking)
-            progress.update(len(batch))
-    write_jsonl(args.out, thoughts)
+    thinking = embedder.capped(_thinking(args))
+    if Path(args.out).exists():
+        thoughts = _thoughts_of_this_run(args.out, embedder, thinking, queries)
+    else:
+        thoughts = []
+        with tqdm(total=len(queries), unit="query", desc="think") as progress:
+            for batch in batched(queries, 64):
+                thoughts += embedder.think(batch, thinking)
+                progress.update(len(batch))
+        write_jsonl(args.out, thoughts)
     blank = len(queries) * thinking.samples - len(thoughts)
     if blank:
         print(f"{blank} thoughts came out blank and were left out", file=sys.stderr)
     return 3 if blank else 0
 
 
+def _thoughts_of_this_run(
+    out: str, embedder: Embedder, thinking: Thinking, queries: Sequence[Query]
+) -> list[Thought]:
+    """What an earlier run wrote. Raises InputError when another model, sampling or query set did."""
+    thoughts = list(read_jsonl(out, Thought))
+    asked = {query.query_id for query in queries}
+    ours = (embedder.digest, thinking.temperature, thinking.top_p, thinking.max_tokens, thinking.seed)
+    for thought in thoughts:
+        made = thought.source
+        theirs = (made.revision, made.temperature, made.top_p, made.max_tokens, made.seed)
+        if theirs != ours or thought.query_id not in asked:
+            raise InputError(
+                f"{out}: has thought {thought.thought_id!r} of model {made.model!r} with {theirs}, "
+                f"this run is {embedder.name!r} with {ours}; remove the file or choose another name"
+            )
+    print(f"{out} is there already; nothing to do", file=sys.stderr)
+    return thoughts
+
+
 def _embed(args: argparse.Namespace) -> int:
-    if _done(args.out):
-        return 0
+    if args.with_query and not (args.think or args.thoughts):
+        raise InputError("--with-query averages v_q with thoughts; give --think or --thoughts too")
     embedder = Embedder.from_pretrained(args.model, device=args.device)
     if args.corpus:
-        encoder = embedder.fingerprint(role="document")
-        writer = VectorWriter(args.out, encoder=encoder)
-        embed_stream(writer, open_documents(args.corpus), embedder.encode_document)
+        encoder, source = embedder.fingerprint(role="document"), input_digest(args.corpus, "corpus.jsonl")
     else:
         encode, thoughts = _query_encoder(embedder, args)
-        writer = VectorWriter(args.out, encoder=embedder.fingerprint(role="query", thoughts=thoughts))
+        encoder = embedder.fingerprint(role="query", thoughts=thoughts)
+        source = f"{input_digest(args.queries, 'queries.jsonl')} {args.split or ''}".strip()
+    if Path(args.out).exists():
+        refuse_other_origin(VectorSet(args.out), encoder, source)
+        print(f"{args.out} is there already; nothing to do", file=sys.stderr)
+        return 0
+    writer = VectorWriter(args.out, encoder=encoder, source=source)
+    if args.corpus:
+        embed_stream(writer, open_documents(args.corpus), embedder.encode_document)
+    else:
         embed_stream(writer, open_queries(args.queries, args.split), encode)
     writer.close()
     return 0
@@ -116,21 +144,32 @@ def _query_encoder(
     embedder: Embedder, args: argparse.Namespace
 ) -> tuple[Callable[[Sequence[Query]], Vectors], str]:
     """How to encode queries, and what to call the thoughts in the fingerprint."""
+    mean = " with v_q" if args.with_query else ""
     if args.think:
-        thinking = _thinking(args)
+        thinking = embedder.capped(_thinking(args))
         encode = partial(embedder.encode_query, think=thinking, with_query=args.with_query)
-        return encode, repr(thinking)
+        return encode, f"{thinking}{mean}"
     if not args.thoughts:
         return embedder.encode_query, ""
     own: defaultdict[str, list[str]] = defaultdict(list)
     for thought in read_jsonl(args.thoughts, Thought):
         own[thought.query_id].append(thought.text)
+    if not any(query.query_id in own for query in open_queries(args.queries, args.split)):
+        raise InputError(
+            f"{args.thoughts}: none of its {len(own)} queries is in {args.queries}; "
+            "do the thoughts belong to these queries?"
+        )
 
     def encode_with_thoughts(queries: Sequence[Query]) -> Vectors:
         texts = [own.get(query.query_id, []) for query in queries]
         return embedder.encode_query(queries, thoughts=texts, with_query=args.with_query)
 
-    return encode_with_thoughts, f"sha256:{sha256_file(args.thoughts)}"
+    return encode_with_thoughts, f"sha256:{sha256_file(args.thoughts)}{mean}"
+
+
+def input_digest(path: str, name: str) -> str:
+    """sha256 of a file of records, or of the file `name` of a BEIR folder."""
+    return f"sha256:{sha256_file(Path(path) / name if Path(path).is_dir() else path)}"
 
 
 def _thinking(args: argparse.Namespace) -> Thinking:
@@ -141,12 +180,6 @@ def _thinking(args: argparse.Namespace) -> Thinking:
         top_p=args.top_p,
         seed=args.seed,
     )
-
-
-def _done(out: str) -> bool:
-    if Path(out).exists():
-        print(f"{out} is there already; nothing to do", file=sys.stderr)
-    return Path(out).exists()
 
 
 if __name__ == "__main__":

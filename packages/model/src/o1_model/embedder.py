@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from o1_model.aggregate import Vectors, aggregate, stacked
 from o1_model.backbone import Backbone, grow_vocabulary, load_lm, load_tokenizer
 from o1_model.batch import Batch, by_length, collate
+from o1_model.checkpoint import checkpoint_digest
 from o1_model.data import pad_token_id, query_text
 from o1_model.layout import (
     Layout,
@@ -28,10 +29,9 @@ from o1_model.layout import (
 )
 from o1_model.pooling import READ_OUTS, normalise
 from o1_model.think import Thinking, Trace, think_rows
-from o1_records import Document, InputError, Query, Source, Thought, sha256_file
+from o1_records import Document, InputError, Query, Source, Thought
 from o1_records.vectors import Encoder
 
-Vectors = NDArray[np.float32]
 BATCH_TOKENS = 4096
 
 
@@ -87,6 +87,7 @@ class Embedder:
         tokenizer = load_tokenizer(name_or_path, revision=revision)
         lm = load_lm(name_or_path, revision=revision)
         layout = new_layout(tokenizer, **layout_settings)
+        _refuse_longer_than(lm, layout)
         grow_vocabulary(lm, tokenizer)
         name = Path(name_or_path).name
         return cls(Backbone(lm, layout.control_ids), layout, tokenizer, name=name)
@@ -120,30 +121,34 @@ class Embedder:
         self,
         queries: str | Sequence[str] | Sequence[Query],
         *,
-        thoughts: Sequence[Sequence[str]] | None = None,
+        thoughts: Sequence[Sequence[str]] | Sequence[str] | None = None,
         think: Thinking | None = None,
         with_query: bool = False,
     ) -> Vectors:
         """Vectors of queries: v_q, or the normalised mean of v_t over each query's thoughts.
 
-        `thoughts` gives each query its thoughts (none: v_q; an empty string: an empty thought);
-        `think` lets the model write them. `with_query` adds v_q to the mean.
+        `thoughts` gives each query its list of thoughts (none: v_q; an empty string: an empty
+        thought); for a single string it is that list. `think` lets the model write them.
+        `with_query` adds v_q to the mean.
         """
         if thoughts is not None and think is not None:
             raise InputError("give thoughts or think, not both")
         if isinstance(queries, str):
-            every = self.encode_query([queries], thoughts=thoughts, think=think, with_query=with_query)
+            own = None if thoughts is None else [[str(text) for text in thoughts]]
+            every = self.encode_query([queries], thoughts=own, think=think, with_query=with_query)
             vector: Vectors = every[0]
             return vector
         if think is not None:
             v_q, traces = self.decode(_queries(queries), think)
-            stacks = [torch.stack([t.vector for t in row]).cpu().numpy() for row in traces]
-            return aggregate(v_q, stacks, with_query=with_query)
+            return aggregate(v_q, stacked(traces), with_query=with_query)
         if thoughts is None:
             return self._encode(self._query_rows(queries, [None] * len(queries)))
         if len(thoughts) != len(queries):
             raise InputError(f"{len(queries)} queries but thoughts for {len(thoughts)}")
-        return self._encode_with_thoughts(queries, thoughts, with_query)
+        lists = [list(own) for own in thoughts if not isinstance(own, str)]
+        if len(lists) != len(queries):
+            raise InputError("give each query a list of thoughts, not a string")
+        return self._encode_with_thoughts(queries, lists, with_query)
 
     def encode_document(self, documents: str | Sequence[str] | Sequence[Document]) -> Vectors:
         """Vectors of documents (title and text, when they are records)."""
@@ -153,6 +158,7 @@ class Embedder:
         texts = [d if isinstance(d, str) else d.full_text for d in documents]
         return self._encode([document_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)])
 
+    # the names that BEIR and FlagEmbedding call
     encode_queries = encode_query
     encode_corpus = encode_document
 
@@ -172,7 +178,12 @@ class Embedder:
         ]
 
     def decode(self, queries: Sequence[Query], thinking: Thinking) -> tuple[Vectors, list[list[Trace]]]:
-        """v_q [queries, dim] and the decoded thoughts of each query with their v_t."""
+        """v_q [queries, dim] and the decoded thoughts of each query with their v_t.
+
+        Thoughts end at the layout's `thought_length`, whatever `max_tokens` allows: encoded again
+        they would be cut there.
+        """
+        thinking = self.capped(thinking)
         texts = text_ids(self.tokenizer, [query_text(query) for query in queries])
         prompts = [prompt_row(self.layout, ids) for ids in texts]
         vectors = np.zeros((len(queries), self.dim), dtype=np.float32)
@@ -193,6 +204,10 @@ class Embedder:
                 traces[index] = row
         return vectors, traces
 
+    def capped(self, thinking: Thinking) -> Thinking:
+        """The same with no more tokens than the layout keeps of a thought."""
+        return replace(thinking, max_tokens=min(thinking.max_tokens, self.layout.thought_length))
+
     def _thought(self, query: Query, sample: int, trace: Trace, thinking: Thinking) -> Thought | None:
         decoded = self.tokenizer.decode(list(trace.token_ids), skip_special_tokens=True)
         text = str(decoded).strip()
@@ -203,7 +218,7 @@ class Embedder:
             revision=self.digest,
             temperature=thinking.temperature,
             top_p=thinking.top_p,
-            max_tokens=thinking.max_tokens,
+            max_tokens=self.capped(thinking).max_tokens,
             seed=thinking.seed,
             finish_reason="stop" if trace.finished else "length",
             completion_tokens=len(trace.token_ids),
@@ -249,28 +264,13 @@ class Embedder:
             yield group, batch.to(self.backbone.device)
 
 
-def aggregate(v_q: Vectors, v_t: Sequence[Vectors], *, with_query: bool = False) -> Vectors:
-    """One unit vector a query: the mean of its v_t [samples, dim] (and of v_q), normalised again.
-
-    A query without thoughts keeps v_q.
-    """
-    means = [
-        np.vstack([stack, own[None]] if with_query or not len(stack) else [stack]).mean(axis=0)
-        for own, stack in zip(v_q, v_t, strict=True)
-    ]
-    if not means:
-        return v_q
-    unit: Tensor = normalise(torch.from_numpy(np.stack(means).astype(np.float32)))
-    return unit.numpy()
-
-
-def checkpoint_digest(folder: str | Path) -> str:
-    """Digest of everything that changes a checkpoint's vectors: weights, tokenizer, layout, config."""
-    files = sorted(
-        path for path in Path(folder).iterdir() if path.suffix in {".safetensors", ".json", ".txt", ".model"}
-    )
-    lines = "".join(f"{path.name} {sha256_file(path)}\n" for path in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _refuse_longer_than(lm: Any, layout: Layout) -> None:
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    if positions is not None and layout.longest > positions:
+        raise InputError(
+            f"the layout has rows of up to {layout.longest} tokens, the model takes {positions}; "
+            "lower query_length, thought_length or document_length"
+        )
 
 
 def _queries(queries: Sequence[str] | Sequence[Query]) -> list[Query]:

@@ -55,6 +55,11 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Literal["o1"] = "o1"
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row that can occur."""
+        return max(self.query_length + self.thought_length + 6, self.document_length + 3)
+
+    @property
     def control_ids(self) -> tuple[int, ...]:
         """Ids that no text can produce and no sampling may choose."""
         return (self.query, self.emb, self.thought, self.doc)
@@ -72,7 +77,7 @@ def load_layout(folder: str | Path) -> Layout:
         raise InputError(f"{folder}: no {FILE_NAME}; is this a checkpoint of o1-model?")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Layout)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -82,7 +87,11 @@ def new_layout(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Layout:
     bos, eos = (_first_id(tokenizer, names) for names in (("bos", "cls"), ("eos", "sep")))
     ids: Any = tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS))
     query, emb, thought, doc = ids
-    return Layout(bos=bos, eos=eos, query=query, emb=emb, thought=thought, doc=doc, **settings)
+    layout = Layout(bos=bos, eos=eos, query=query, emb=emb, thought=thought, doc=doc, **settings)
+    try:
+        return msgspec.convert(msgspec.to_builtins(layout), Layout)
+    except msgspec.ValidationError as error:
+        raise InputError(f"layout: {error}; got {settings}") from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from o1_model.embedder import Vectors
+from o1_model.aggregate import Vectors
 from o1_records import Document, InputError, Query, quoted
 from o1_records.vectors import VectorWriter
 
@@ -41,6 +41,11 @@ def embed_stream(
                 )
             start = stop
             progress.update(len(ids))
+    if start < len(writer.ids):
+        raise InputError(
+            f"{writer.folder}: an unfinished run holds {len(writer.ids)} rows, the input now has {start}; "
+            f"remove {writer.folder}.partial"
+        )
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

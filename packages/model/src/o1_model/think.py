@@ -20,6 +20,7 @@ from o1_model.backbone import Backbone
 from o1_model.batch import collate
 from o1_model.layout import Layout, Row
 from o1_model.pooling import READ_OUTS, normalise
+from o1_records import InputError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class Thinking:
     temperature: float = 0.7
     top_p: float = 0.9
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sampled."""
+        for name, value, fits in (
+            ("samples", self.samples, self.samples >= 1),
+            ("max_tokens", self.max_tokens, self.max_tokens >= 1),
+            ("temperature", self.temperature, self.temperature >= 0),
+            ("top_p", self.top_p, 0 < self.top_p <= 1),
+        ):
+            if not fits:
+                raise InputError(f"cannot think with {name} {value}")
 
 
 @dataclass(frozen=True)
@@ -90,9 +102,10 @@ def think_rows(
     live.token = choose(state, live.which, ids)
     while len(live.which):
         state = _feed(backbone, live)
+        readings = normalise(read(state, live))
         for position, (row, token) in enumerate(zip(live.which.tolist(), live.token.tolist(), strict=True)):
             if token == layout.emb:
-                vectors[row] = normalise(read(state, live)[position][None])[0]
+                vectors[row] = readings[position].cpu()
             elif token != layout.eos:
                 ids[row].append(token)
         fed = live.token
@@ -192,8 +205,8 @@ def nucleus(
     place = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (kept > 0).sum(dim=-1, keepdim=True) - 1
     chosen = order.gather(1, torch.minimum(place, last))[:, 0]
-    larger = (likely.sum(dim=-1) < top_p).nonzero()[:, 0] if first < vocabulary else []
-    if len(larger):
+    larger = (likely.sum(dim=-1) < top_p).nonzero()[:, 0]
+    if first < vocabulary and len(larger):
         chosen[larger] = nucleus(logits[larger], draws[larger], top_p, first=vocabulary)
     return chosen
 

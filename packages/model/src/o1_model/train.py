@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,7 +22,7 @@ from o1_model.data import JointCollator
 from o1_model.embedder import Embedder
 from o1_model.joint import JointModel, Objective
 from o1_model.layout import load_layout
-from o1_records import Example, InputError, read_jsonl
+from o1_records import Example, InputError, atomic_write, read_jsonl
 
 
 @dataclass
@@ -28,12 +31,16 @@ class ModelArguments:
 
     model_name_or_path: str = field(metadata={"help": "folder or hub id of a causal LM or a BERT"})
     train_data: str = field(metadata={"help": "JSONL of Example records, as o1-vote elect writes"})
-    readout: str = field(default="token", metadata={"help": "token (the state at <emb>) or mean"})
-    attention: str = field(default="causal", metadata={"help": "causal, or prefix for encoders"})
+    readout: Literal["token", "mean"] = field(
+        default="token", metadata={"help": "the state at <emb>, or the mean"}
+    )
+    attention: Literal["causal", "prefix"] = field(
+        default="causal", metadata={"help": "prefix suits encoders: two-way up to the first <emb>"}
+    )
     query_length: int = field(default=64, metadata={"help": "tokens of a query"})
     thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
     document_length: int = field(default=192, metadata={"help": "tokens of a document"})
-    dropout: float = field(default=0.1, metadata={"help": "of the backbone, where it has any"})
+    dropout: float | None = field(default=None, metadata={"help": "rate instead of the backbone's own"})
     negatives: int = field(default=15, metadata={"help": "hard negatives an example, at most"})
     embed_weight: float = field(default=0.8, metadata={"help": "w of the joint loss"})
     contrastive_temperature: float = field(default=0.02, metadata={"help": "InfoNCE temperature"})
@@ -110,10 +117,13 @@ def train(
     data = list(read_jsonl(model.train_data, Example)) if examples is None else list(examples)
     if not data:
         raise InputError(f"{model.train_data}: holds no examples")
-    if args.world_size > 1:
+    if args.world_size > 1 or args.n_gpu > 1:
         raise InputError(
-            f"training runs on one process so far, not on {args.world_size}: negatives would not be shared"
+            f"training runs on one process and device so far, not on {args.world_size} x {args.n_gpu}: "
+            "negatives would not be shared; set CUDA_VISIBLE_DEVICES to one"
         )
+    output = Path(str(args.output_dir))
+    _refuse_other_run(output, model, args, data)
     args.remove_unused_columns = False
     torch.manual_seed(args.seed)
     embedder = Embedder.from_backbone(
@@ -124,7 +134,8 @@ def train(
         thought_length=model.thought_length,
         document_length=model.document_length,
     )
-    set_dropout(embedder.backbone, model.dropout)
+    if model.dropout is not None:
+        set_dropout(embedder.backbone, model.dropout)
     collator = JointCollator(
         tokenizer=embedder.tokenizer,
         layout=embedder.layout,
@@ -135,11 +146,43 @@ def train(
     trainer = JointTrainer(
         embedder, objective, args=args, train_dataset=Examples(data), data_collator=collator
     )
-    output = Path(str(args.output_dir))
-    checkpoints = sorted(output.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    trainer.train(resume_from_checkpoint=newest_checkpoint(output))
     trainer.save_model(str(output))
     return output
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end; the Trainer writes its state last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+def _refuse_other_run(
+    folder: Path, model: ModelArguments, args: TrainingArguments, data: Sequence[Example]
+) -> None:
+    """Stop when the folder belongs to a training with other data or settings: they would be mixed."""
+    examples = hashlib.sha256()
+    for example in data:
+        examples.update(msgspec.json.encode(example) + b"\n")
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed", "bf16")
+    this = {
+        "examples_sha256": examples.hexdigest(),
+        **{name: value for name, value in vars(model).items() if name != "train_data"},
+        **{name: getattr(args, name) for name in names},
+    }
+    path = folder / "o1_training.json"
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(json.dumps(this, indent=1).encode())
+        return
+    other = json.loads(path.read_bytes())
+    for name, value in this.items():
+        if other.get(name) != value:
+            raise InputError(
+                f"{folder}: was trained with {name} {other.get(name)}, this run has {value}; "
+                "choose another output_dir or remove it"
+            )
 
 
 def set_dropout(backbone: torch.nn.Module, rate: float) -> None:

@@ -70,15 +70,20 @@ def write_beir(
     queries: Iterable[Query],
     qrels: Mapping[str, Iterable[Qrel]],
 ) -> None:
-    """Write a BEIR folder; `qrels` maps a split's name to its judgements. Each file is whole or absent."""
+    """Write a BEIR folder; `qrels` maps a split's name to its judgements. Each file is whole or absent.
+
+    Raises InputError for what the format cannot hold: repeated ids, instructions, tabs in ids.
+    """
     folder = Path(folder)
-    rows = ({"_id": d.doc_id, "title": d.title, "text": d.text} for d in documents)
-    _write(folder / "corpus.jsonl", rows)
-    _write(folder / "queries.jsonl", ({"_id": q.query_id, "text": q.text} for q in queries))
+    _write(folder / "corpus.jsonl", (_document_row(document) for document in documents))
+    _write(folder / "queries.jsonl", (_query_row(query) for query in queries))
     for split, judgements in qrels.items():
         with atomic_write(folder / "qrels" / f"{split}.tsv") as file:
             file.write("\t".join(_HEADER).encode() + b"\n")
             for qrel in judgements:
+                for name in (qrel.query_id, qrel.doc_id):
+                    if not name or set(name) & set("\t\r\n"):
+                        raise InputError(f"{folder}: id {quoted(name)} is empty or has a tab or a new line")
                 file.write(f"{qrel.query_id}\t{qrel.doc_id}\t{qrel.relevance}\n".encode())
 
 
@@ -121,9 +126,23 @@ def _text(line: bytes, place: str) -> str:
         raise InputError(f"{place}: not UTF-8: {error}") from error
 
 
+def _document_row(document: Document) -> dict[str, str]:
+    return {"_id": document.doc_id, "title": document.title, "text": document.text}
+
+
+def _query_row(query: Query) -> dict[str, str]:
+    if query.instruction:
+        raise InputError(f"query {quoted(query.query_id)}: BEIR cannot hold its instruction; write JSONL")
+    return {"_id": query.query_id, "text": query.text}
+
+
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    seen: set[str] = set()
     with atomic_write(path) as file:
         for row in rows:
+            if row["_id"] in seen:
+                raise InputError(f"{path}: _id {quoted(row['_id'])} stands twice; nothing was written")
+            seen.add(row["_id"])
             try:
                 file.write(msgspec.json.encode(row) + b"\n")
             except UnicodeError as error:

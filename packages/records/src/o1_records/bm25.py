@@ -41,6 +41,8 @@ class BM25:
         language: str = "english",
         split_identifiers: bool = False,
     ) -> None:
+        if language not in Stemmer.algorithms():
+            raise InputError(f"no stemmer for {language!r}; there are {', '.join(Stemmer.algorithms())}")
         self._language = language
         self._stemmer = Stemmer.Stemmer(language)
         self._split = split_identifiers
@@ -55,7 +57,10 @@ class BM25:
         if len(self._rows) != len(self.doc_ids):
             raise InputError("BM25: a doc_id stands twice in the corpus; keep one of them")
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        self._index.index(self.tokenize(texts), show_progress=False)
+        terms = self.tokenize(texts)
+        if not any(terms):
+            raise InputError(f"BM25: none of the {len(texts)} documents has a term to index")
+        self._index.index(terms, show_progress=False)
 
     def tokenize(self, texts: list[str]) -> list[list[str]]:
         """Terms of each text as they are counted."""

@@ -11,6 +11,7 @@ While it is written the folder is called `<folder>.partial`; `close` renames it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -41,9 +42,10 @@ Matrix = NDArray[np.floating[Any]]
 
 
 class Encoder(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fingerprint of what made the vectors; two sets may be compared only if theirs are equal.
+    """Fingerprint of what made the vectors.
 
-    `role` ("query", "document") and `thoughts` say which side was encoded and are not compared.
+    `digest` covers everything that changes a vector (weights, tokenizer, layout); `model` is a name
+    for people. `role` is "query" or "document", `thoughts` how queries came by theirs.
     """
 
     model: NonBlank
@@ -56,8 +58,8 @@ class Encoder(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thoughts: str = ""
 
     def same_space(self, other: Encoder) -> bool:
-        """Whether vectors may be compared: equal in model, digest, layout and pooling."""
-        names = ("model", "digest", "layout", "pooling")
+        """Whether vectors may be compared: equal in digest, layout and pooling; names do not count."""
+        names = ("digest", "layout", "pooling")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
@@ -78,7 +80,9 @@ class Manifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dim: Count
     dtype: str
     encoder: Encoder | None = None
+    source: str = ""  # digest of what was encoded
     shards: tuple[Shard, ...] = ()
+    sha256: str = ""  # of this manifest with sha256 left empty
 
 
 class _Ids(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,25 +96,21 @@ class VectorWriter:
     `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder.
     """
 
-    def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
+    def __init__(self, folder: str | Path, *, encoder: Encoder | None = None, source: str = "") -> None:
         self.folder = Path(folder)
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists():
             raise InputError(f"{self.folder}: exists already; remove it or choose another name")
         self._partial.mkdir(parents=True, exist_ok=True)
-        self._manifest = Manifest(rows=0, dim=0, dtype="", encoder=encoder)
+        self._manifest = Manifest(rows=0, dim=0, dtype="", encoder=encoder, source=source)
         self.ids: list[str] = []
         if (self._partial / "manifest.json").exists():
-            self._resume(encoder)
+            self._resume(encoder, source)
         self._seen = set(self.ids)
 
-    def _resume(self, encoder: Encoder | None) -> None:
+    def _resume(self, encoder: Encoder | None, source: str) -> None:
         partial = VectorSet(self._partial)
-        if partial.manifest.encoder != encoder:
-            raise InputError(
-                f"{self._partial}: was begun by {partial.manifest.encoder}, this is {encoder}; "
-                "remove it or choose another name"
-            )
+        refuse_other_origin(partial, encoder, source)
         self._manifest = partial.manifest
         self.ids = partial.ids()
 
@@ -161,7 +161,7 @@ class VectorWriter:
 
     def _save_manifest(self) -> None:
         with atomic_write(self._partial / "manifest.json") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self._manifest), indent=1))
+            file.write(_sealed(self._manifest))
 
     def _check(self, ids: Sequence[str], vectors: Matrix, owners: Sequence[str] | None) -> None:
         if vectors.ndim != 2 or len(vectors) != len(ids):
@@ -186,10 +186,13 @@ class VectorSet:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
+        content = path.read_bytes()
         try:
-            self.manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except msgspec.MsgspecError as error:
+            self.manifest = msgspec.json.decode(content, type=Manifest)
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise InputError(f"{path}: damaged: {error}; write the vectors again") from error
+        if _sealed(self.manifest) != content:
+            raise InputError(f"{path}: does not match its own sha256; write the vectors again")
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -225,6 +228,19 @@ class VectorSet:
         return vectors
 
 
+def refuse_other_origin(vectors: VectorSet, encoder: Encoder | None, source: str) -> None:
+    """Raise InputError when vectors were made by another encoder or from another input."""
+    for name, theirs, ours in (
+        ("encoder", vectors.manifest.encoder, encoder),
+        ("input", vectors.manifest.source, source),
+    ):
+        if theirs != ours:
+            raise InputError(
+                f"{vectors.folder}: was made with {name} {theirs}, this is {ours}; "
+                "remove it or choose another name"
+            )
+
+
 def refuse_bad_vectors(ids: Sequence[str], vectors: Matrix, place: str) -> None:
     """Raise InputError that names the ids of NaN, Inf and zero vectors."""
     norms = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
@@ -236,14 +252,21 @@ def refuse_bad_vectors(ids: Sequence[str], vectors: Matrix, place: str) -> None:
         )
 
 
+def _sealed(manifest: Manifest) -> bytes:
+    """The only bytes that stand for this manifest: its encoding, with the sha256 of the rest in it."""
+    content = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""))
+    digest = hashlib.sha256(content).hexdigest()
+    return msgspec.json.format(
+        msgspec.json.encode(msgspec.structs.replace(manifest, sha256=digest)), indent=1
+    )
+
+
 def _repeated(ids: Sequence[str]) -> set[str]:
     seen: set[str] = set()
     return {name for name in ids if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
 
 
 def _checked_bytes(path: Path, expected: str) -> bytes:
-    import hashlib
-
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
         raise InputError(f"{path}: does not match the manifest's sha256; copy or write it again")

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import o1_synth
-from o1_records import Example, Thought, open_qrels, open_queries, read_jsonl, run_command
+from o1_records import (
+    Example,
+    InputError,
+    Qrel,
+    Thought,
+    open_qrels,
+    open_queries,
+    read_jsonl,
+    run_command,
+)
 from o1_synth.chat import ChatExpert, Retry, Sampling
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert
-from o1_synth.generate import Summary, think
+from o1_synth.generate import Summary, path_of_failures, think
 from o1_synth.prompt import TASK, Prompt
 
 
@@ -25,6 +35,7 @@ def _main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.base_url is not None and args.model is None:
         parser.error("--base-url needs --model")
+    _refuse_overwriting(args)
     summary = think(
         open_queries(args.queries, args.split),
         _expert(args),
@@ -43,18 +54,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("think", help="write several thoughts about each query")
     add = command.add_argument
-    add("--queries", required=True, help="JSONL of Query records, or a BEIR folder")
-    add("--split", help="of BEIR folders: the split whose queries and qrels are meant")
-    add("--out", required=True, help="JSONL of Thought records; the same command resumes it")
+    add("--queries", required=True, type=Path, help="JSONL of Query records, or a BEIR folder")
+    add("--split", help="of BEIR folders: whose queries and qrels (default: all)")
+    add("--out", required=True, type=Path, help="JSONL of Thought records; the same command resumes it")
     expert = command.add_mutually_exclusive_group(required=True)
     expert.add_argument("--base-url", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    expert.add_argument("--docstrings", help="JSONL of human-written Thought records to pick from")
+    expert.add_argument("--docstrings", type=Path, help="JSONL of human-written Thought records to pick from")
     add("--model", help="the model to ask for at --base-url")
     add("--samples", type=int, default=3, help="thoughts per query (default 3)")
     add("--task", default=TASK, help="the prompt's first sentence (default: the paper's)")
-    add("--exemplars", help="JSONL of Example records to draw exemplars from")
-    add("--shots", type=int, default=3, help="exemplars per prompt (default 3)")
-    add("--qrels", help="more positives that no exemplar may show: BEIR, TREC or JSONL")
+    add("--exemplars", type=Path, help="JSONL of Example records to draw exemplars from")
+    add("--exemplar-count", type=int, default=3, help="exemplars per prompt (default 3)")
+    add("--qrels", type=Path, help="more positives that no exemplar may show: BEIR, TREC or JSONL")
     add("--temperature", type=float, default=Sampling.temperature)
     add("--top-p", type=float, default=Sampling.top_p)
     add("--max-tokens", type=int, default=Sampling.max_tokens)
@@ -71,8 +82,8 @@ def _expert(args: argparse.Namespace) -> Expert:
     prompt = Prompt(
         args.task,
         examples=read_jsonl(args.exemplars, Example) if args.exemplars else (),
-        qrels=open_qrels(args.qrels, args.split or "test") if args.qrels else (),
-        shots=args.shots,
+        qrels=_judgements(args.qrels, args.split) if args.qrels else (),
+        exemplar_count=args.exemplar_count,
         seed=args.seed,
     )
     sampling = Sampling(
@@ -85,7 +96,36 @@ def _expert(args: argparse.Namespace) -> Expert:
     return ChatExpert(args.base_url, args.model, prompt=prompt, sampling=sampling, retry=retry)
 
 
-def _told(summary: Summary, out: str) -> str:
+def _judgements(path: Path, split: str | None) -> Iterator[Qrel]:
+    """Judgements of a file or of a BEIR folder: of all its splits where none is named."""
+    if split is not None or not path.is_dir():
+        return open_qrels(path, split or "")
+    files = _splits(path)
+    if not files:
+        raise InputError(f"{path}: holds no qrels/*.tsv")
+    return (qrel for file in files for qrel in open_qrels(file))
+
+
+def _splits(folder: Path) -> list[Path]:
+    return sorted((folder / "qrels").glob("*.tsv"))
+
+
+def _refuse_overwriting(args: argparse.Namespace) -> None:
+    """Raise InputError where the output, or the list of failures beside it, is an input too."""
+    written = {args.out.resolve(), path_of_failures(args.out).resolve()}
+    for option in ("queries", "docstrings", "exemplars", "qrels"):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        read = [path / "queries.jsonl", *_splits(path)] if path.is_dir() else [path]
+        for file in read:
+            if file.resolve() in written:
+                raise InputError(
+                    f"--out {args.out} would write over {file} of --{option}; choose another --out"
+                )
+
+
+def _told(summary: Summary, out: Path) -> str:
     told = f"{summary.thoughts} thoughts about {summary.queries} queries in {out}"
     if summary.exhausted:
         told += f"; {summary.exhausted} samples exhausted"

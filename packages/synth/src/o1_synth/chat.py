@@ -134,16 +134,20 @@ class ChatExpert:
             raise _TryAgain(Reason.UNREACHABLE, said(error)) from error
         except httpx2.RequestError as error:
             raise _TryAgain(Reason.MALFORMED, said(error)) from error
+        if response.status_code != 200:
+            raise self._refusal(response)
+        return response.content
+
+    def _refusal(self, response: httpx2.Response) -> Exception:
+        """What a status other than 200 ends: this attempt, this sample or the whole job."""
         status = response.status_code
         detail = f"{status}: {quoted(response.text, 200)}"
         if status in _ASK_AGAIN or status >= 500:
             wait = _seconds(response.headers.get("retry-after", ""))
-            raise _TryAgain(Reason.HTTP_STATUS, detail, wait)
+            return _TryAgain(Reason.HTTP_STATUS, detail, wait)
         if status in _HOPELESS:
-            raise InputError(f"{self.base_url} refuses model {self._source.model!r}: {detail}")
-        if status != 200:
-            raise NoThought(Reason.HTTP_STATUS, detail)
-        return response.content
+            return InputError(f"{self.base_url} refuses model {self._source.model!r}: {detail}")
+        return NoThought(Reason.HTTP_STATUS, detail)
 
     def _reply(self, body: bytes, seed: int) -> Reply:
         try:

@@ -2,16 +2,18 @@
 
 A fixed number of workers draw from one lazy list, so memory does not grow with the number of
 queries. What is finished is committed ten times a second; a killed run loses only what was in
-flight.
+flight. Inside a running event loop (a notebook) the work has a loop and a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from o1_records import InputError, Query, Thought, write_jsonl
 from o1_synth.expert import Expert, NoThought, Reason
@@ -64,23 +66,55 @@ def think(
     out = Path(out)
     with Journal(out, expert.source) as journal:
         count = journal.plan(queries)
-        asked = asyncio.run(_work(journal, expert, count * samples, samples, concurrency, progress))
-        counts = journal.counts(samples)
-        write_jsonl(out, journal.thoughts(samples))
-        thoughts, exhausted = counts.pop("", 0), counts.pop(Reason.EXHAUSTED, 0)
-        failures_path = out.with_name(out.name + ".failures.jsonl")
-        if counts:
-            write_jsonl(failures_path, journal.failures(samples))
-        else:
-            failures_path.unlink(missing_ok=True)
+        asked = _run(_work(journal, expert, count * samples, samples, concurrency, progress))
+        return _published(journal, out, samples, count, asked)
+
+
+def _published(journal: Journal, out: Path, samples: int, queries: int, asked: int) -> Summary:
+    """Write thoughts and failures as they stand."""
+    write_jsonl(out, journal.thoughts(samples))
+    counts = journal.counts(samples)
+    thoughts, exhausted = counts.pop("", 0), counts.pop(Reason.EXHAUSTED, 0)
+    failures_path = path_of_failures(out)
+    if counts:
+        write_jsonl(failures_path, journal.failures(samples))
+    else:
+        failures_path.unlink(missing_ok=True)
     return Summary(
-        queries=count,
+        queries=queries,
         thoughts=thoughts,
         exhausted=exhausted,
         failures=counts,
         failures_path=failures_path,
         asked=asked,
     )
+
+
+def path_of_failures(out: Path) -> Path:
+    """Where the failures of the job of `out` are listed."""
+    return out.with_name(out.name + ".failures.jsonl")
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end, in this thread or, where a loop runs in it already, beside it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    return _run_beside(work)
+
+
+def _run_beside(work: Coroutine[Any, Any, int]) -> int:
+    """Run in a thread of its own; Ctrl-C here cancels it there and waits for its last commit."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with contextlib.closing(loop), ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(loop.run_until_complete, task)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _work(

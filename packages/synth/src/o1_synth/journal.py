@@ -12,9 +12,6 @@ paired by position: every row carries its query_id and sample.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import socket
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ import msgspec
 from o1_records import InputError, Query, Record, Source, Thought, quoted
 from o1_records.jsonl import encode
 from o1_synth.expert import Reason
+from o1_synth.lock import held
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (one INTEGER PRIMARY KEY CHECK (one = 1), source TEXT NOT NULL);
@@ -86,7 +84,7 @@ class Journal:
         self.folder = out.with_name(out.name + ".job")
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_held(self.folder / "lock"))
+            stack.enter_context(held(self.folder / "lock"))
             self._db = stack.enter_context(contextlib.closing(self._connect()))
             self._prepare()
             self._check_source(source)
@@ -146,7 +144,10 @@ class Journal:
 
     def _connect(self) -> sqlite3.Connection:
         with self._explained():
-            return sqlite3.connect(self.folder / "journal.sqlite", isolation_level=None)
+            # one thread at a time uses it, but `think` may lend it to another
+            return sqlite3.connect(
+                self.folder / "journal.sqlite", isolation_level=None, check_same_thread=False
+            )
 
     def _prepare(self) -> None:
         with self._explained():
@@ -223,24 +224,6 @@ class Journal:
                 f"{self.folder / 'journal.sqlite'}: {error}; if the disk is full, free space and "
                 "run the same command again; if the file is damaged, remove its folder"
             ) from error
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the job for this process. The kernel frees a flock with its process, even on kill -9."""
-    with open(path, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(300).decode(errors="replace") or "another process"
-            raise InputError(
-                f"{path.parent}: {owner} works on this job; wait for it, or stop it first"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        file.flush()
-        yield
 
 
 def _difference(source: Source, other: Source) -> str:

@@ -52,16 +52,17 @@ class Prompt:
         *,
         examples: Iterable[Example] = (),
         qrels: Iterable[Qrel] = (),
-        shots: int = 3,
+        exemplar_count: int = 3,
         seed: int = 0,
     ) -> None:
-        if shots < 0:
-            raise InputError(f"shots is {shots}; it must be 0 or more")
-        self.task, self.shots, self.seed = task, shots, seed
+        if exemplar_count < 0:
+            raise InputError(f"exemplar_count is {exemplar_count}; it must be 0 or more")
+        self.task, self.exemplar_count, self.seed = task, exemplar_count, seed
         self._pool: list[Exemplar] = []
         self._positives: defaultdict[str, set[str]] = defaultdict(set)
         self._texts: dict[str, str] = {}
-        hasher = hashlib.sha256(msgspec.json.encode([_HEAD, _EXEMPLAR, _TAIL, task, shots, seed]))
+        settings = [_HEAD, _EXEMPLAR, _TAIL, task, exemplar_count, seed]
+        hasher = hashlib.sha256(msgspec.json.encode(settings))
         for example in examples:
             hasher.update(msgspec.json.encode(example))
             self._add(example)
@@ -94,13 +95,13 @@ class Prompt:
         return [{"role": "user", "content": "".join(parts)}]
 
     def exemplars(self, query: Query) -> list[Exemplar]:
-        """Up to `shots` exemplars, seeded by the query's id, none of which answers the query."""
+        """Up to `exemplar_count` exemplars, seeded by the query's id, none of which answers the query."""
         own = set(_query_keys(query))
         banned = set().union(*(self._positives.get(key, ()) for key in own))
         rng = random.Random(f"{self.seed}\0{query.query_id}")
         chosen: list[Exemplar] = []
         for place in _permutation(len(self._pool), rng):
-            if len(chosen) == self.shots:
+            if len(chosen) == self.exemplar_count:
                 break
             exemplar = self._pool[place]
             if banned.isdisjoint(_passage_keys(exemplar.doc_id, exemplar.passage)):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 import o1_vote
 from o1_records import (
-    Ballot,
     Document,
     InputError,
     Thought,
@@ -29,14 +26,14 @@ from o1_vote.ballot import (
     Measure,
     Nomination,
     Reason,
-    cast,
     nominate,
     query_thought_similarity,
     thought_similarity,
 )
 from o1_vote.bm25 import LANGUAGES, BM25Member
-from o1_vote.curate import conclude, refuse_like_named
+from o1_vote.curate import conclude, poll, refuse_like_named
 from o1_vote.dense import SentenceTransformerMember
+from o1_vote.paths import files_of, refuse_one_file_twice
 from o1_vote.retriever import Retriever
 from o1_vote.static import StaticMember
 from o1_vote.tally import Winners, majority, mean_rank
@@ -72,6 +69,7 @@ def _dense(name: str, argument: str, corpus: Corpus, options: Options) -> Retrie
 
 
 MEMBERS = {"bm25": _bm25, "static": _static, "st": _dense}
+OUTPUTS = ("out", "ballots", "reasons")
 PACKAGES = {"bm25": "bm25s", "static": "wordllama", "st": "sentence-transformers"}
 
 
@@ -83,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     refuse_like_named(name for name, _, _ in options.member)
-    outputs = [path for path in (options.out, options.ballots, options.reasons) if path]
-    if len(set(outputs)) < len(outputs):
-        raise InputError("--out, --ballots and --reasons need different files")
-    made_from = _made_from(options)
+    inputs = _inputs(options)
+    refuse_one_file_twice(inputs, {name: getattr(options, name) for name in OUTPUTS})
+    outputs = [path for name in OUTPUTS if (path := getattr(options, name))]
+    made_from = _made_from(options, inputs)
     if rerun.is_up_to_date(options.out, made_from, outputs):
         print(f"{options.out}: up to date", file=sys.stderr)
         return 0
@@ -99,8 +97,7 @@ def _elect(options: Options) -> None:
     corpus = list(open_documents(options.corpus))
     nominations, reasons = _nominations(options, corpus)
     members = [MEMBERS[kind](name, what, corpus, options) for name, kind, what in options.member]
-    measure = MEASURES[options.measure]
-    ballots = [ballot for member in members for ballot in _cast(nominations, member, measure)]
+    ballots = poll(nominations, members, measure=MEASURES[options.measure], progress=True)
     winners = RULES[options.rule](ballots, abstain=options.abstain)
     if options.reasons:
         write_jsonl(options.reasons, reasons)
@@ -163,12 +160,6 @@ def _nominations(options: Options, corpus: Corpus) -> tuple[list[Nomination], li
     return nominations, reasons
 
 
-def _cast(nominations: list[Nomination], member: Retriever, measure: Measure) -> Iterator[Ballot]:
-    total = sum(1 + len(nomination.thoughts) for nomination in nominations)
-    ballots = cast(nominations, member, measure=measure)
-    return iter(tqdm(ballots, desc=member.name, total=total, unit=" ballots"))
-
-
 def _member_spec(text: str) -> tuple[str, str, str]:
     """Split `[NAME=]KIND[:ARGUMENT]`; the whole text is the name where none is given."""
     head, equals, tail = text.partition("=")
@@ -179,12 +170,22 @@ def _member_spec(text: str) -> tuple[str, str, str]:
     return name, kind, argument
 
 
-def _made_from(options: Options) -> dict[str, str]:
+def _inputs(options: Options) -> dict[str, list[Path]]:
+    """The files that each option reads; of a BEIR folder those inside."""
+    qrels = f"qrels/{options.split}.tsv"
+    inside = {
+        "thoughts": [],
+        "queries": ["queries.jsonl", qrels],
+        "corpus": ["corpus.jsonl"],
+        "qrels": [qrels],
+    }
+    return {name: files_of(getattr(options, name), names) for name, names in inside.items()}
+
+
+def _made_from(options: Options, inputs: Mapping[str, Sequence[Path]]) -> dict[str, str]:
     """Everything that the outputs depend on; a changed input, model or version shows."""
     made_from = {name: str(value) for name, value in vars(options).items()}
-    for name, inside in _inside_beir(options.split).items():
-        path = Path(made_from[name])
-        files = [path / each for each in inside] if path.is_dir() else [path]
+    for name, files in inputs.items():
         made_from[f"{name} sha256"] = rerun.digest_of(files)
     made_from["version"] = o1_vote.__version__
     for name, kind, argument in options.member:
@@ -192,17 +193,6 @@ def _made_from(options: Options) -> dict[str, str]:
         if argument and Path(argument).is_dir():
             made_from[f"member {name} sha256"] = rerun.digest_of([Path(argument)])
     return made_from
-
-
-def _inside_beir(split: str) -> dict[str, list[str]]:
-    """The files that are read where an option names a BEIR folder."""
-    qrels = f"qrels/{split}.tsv"
-    return {
-        "thoughts": [],
-        "queries": ["queries.jsonl", qrels],
-        "corpus": ["corpus.jsonl"],
-        "qrels": [qrels],
-    }
 
 
 def _version(distribution: str) -> str:

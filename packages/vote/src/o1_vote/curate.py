@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from tqdm import tqdm
+
 from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Thought, quoted
 from o1_vote.ballot import Measure, Nomination, Reason, cast, nominate, thought_similarity
 from o1_vote.retriever import Retriever
@@ -33,16 +35,38 @@ def elect(
     members: Sequence[Retriever],
     rule: Rule = majority,
     measure: Measure = thought_similarity,
+    progress: bool = False,
 ) -> Election:
     """Elect a thought for each query and write it into an example with the query's positives.
 
     A query without thoughts becomes an example without a thought; a query without positives is
-    listed with the reason. Raises InputError as `nominate`, `cast` and the rule do.
+    listed with the reason. `progress` as in `poll`. Raises InputError as `nominate`, `cast` and the
+    rule do.
     """
     refuse_like_named(member.name for member in members)
     nominations, reasons = nominate(queries, thoughts, qrels, documents)
-    ballots = [ballot for member in members for ballot in cast(nominations, member, measure=measure)]
+    ballots = poll(nominations, members, measure=measure, progress=progress)
     return Election(list(conclude(nominations, rule(ballots))), ballots, reasons)
+
+
+def poll(
+    nominations: Sequence[Nomination],
+    members: Iterable[Retriever],
+    *,
+    measure: Measure = thought_similarity,
+    progress: bool = False,
+) -> list[Ballot]:
+    """The ballots of all members, one member after another.
+
+    `progress` shows on stderr how many ballots of how many each member has cast, by its name.
+    """
+    total = sum(1 + len(nomination.thoughts) for nomination in nominations)
+    ballots: list[Ballot] = []
+    for member in members:
+        cast_now = cast(nominations, member, measure=measure)
+        bar = tqdm(cast_now, desc=member.name, total=total, unit=" ballots", disable=not progress)
+        ballots.extend(bar)
+    return ballots
 
 
 def conclude(nominations: Iterable[Nomination], winners: Mapping[str, str | None]) -> Iterator[Example]:

@@ -37,12 +37,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
 
 
+def discard_manifest(folder: Path) -> None:
+    """Remove `collection.json`, before any file that it vouches for is written again."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read `collection.json`. Raises InputError when it is missing or damaged."""
     path = folder / NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (FileNotFoundError, msgspec.MsgspecError) as error:
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"{path}: missing or damaged; build the collection again") from error
 
 

@@ -38,7 +38,11 @@ class NearCopies:
 
     def __contains__(self, text: str) -> bool:
         found = shingles(text)
-        shared = Counter(row for shingle in found for row in self._postings.get(shingle, ()))
+        known = self._postings.keys() & found
+        # what both have is part of `known`, and both together have all of `found`
+        if len(known) < self._threshold * len(found):
+            return False
+        shared = Counter(row for shingle in known for row in self._postings[shingle])
         return any(
             both >= self._threshold * (len(found) + self._sizes[row] - both) for row, both in shared.items()
         )
