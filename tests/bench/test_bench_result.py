@@ -117,9 +117,11 @@ def test_a_damaged_result_says_which_file_and_where(tmp_path, collection):
     edit(tmp_path, lambda content: content.pop("metrics"))
     with pytest.raises(InputError, match=r"result\.json: not a whole result: .*metrics"):
         load_result(tmp_path)
-    (tmp_path / "result.json").write_bytes(b"\xff{")
-    with pytest.raises(InputError, match=r"result\.json: not a whole result"):
-        verify_result(tmp_path)
+    deep = b'{"system": {"name": "a", "encoder": {"a": ' + b"[" * 100_000
+    for content in (b"\xff{", b'{"created": "\xff"}', deep):
+        (tmp_path / "result.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"result\.json: not a whole result"):
+            verify_result(tmp_path)
 
 
 def test_a_run_that_cannot_be_scored_leaves_an_older_result_as_it_was(tmp_path, collection):

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from tqdm import tqdm
-
 import o1_bench
 from o1_bench import options
 from o1_bench.compare import holm, paired_test
@@ -68,6 +66,8 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _bm25(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     collection = load_collection(args.collection, args.split)
     queries: Sequence[Query] = collection.queries
     if args.thoughts:
