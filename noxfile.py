@@ -5,7 +5,9 @@ Sessions install with pip, so that `constraints.txt` and the caller's pip config
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -33,13 +35,36 @@ ALL_EXTRAS = {
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install with pip under the repository's constraints."""
-    session.install("-c", str(ROOT / "constraints.txt"), *requirements)
+    # bytecode is made where it is imported: of torch and transformers that is a small part
+    session.install("--no-compile", "-c", str(ROOT / "constraints.txt"), *requirements)
 
 
 def local(package: str, extras: dict[str, str]) -> list[str]:
     """A package and the records it stands on, from this checkout; the package says which extras."""
     records = [] if package == "records" else ["./packages/records"]
     return [*records, f"./packages/{package}{extras.get(package, '')}"]
+
+
+def everything(session: nox.Session) -> str:
+    """Python of one environment with all packages (editable), all extras and the tools.
+
+    Sessions that need all of it share it; it is made again when a pyproject.toml or the constraints
+    change.
+    """
+    folder = ROOT / ".nox" / "everything"
+    python, stamp = str(folder / "bin" / "python"), folder / "stamp"
+    files = [ROOT / "constraints.txt", Path(__file__), *sorted(ROOT.glob("packages/*/pyproject.toml"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
+        editable = [word for requirement in packages for word in ("-e", requirement)]
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), external=True)
+        session.run(
+            python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"),
+            *TEST_TOOLS, "mypy", *editable, external=True,
+        )  # fmt: skip
+        stamp.write_text(digest)
+    return python
 
 
 @nox.session
@@ -50,12 +75,11 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def types(session: nox.Session, package: str) -> None:
     """`mypy --strict` over one package with all its extras."""
-    install(session, "mypy", *local(package, ALL_EXTRAS))
-    session.run("mypy", "-p", f"o1_{package}")
+    session.run(everything(session), "-m", "mypy", "-p", f"o1_{package}", external=True)
 
 
 @nox.session
@@ -66,13 +90,12 @@ def tests(session: nox.Session, package: str) -> None:
     session.run("pytest", f"tests/{package}", "-m", "not gpu and not vllm and not extra", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def integration(session: nox.Session) -> None:
     """What crosses packages, and every test that needs an extra."""
-    everything = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
-    install(session, *TEST_TOOLS, *everything)
-    session.run("pytest", "tests", "-m", "extra and not gpu and not vllm", *session.posargs)
-    session.run("pytest", "tests/integration", "-m", "not extra and not gpu and not vllm", *session.posargs)
+    pytest = [everything(session), "-m", "pytest"]
+    session.run(*pytest, "tests", "-m", "extra and not gpu and not vllm", *session.posargs, external=True)
+    session.run(*pytest, "tests/integration", "-m", "not gpu and not vllm", *session.posargs, external=True)
 
 
 @nox.session
@@ -94,8 +117,9 @@ def build(session: nox.Session, package: str) -> None:
     # by file name, so that no index can put a stranger in their place
     wheels = [str(max(dist.glob(f"o1_{name}-*.whl"))) for name in dict.fromkeys(["records", package])]
     session.run(
-        python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wheels, external=True
-    )
+        python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"),
+        *wheels, external=True,
+    )  # fmt: skip
     session.run(python, "-c", f"import o1_{package} as p; print(p.__name__, p.__version__)", external=True)
     session.run(str(fresh / "bin" / f"o1-{package}"), "--help", external=True, silent=True)
     if package == "vote":
@@ -121,9 +145,7 @@ def gpu(session: nox.Session) -> None:
     session.run("pytest", "tests", "-m", "gpu", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def quickstart(session: nox.Session) -> None:
-    """The whole pipeline on real input, about eight minutes on two cores."""
-    everything = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
-    install(session, *everything)
-    session.run("python", "runs/quickstart.py", *session.posargs)
+    """The whole pipeline on real input, about ten minutes on two slow cores."""
+    session.run(everything(session), "runs/quickstart.py", *session.posargs, external=True)
