@@ -35,8 +35,7 @@ ALL_EXTRAS = {
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install with pip under the repository's constraints."""
-    # bytecode is made where it is imported: of torch and transformers that is a small part
-    session.install("--no-compile", "-c", str(ROOT / "constraints.txt"), *requirements)
+    session.install("-c", str(ROOT / "constraints.txt"), *requirements)
 
 
 def local(package: str, extras: dict[str, str]) -> list[str]:
@@ -60,7 +59,7 @@ def everything(session: nox.Session) -> str:
         editable = [word for requirement in packages for word in ("-e", requirement)]
         session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), external=True)
         session.run(
-            python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"),
+            python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
             *TEST_TOOLS, "mypy", *editable, external=True,
         )  # fmt: skip
         stamp.write_text(digest)
@@ -117,7 +116,7 @@ def build(session: nox.Session, package: str) -> None:
     # by file name, so that no index can put a stranger in their place
     wheels = [str(max(dist.glob(f"o1_{name}-*.whl"))) for name in dict.fromkeys(["records", package])]
     session.run(
-        python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"),
+        python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
         *wheels, external=True,
     )  # fmt: skip
     session.run(python, "-c", f"import o1_{package} as p; print(p.__name__, p.__version__)", external=True)
