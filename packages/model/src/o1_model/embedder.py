@@ -133,6 +133,8 @@ class Embedder:
         """
         if thoughts is not None and think is not None:
             raise InputError("give thoughts or think, not both")
+        if isinstance(thoughts, str):
+            raise InputError("give each query a list of thoughts, not a string")
         if isinstance(queries, str):
             own = None if thoughts is None else [[str(text) for text in thoughts]]
             every = self.encode_query([queries], thoughts=own, think=think, with_query=with_query)

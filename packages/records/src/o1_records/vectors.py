@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,6 @@ class VectorWriter:
         self._partial.rename(self.folder)
         sync_folder(self.folder.parent)
         return VectorSet(self.folder)
-
-    def discard(self) -> None:
-        """Forget what was written."""
-        shutil.rmtree(self._partial)
 
     def _save_manifest(self) -> None:
         with atomic_write(self._partial / "manifest.json") as file:
