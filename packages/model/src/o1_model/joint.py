@@ -17,15 +17,8 @@ from o1_model.backbone import Backbone
 from o1_model.batch import Batch
 from o1_model.layout import Layout
 from o1_model.loss import embed_loss, think_loss
+from o1_model.objective import Objective
 from o1_model.pooling import READ_OUTS, normalise
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Weights of the joint loss; the papers' values are the defaults."""
-
-    embed_weight: float = 0.8
-    temperature: float = 0.02
 
 
 @dataclass(frozen=True)
