@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from o1_model.data import JointCollator
 from o1_model.joint import JointModel
-from o1_model.objective import Objective
 from o1_model.loss import embed_loss, other_positives, think_loss
+from o1_model.objective import Objective
 from o1_model.pooling import at_position, last_token, mean_up_to
 from o1_records import Document, Example, Query, Source, Thought
 
