@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from o1_index import exact_search
+from o1_index import exact_search, open_index
 from o1_records import Exclusion, trec, write_jsonl
 from o1_records.vectors import Encoder, VectorWriter
 
@@ -121,14 +121,14 @@ def test_another_encoder_is_refused_naming_both(folder):
 def test_bad_input_ends_in_one_sentence(folder):
     built(folder)
     write(folder / "narrow", NAMES, QUERIES[:, :5], encoder=QUERY_ENCODER)
-    path = folder / "index" / "index.faiss"
+    path = folder / "index" / "v000001" / "index.faiss"
     for changes, code, message in [
         ({"vectors": "narrow"}, 4, "the queries have 5 dimensions, the index has 6"),
-        ({"index": "no-index"}, 4, "no-index/manifest.json: No such file"),
-        ({"k": 0}, 2, "0 is not 1 or more"),
+        ({"index": "no-index"}, 4, "no-index/current.json: No such file"),
+        ({"k": 0}, 2, "'0' is not a whole number of 1 or more"),
         ({"vectors": "documents"}, 4, "encoded as documents"),
         ({"device": "tpu"}, 4, "device 'tpu' is none of"),
-        ({"index": "index"}, 4, "index/index.faiss: damaged"),
+        ({"index": "index"}, 4, "v000001/index.faiss: damaged"),
     ]:
         if "damaged" in message:
             path.write_bytes(path.read_bytes()[:-1])
@@ -154,3 +154,25 @@ o1_index.build(numpy.ones((1, 1)), ["a"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'o1-index[cpu]'" in done.stderr.splitlines()[-1]
+
+
+def test_documents_are_added_replaced_and_removed_by_command(folder):
+    built(folder)
+    new = 9 * np.eye(6, dtype=np.float32)[:2]
+    write(folder / "new", ["d7", "added"], new)
+    for code, words in [
+        (4, ["add", "--index", "index", "--vectors", "new"]),
+        (0, ["add", "--index", "index", "--vectors", "new", "--upsert"]),
+        (4, ["add", "--index", "index", "--vectors", "queries"]),
+        (0, ["remove", "--index", "index", "--ids", "gone.txt", "--prune"]),
+        (4, ["remove", "--index", "index", "--ids", "gone.txt"]),
+    ]:
+        (folder / "gone.txt").write_text("added\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "o1_index", *words], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+    index = open_index(folder / "index")
+    assert "added" not in index.names.rows
+    assert next(iter(index.search(new[:1], ["q"], k=1))).doc_id == "d7"
+    assert [path.name for path in sorted((folder / "index").iterdir())] == ["current.json", "v000003"]

@@ -93,3 +93,35 @@ def test_an_index_built_on_a_gpu_is_saved_and_opened_on_the_cpu(tmp_path, factor
 def test_a_factory_without_a_gpu_version_is_refused():
     with pytest.raises(InputError, match="device 'cuda': FAISS refuses"):
         build(VECTORS, IDS, factory="HNSW16", device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_on_the_gpu_are_searched_for_without_a_way_through_the_host(dtype, monkeypatch):
+    torch = pytest.importorskip("torch")
+    index = place(build(VECTORS, IDS), "cuda")
+    monkeypatch.setattr("o1_index.index.as_numpy", None)
+    tensor = torch.tensor(VECTORS[:5], device="cuda").to(getattr(torch, dtype))
+    names = [f"q{i}" for i in range(5)]
+    hits = index.search(tensor, names, k=3)
+    monkeypatch.undo()
+    expected = index.search(tensor.float().cpu().numpy(), names, k=3)
+    assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in expected]
+    with pytest.raises(InputError, match="not finite"):
+        index.search(tensor * float("nan"), names, k=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("order", ["import torch, faiss", "import faiss, torch"])
+def test_faiss_and_torch_share_a_process_in_both_import_orders(order):
+    """faiss-gpu brings CUDA 12, torch CUDA 13."""
+    code = f"""
+{order}
+import numpy as np
+from o1_index import build
+hits = build(np.eye(4), list("abcd"), device="cuda").search(np.eye(4)[:1], ["q"], k=1)
+assert [hit.doc_id for hit in hits] == ["a"]
+assert (torch.eye(4, device="cuda") @ torch.eye(4, device="cuda")).sum().item() == 4
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -42,11 +42,22 @@ def test_an_empty_index_can_be_saved(tmp_path):
     assert list(open_index(tmp_path / "index").search(np.ones((1, 3)), ["q"], k=3)) == []
 
 
-def test_every_flipped_bit_is_noticed(saved):
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def search(folder, mmap):
+    """Open and ask once: with mmap the last check comes with the first answer."""
+    return list(open_index(folder, mmap=mmap).search(VECTORS[:1], ["q"], k=3))
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_every_flipped_bit_is_noticed(saved, mmap):
     """FAISS alone returns wrong answers from half of such files."""
     choose = random.Random(0)
-    files = sorted(saved.iterdir())
-    assert [path.name for path in files] == ["ids.json", "index.faiss", "manifest.json"]
+    files = files_of(saved)
+    names = [str(path.relative_to(saved)) for path in files]
+    assert names == ["current.json", "v000001/ids.json", "v000001/index.faiss", "v000001/manifest.json"]
     for path in files:
         whole = path.read_bytes()
         for _ in range(120):
@@ -55,37 +66,39 @@ def test_every_flipped_bit_is_noticed(saved):
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
             with pytest.raises(InputError, match="damaged"):
-                open_index(saved)
+                search(saved, mmap)
         path.write_bytes(whole)
-    assert len(open_index(saved)) == 60
+    assert len(search(saved, mmap)) == 3
 
 
-def test_every_byte_of_the_manifest_counts(saved):
-    path = saved / "manifest.json"
-    whole = path.read_bytes()
-    for bit in range(0, 8 * len(whole), 7):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match="damaged"):
-            open_index(saved)
-
-
-def test_every_truncation_is_noticed(saved):
-    choose = random.Random(0)
-    for path in sorted(saved.iterdir()):
+def test_every_byte_of_the_small_files_counts(saved):
+    for path in (saved / "current.json", saved / "v000001" / "manifest.json"):
         whole = path.read_bytes()
-        lengths = {0, 1, len(whole) - 1, *(choose.randrange(len(whole)) for _ in range(40))}
-        for length in lengths:
-            path.write_bytes(whole[:length])
+        for bit in range(0, 8 * len(whole), 7):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
             with pytest.raises(InputError, match="damaged"):
                 open_index(saved)
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("mmap", [False, True])
+def test_every_truncation_is_noticed(saved, mmap):
+    choose = random.Random(0)
+    for path in files_of(saved):
+        whole = path.read_bytes()
+        lengths = {0, 1, len(whole) - 1, *(choose.randrange(len(whole)) for _ in range(40))}
+        for length in lengths:
+            path.write_bytes(whole[:length])
+            with pytest.raises(InputError, match="damaged"):
+                search(saved, mmap)
+        path.write_bytes(whole)
+
+
 def test_files_of_two_indexes_do_not_mix(saved, tmp_path):
     build(VECTORS[::-1], IDS, encoder=ENCODER).save(tmp_path / "other")
-    for name in ("index.faiss", "manifest.json"):
+    for name in ("current.json", "v000001/index.faiss", "v000001/manifest.json"):
         mine = (saved / name).read_bytes()
         (saved / name).write_bytes((tmp_path / "other" / name).read_bytes())
         with pytest.raises(InputError, match="damaged"):
@@ -93,11 +106,40 @@ def test_files_of_two_indexes_do_not_mix(saved, tmp_path):
         (saved / name).write_bytes(mine)
 
 
-def test_damage_is_noticed_before_faiss_reads(saved):
+@pytest.mark.parametrize("mmap", [False, True])
+def test_damage_is_noticed_before_faiss_reads(saved, mmap):
     """The bytes would make FAISS itself fail or crash; the refusal must come from us."""
-    (saved / "index.faiss").write_bytes(b"IxFI" + b"\xff" * 4000)
+    path = saved / "v000001" / "index.faiss"
+    path.write_bytes((b"IxFI" + b"\xff" * 4000)[: path.stat().st_size].ljust(path.stat().st_size, b"\0"))
     with pytest.raises(InputError, match=r"index\.faiss: damaged"):
-        open_index(saved)
+        open_index(saved, mmap=mmap)
+
+
+def test_a_mapped_index_opens_at_once_and_checks_before_its_first_answer(tmp_path, monkeypatch):
+    """Blocks of 512 bytes: only the ends are read at opening."""
+    from o1_index import blocks
+
+    monkeypatch.setattr(blocks, "BLOCK", 512)
+    read = []
+    digest = blocks._digest
+    monkeypatch.setattr(blocks, "_digest", lambda path, block: read.append(block) or digest(path, block))
+    build(VECTORS, IDS).save(tmp_path / "index")
+    read.clear()
+    index = open_index(tmp_path / "index", mmap=True)
+    assert read == [0, 3]
+    path = tmp_path / "index" / "v000001" / "index.faiss"
+    damaged = bytearray(path.read_bytes())
+    damaged[1000] ^= 1
+    path.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(InputError, match="damaged"):
+            index.search(VECTORS[:1], ["q"], k=1)
+    damaged[1000] ^= 1
+    path.write_bytes(damaged)
+    assert len(index.search(VECTORS[:1], ["q"], k=1)) == 1
+    read.clear()
+    index.search(VECTORS[:1], ["q"], k=1)
+    assert read == []
 
 
 def test_faiss_limits_are_set_while_it_reads_and_given_back(saved, tmp_path):
@@ -109,7 +151,7 @@ def test_faiss_limits_are_set_while_it_reads_and_given_back(saved, tmp_path):
         faiss.get_deserialization_lattice_r2_limit,
     )
     before = [limit() for limit in limits]
-    content = bytearray((saved / "index.faiss").read_bytes())
+    content = bytearray((saved / "v000001" / "index.faiss").read_bytes())
     # the length of the vector data, 8 bytes before the data: claim 2**36 floats, 256 GiB
     place = len(content) - VECTORS.nbytes - 8
     assert int.from_bytes(content[place : place + 8], "little") in (VECTORS.size, VECTORS.nbytes // 4)
@@ -122,15 +164,15 @@ def test_faiss_limits_are_set_while_it_reads_and_given_back(saved, tmp_path):
 
 
 def test_an_existing_folder_is_never_overwritten(saved):
-    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    before = {path: path.read_bytes() for path in files_of(saved)}
     with pytest.raises(InputError, match="exists already"):
         build(VECTORS[:2], IDS[:2]).save(saved)
-    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert {path: path.read_bytes() for path in files_of(saved)} == before
 
 
 def test_an_interrupted_save_leaves_no_index_and_the_next_one_succeeds(tmp_path):
-    partial = tmp_path / "index.partial"
-    partial.mkdir()
+    partial = tmp_path / "index.partial" / "v000001.partial"
+    partial.mkdir(parents=True)
     (partial / "index.faiss").write_bytes(b"half")
     (partial / ".ids.json.abc.tmp").write_bytes(b"half")
     with pytest.raises(FileNotFoundError):
@@ -186,7 +228,7 @@ def test_an_index_of_shards_equals_one_of_a_matrix_and_knows_its_encoder(tmp_pat
 
 
 def test_a_training_sample_is_spread_over_all_shards():
-    from o1_index.faiss_index import _training_sample
+    from o1_index.build import _training_sample
     from o1_index.settings import Settings
 
     numbers = np.arange(1.0, 61.0)[:, None]

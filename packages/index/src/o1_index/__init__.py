@@ -4,10 +4,12 @@
 FAISS sees it. `exact_search` is the same search in numpy. Importing this loads no FAISS.
 """
 
-from o1_index.faiss_index import Index, build, build_from, open_index, place
+from o1_index.build import build, build_from, open_index, place
 from o1_index.flat import exact_search
 from o1_index.hits import Hits
+from o1_index.index import Index
+from o1_index.vector_store import VectorStore
 
 __version__ = "0.1.0"
 
-__all__ = ["Hits", "Index", "build", "build_from", "exact_search", "open_index", "place"]
+__all__ = ["Hits", "Index", "VectorStore", "build", "build_from", "exact_search", "open_index", "place"]

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from o1_index.settings import Settings
 from o1_records import InputError, MissingExtraError
 
@@ -49,6 +52,60 @@ def set_parameters(engine: Any, parameters: str) -> None:
     if parameters:
         with refusals(f"parameters {parameters!r}"):
             load_faiss().ParameterSpace().set_index_parameters(engine, parameters)
+
+
+def parameter_values(engine: Any) -> dict[str, list[int]]:
+    """The search parameters of an engine that trade recall for time, with values worth trying."""
+    # faiss.ParameterSpace lists them too, but its Python vectors are freed before they can be read
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexPreTransform):
+        return parameter_values(engine.index)
+    if isinstance(engine, faiss.IndexRefine):
+        return {**parameter_values(engine.base_index), "k_factor_rf": [1, 2, 4, 8, 16]}
+    if isinstance(engine, faiss.IndexIVF):
+        return {"nprobe": [2**power for power in range(int(engine.nlist).bit_length())]}
+    if isinstance(engine, faiss.IndexHNSW):
+        return {"efSearch": [2**power for power in range(4, 11)]}
+    return {}
+
+
+def selecting(engine: Any, rows: NDArray[np.bool_]) -> Any:
+    """Search parameters that are the engine's own but find only rows that the mask [ntotal] allows."""
+    faiss = load_faiss()
+    return _selecting(faiss, engine, faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little")))
+
+
+def _selecting(faiss: Any, engine: Any, selector: Any) -> Any:
+    # given parameters replace all of the engine's own, so that each has to be said again
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexPreTransform):
+        inner = _selecting(faiss, engine.index, selector)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(engine, faiss.IndexRefine):
+        inner = _selecting(faiss, engine.base_index, selector)
+        return faiss.IndexRefineSearchParameters(k_factor=engine.k_factor, base_index_params=inner)
+    if isinstance(engine, faiss.IndexIVF):
+        kind = (
+            faiss.IVFPQSearchParameters if isinstance(engine, faiss.IndexIVFPQ) else faiss.SearchParametersIVF
+        )
+        return kind(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
+    if isinstance(engine, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=engine.hnsw.efSearch)
+    return faiss.SearchParameters(sel=selector)
+
+
+def reserve(engine: Any, rows: int) -> None:
+    """Make room for the rows to come, where all codes stand in one array.
+
+    It grows by doubling otherwise, and then needs twice its size for a moment.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexFlatCodes):
+        used = engine.codes.size()
+        engine.codes.resize(used + rows * engine.code_size)
+        engine.codes.resize(used)
 
 
 def write_engine(engine: Any, file: IO[bytes]) -> None:

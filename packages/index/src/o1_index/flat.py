@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_index.hits import Excluded, Hits, best, names_of
+from o1_index.hits import Excluded, Hits, Names, best
 from o1_index.settings import Metric
 from o1_index.vectors import checked
 
@@ -28,7 +28,7 @@ def exact_search(
     """
     doc_ids, vectors = documents
     query_ids, query_vectors = queries
-    names = names_of(doc_ids)
+    names = Names(doc_ids)
     right = checked(doc_ids, vectors, metric, "the documents", vectors.shape[-1])
     left = checked(query_ids, query_vectors, metric, "the queries", vectors.shape[-1])
     scores = left @ right.T

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from o1_index.faiss_index import Index
 from o1_index.hits import Excluded, Hits, Rows, Scores, best
+from o1_index.index import Index
 from o1_index.vectors import Matrix, normalised
 
 

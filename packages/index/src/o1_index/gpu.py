@@ -7,11 +7,14 @@ and "auto" (the first GPU where there is one, else the CPU, with one line in the
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import re
 from typing import Any
 
 from o1_index.engine import load_faiss, refusals
+from o1_index.hits import Rows, Scores
+from o1_index.vectors import Vectors, on_device
 from o1_records import InputError, quoted
 
 MOST_FETCHED = 2048
@@ -28,6 +31,16 @@ class Accelerator:
     engine: Any
     resources: tuple[Any, ...]
     most: int = MOST_FETCHED
+
+    def search(self, vectors: Vectors, fetch: int) -> tuple[Scores, Rows]:
+        """Search with an array, or with a tensor that stays on its GPU."""
+        if on_device(vectors):
+            # it teaches FAISS's Python classes to take tensors where they are
+            importlib.import_module("faiss.contrib.torch_utils")
+            scores, rows = self.engine.search(vectors.contiguous(), fetch)
+            return scores.cpu().numpy(), rows.cpu().numpy()
+        scores, rows = self.engine.search(vectors, fetch)
+        return scores, rows
 
 
 def accelerate(engine: Any, device: str, *, shard: bool = False) -> Accelerator | None:

@@ -40,3 +40,10 @@ class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InputError(
                 "the vectors to search for were encoded as documents; give a folder of query vectors"
             )
+
+    def refuse_other_documents(self, encoder: Encoder | None) -> None:
+        """Raise InputError unless `encoder`'s vectors can be added here; both are named."""
+        mine = self.encoder
+        same = mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
+        if not same or (encoder is not None and encoder.role == "query"):
+            raise InputError(f"the documents were encoded by {encoder}, the index holds {mine}")

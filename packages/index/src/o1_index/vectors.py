@@ -13,24 +13,58 @@ from o1_records import InputError
 from o1_records.vectors import refuse_bad_vectors
 
 Matrix = NDArray[np.float32]
+Vectors = Any
+"""A numpy array or a torch tensor [rows, dim]; there is no type for both without torch."""
 
 
-def checked(ids: Sequence[str], vectors: NDArray[Any], metric: Metric, place: str, dim: int) -> Matrix:
+def checked(ids: Sequence[str], vectors: Vectors, metric: Metric, place: str, dim: int) -> Matrix:
     """Vectors [len(ids), dim] as contiguous float32, of unit length for the cosine.
 
     Raises InputError for another shape, numbers that are not floating point, and NaN, Inf or zero
-    vectors, by id. bfloat16 has no numpy type: cast it before.
+    vectors, by id. A torch tensor may be bfloat16, which numpy does not have.
     """
-    if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise InputError(f"{place}: {len(ids)} ids for vectors of shape {vectors.shape}")
-    if vectors.shape[1] != dim:
-        raise InputError(f"{place} have {vectors.shape[1]} dimensions, the index has {dim}")
+    vectors = as_numpy(vectors)
+    _refuse_shape(ids, vectors, place, dim)
     if vectors.dtype.kind != "f":
         raise InputError(f"{place} are {vectors.dtype}; give float16, float32 or float64")
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
         refuse_bad_vectors(ids, matrix, place)
     return normalised(matrix) if metric == "cosine" else matrix
+
+
+def checked_on_device(ids: Sequence[str], tensor: Vectors, metric: Metric, place: str, dim: int) -> Vectors:
+    """The same for a tensor on a GPU; only its norms come to the host."""
+    _refuse_shape(ids, tensor, place, dim)
+    if not tensor.is_floating_point():
+        raise InputError(f"{place} are {tensor.dtype}; give float16, bfloat16 or float32")
+    matrix = tensor.detach().float()
+    norms = matrix.norm(dim=1, keepdim=True)
+    refuse_bad_vectors(ids, norms.cpu().numpy(), place)
+    return matrix / norms if metric == "cosine" else matrix
+
+
+def on_device(vectors: Vectors) -> bool:
+    """Whether this is a torch tensor on a GPU."""
+    return bool(getattr(vectors, "is_cuda", False))
+
+
+def _refuse_shape(ids: Sequence[str], vectors: Vectors, place: str, dim: int) -> None:
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise InputError(f"{place}: {len(ids)} ids for vectors of shape {tuple(vectors.shape)}")
+    if vectors.shape[1] != dim:
+        raise InputError(f"{place} have {vectors.shape[1]} dimensions, the index has {dim}")
+
+
+def as_numpy(vectors: Vectors) -> NDArray[Any]:
+    """A torch tensor, wherever it is, as an array in host memory; an array as it is."""
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    if not hasattr(vectors, "detach"):
+        raise InputError(f"vectors are a {type(vectors).__name__}; give a numpy array or a torch tensor")
+    tensor = vectors.detach().cpu()
+    array: NDArray[Any] = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+    return array
 
 
 def normalised(vectors: Matrix) -> Matrix:

@@ -84,6 +84,23 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     return 4
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `least`."""
+
+    def whole(text: str) -> int:
+        from argparse import ArgumentTypeError  # here, so that `import o1_records` stays light
+
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return number
+
+    return whole
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,0 +1,118 @@
+"""Fusing rankings: laws, a hand-made example, the weight that judgements choose, the command."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o1_index import build
+from o1_index.hybrid import as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
+from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
+from o1_records.trec import read_run, write_qrels
+from o1_records.vectors import VectorWriter
+
+SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5, width=32), min_size=1)
+RUNS = st.dictionaries(st.sampled_from(["q1", "q2", "q3"]), SCORES, min_size=1)
+FUSES = [reciprocal_rank, calibrated_score]
+
+
+def order(run):
+    return [(hit.query_id, hit.doc_id) for hit in fused_hits(run, k=99)]
+
+
+def test_reciprocal_rank_is_its_formula():
+    fused = reciprocal_rank([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}], [1.0, 0.5])
+    assert fused == {"q": pytest.approx({"a": 1 / 61, "b": 1 / 62 + 0.5 / 61, "c": 0.5 / 62})}
+
+
+def test_calibrated_scores_go_from_the_floor_to_the_best_of_each_query_and_run():
+    runs = [{"q": {"a": 30.0, "b": 10.0}}, {"q": {"b": 2.0, "c": 1.0}}]
+    assert calibrated_score(runs, [0.5, 0.5]) == {"q": pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})}
+    fused = calibrated_score(runs, [0.5, 0.5], floors=[-10.0, 0.0])
+    assert fused == {"q": pytest.approx({"a": 0.5, "b": 0.75, "c": 0.25})}
+    assert calibrated_score([{"q": {"a": 7.0}}], [1.0]) == {"q": {"a": 1.0}}
+
+
+@pytest.mark.parametrize("fuse", FUSES)
+@given(run=RUNS)
+def test_a_run_fused_with_itself_or_with_weight_one_keeps_its_order(fuse, run):
+    rounded = {q: {d: round(s, 2) for d, s in scores.items()} for q, scores in run.items()}
+    distinct = {
+        q: dict(zip(s, np.argsort(np.argsort(list(s.values()))) + 1.0, strict=True))
+        for q, s in rounded.items()
+    }
+    assert order(fuse([distinct, distinct], [0.3, 0.7])) == order(distinct)
+    assert order(fuse([distinct, {}], [1.0, 0.0])) == order(distinct)
+
+
+@pytest.mark.parametrize("fuse", FUSES)
+@given(first=RUNS, second=RUNS)
+def test_the_order_of_the_runs_does_not_matter_and_every_document_stays(fuse, first, second):
+    one, other = fuse([first, second], [0.25, 0.75]), fuse([second, first], [0.75, 0.25])
+    assert one == {query_id: pytest.approx(scores) for query_id, scores in other.items()}
+    found = {(q, d) for run in (first, second) for q, scores in run.items() for d in scores}
+    assert {(q, d) for q, scores in one.items() for d in scores} == found
+
+
+def test_the_rank_of_a_hit_counts_not_its_place_in_the_list():
+    hits = [Hit(query_id="q", doc_id=d, score=s, rank=1) for d, s in (("a", 1.0), ("b", 3.0))]
+    assert order(as_run(hits)) == [("q", "b"), ("q", "a")]
+
+
+@pytest.mark.parametrize("fuse", FUSES)
+def test_the_better_run_gets_the_weight(fuse):
+    qrels = [Qrel(query_id=f"q{n}", doc_id="good", relevance=1) for n in range(4)]
+    right = {f"q{n}": {"good": 3.0, "bad": 2.0, "worse": 1.0} for n in range(4)}
+    wrong = {f"q{n}": {"good": 1.0, "bad": 2.0, "worse": 3.0} for n in range(4)}
+    weight, tried = tune_weight(right, wrong, qrels, fuse)
+    assert weight >= 0.5
+    assert tried[weight] == 1.0
+    assert tried[0.0] == pytest.approx(0.5)
+    assert tune_weight(wrong, right, qrels, fuse)[0] <= 0.5
+    with pytest.raises(InputError, match="none of the queries is judged"):
+        tune_weight(right, wrong, [Qrel(query_id="other", doc_id="good", relevance=1)], fuse)
+
+
+@pytest.mark.extra
+def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
+    texts = {"a": "cats purr softly", "b": "dogs bark", "c": "engines purr loudly", "d": "tea cools"}
+    write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=d, text=t) for d, t in texts.items()])
+    write_jsonl(tmp_path / "queries.jsonl", [Query(query_id="q", text="dogs")])
+    source = Source(model="m")
+    thought = Thought(query_id="q", thought_id="q#0", text="engines loudly", source=source)
+    write_jsonl(tmp_path / "thoughts.jsonl", [thought])
+    write_qrels(tmp_path / "qrels.txt", [Qrel(query_id="q", doc_id="c", relevance=1)])
+    build(np.eye(4), list("abcd")).save(tmp_path / "index")
+    writer = VectorWriter(tmp_path / "vectors")
+    writer.write(["q"], np.array([[0.9, 0.1, 0.2, 0.3]], dtype=np.float32))
+    writer.close()
+
+    def run(*words):
+        options = [
+            "--index",
+            "index",
+            "--vectors",
+            "vectors",
+            "--corpus",
+            "corpus.jsonl",
+            "--queries",
+            "queries.jsonl",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "o1_index", "hybrid", *options, "--out", "run.txt", *words],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [hit.doc_id for hit in read_run(tmp_path / "run.txt")], done.stderr
+
+    assert run("--weight", "1")[0] == ["a", "d", "c", "b"]
+    assert run("--weight", "0")[0][0] == "b"
+    thoughts = ["--thoughts", "thoughts.jsonl"]
+    assert run("--weight", "0", *thoughts, "--lexical", "thought")[0][0] == "c"
+    assert set(run("--weight", "0", *thoughts)[0][:2]) == {"b", "c"}
+    found, said = run(*thoughts, "--lexical", "thought", "--qrels", "qrels.txt", "--fusion", "scores")
+    assert found[0] == "c"
+    assert "BM25 1.0000" in said

@@ -1,0 +1,193 @@
+"""Choosing a factory by size and parameters by measurement."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o1_index import build, build_from, exact_search, open_index
+from o1_index.auto import choose
+from o1_index.checkpoint import Checkpoints
+from o1_index.engine import parameter_values
+from o1_index.store import open_version
+from o1_index.tune import Trial, Tuning, exact_hits, tune
+from o1_index.tune import choose as choose_trial
+from o1_records import InputError
+from o1_records.vectors import VectorSet, VectorWriter
+
+RANDOM = np.random.default_rng(0)
+VECTORS = RANDOM.normal(size=(600, 8)).astype(np.float32)
+QUERIES = RANDOM.normal(size=(30, 8)).astype(np.float32)
+IDS, NAMES = [f"d{i}" for i in range(600)], [f"q{i}" for i in range(30)]
+GIB = 2**30
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, ids, vectors in (("documents", IDS, VECTORS), ("queries", NAMES, QUERIES)):
+        writer = VectorWriter(tmp_path / name)
+        for start in range(0, len(ids), 100):
+            writer.write(ids[start : start + 100], vectors[start : start + 100])
+        writer.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "memory", "recall", "factory"),
+    [
+        (5_000, 384, GIB, 0.95, "Flat"),
+        (500_000, 384, GIB, 1.0, "Flat"),
+        (1_000_000, 384, 8 * GIB, 0.95, "HNSW32,Flat"),
+        (8_800_000, 1024, 64 * GIB, 0.95, "IVF16384,Flat"),
+        (8_800_000, 1024, 16 * GIB, 0.95, "IVF16384,PQ256,Refine(SQ8)"),
+        (8_800_000, 1024, 3 * GIB, 0.95, "IVF16384,PQ256"),
+    ],
+)
+def test_auto_takes_the_most_exact_factory_that_fits(rows, dim, memory, recall, factory):
+    choice = choose(rows, dim, recall=recall, memory=memory)
+    assert choice.factory == factory
+    assert choice.size <= memory
+    assert choice.reason
+
+
+@given(st.integers(0, 10**9), st.integers(1, 4096), st.integers(2**20, 2**40))
+def test_what_auto_chooses_fits_or_it_says_that_nothing_does(rows, dim, memory):
+    if rows * dim * 4 <= memory:
+        assert choose(rows, dim, memory=memory).size <= memory
+    elif rows * (-(-dim // 4) + 8) > memory:
+        with pytest.raises(InputError, match="no factory holds"):
+            choose(rows, dim, memory=memory)
+
+
+def test_auto_refuses_the_impossible():
+    with pytest.raises(
+        InputError, match=r"exact search of 1,000,000 x 1024 needs 3\.8 GiB, there is 1\.0 GiB"
+    ):
+        choose(1_000_000, 1024, recall=1, memory=GIB)
+    with pytest.raises(InputError, match="recall is 0"):
+        choose(10, 10, recall=0)
+
+
+@pytest.mark.parametrize("dim", [8, 30])
+@pytest.mark.parametrize("memory", [8 * GIB, 120 * 2**20, 60 * 2**20, 30 * 2**20])
+def test_faiss_knows_every_factory_and_parameter_that_auto_gives(dim, memory):
+    from o1_index.engine import new_engine, set_parameters
+    from o1_index.settings import Settings
+
+    choice = choose(1_500_000, dim, memory=memory * dim // 8)
+    set_parameters(new_engine(dim, Settings(factory=choice.factory)), choice.parameters)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW8,Flat", "IVF8,PQ4x4,RFlat", "PCA6,IVF8,Flat"])
+def test_tuning_reaches_the_recall_it_was_asked_for_and_keeps_the_parameters(folder, factory):
+    documents = VectorSet(folder / "documents")
+    index = build_from(documents, factory=factory)
+    exact = exact_hits(documents, QUERIES, NAMES, k=10, like=index)
+    tuning = tune(index, QUERIES, NAMES, exact, k=10, target=0.5, repeats=1)
+    tried = 1
+    for values in parameter_values(index.engine).values():
+        tried *= len(values)
+    assert len(tuning.trials) == tried
+    assert index.settings.parameters == tuning.chosen.parameters
+    found = index.search(QUERIES, NAMES, k=10)
+    shares = [len(set(a) & set(b)) / 10 for a, b in zip(found.arrays()[0], exact.arrays()[0], strict=True)]
+    assert np.mean(shares) == pytest.approx(tuning.chosen.recall)
+    assert tuning.chosen.recall >= 0.5
+
+
+def test_exact_hits_shard_by_shard_are_those_of_the_oracle(folder):
+    documents = VectorSet(folder / "documents")
+    hits = exact_hits(documents, QUERIES, NAMES, k=25, like=build_from(documents))
+    oracle = exact_search((IDS, VECTORS), (NAMES, QUERIES), k=25)
+    assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in oracle]
+
+
+def test_the_fastest_that_finds_enough_is_chosen_else_the_one_that_finds_most():
+    trials = [
+        Trial(parameters=name, recall=recall, milliseconds=ms)
+        for name, recall, ms in [("a", 0.5, 1), ("b", 0.96, 3), ("c", 0.97, 2), ("d", 0.99, 9)]
+    ]
+    assert choose_trial(trials, 0.95).parameters == "c"
+    assert choose_trial(trials, 0.995).parameters == "d"
+
+
+def test_an_index_without_parameters_has_nothing_to_tune(folder):
+    index = build(VECTORS, IDS)
+    with pytest.raises(InputError, match="'Flat' has no search parameters"):
+        tune(index, QUERIES, NAMES, index.search(QUERIES, NAMES, k=10))
+
+
+def command(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "o1_index", *words], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_the_command_tunes_a_saved_index_and_draws_the_curve(folder):
+    build_from(VectorSet(folder / "documents"), factory="IVF16,Flat").save(folder / "index")
+    words = ["tune", "--index", "index", "--vectors", "queries", "--recall", "0.9", "--documents"]
+    done = command(folder, *words, "documents")
+    assert done.returncode == 0, done.stderr
+    version = open_version(folder / "index")
+    tuning = msgspec.json.decode(version.file("tuning.json").read(), type=Tuning)
+    assert open_index(folder / "index").settings.parameters == tuning.chosen.parameters
+    assert tuning.chosen.recall >= 0.9
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()[1:]] == [
+        trial.parameters for trial in tuning.trials
+    ]
+    picture = ElementTree.fromstring(version.file("tuning.svg").read())
+    points = picture.findall(".//{http://www.w3.org/2000/svg}circle")
+    assert len(points) == len(tuning.trials) == 5
+    assert command(folder, *words, "queries").returncode == 4
+
+
+def test_auto_says_what_it_chose_and_why(folder):
+    done = command(folder, "build", "--vectors", "documents", "--out", "index", "--factory", "auto")
+    assert "auto: Flat : exact: 600 vectors take 0 MiB" in done.stderr
+    again = command(folder, "build", "--vectors", "documents", "--out", "index", "--factory", "auto")
+    assert "up to date" in again.stderr
+    assert build(VECTORS, IDS, factory="auto").settings.factory == "Flat"
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,PQ4x4"])
+def test_an_interrupted_build_goes_on_from_its_checkpoint(folder, factory):
+    documents = VectorSet(folder / "documents")
+    whole = build_from(documents, factory=factory)
+
+    class StopAtThird(VectorSet):
+        read = 0
+
+        def shards(self):
+            for number, shard in enumerate(super().shards()):
+                if self.read and number == 3:
+                    raise KeyboardInterrupt
+                yield shard
+            self.read += 1
+
+    stopping = StopAtThird(folder / "documents")
+    stopping.read = 0 if factory != "Flat" else 1
+    original = Checkpoints.__init__
+    try:
+        Checkpoints.__init__ = lambda self, *args: original(self, *args, least=0.0, share=1e9)
+        with pytest.raises(KeyboardInterrupt):
+            build_from(stopping, factory=factory, checkpoints=folder / "part")
+        saved = Checkpoints(folder / "part", whole.settings, whole.made_from)
+        engine, shards = saved.load()
+        assert (engine.ntotal, shards) == (300, 3)
+        read = []
+        finishing = VectorSet(folder / "documents")
+        shard = finishing._read_vectors
+        finishing._read_vectors = lambda what: read.append(what.name) or shard(what)
+        index = build_from(finishing, factory=factory, checkpoints=folder / "part")
+    finally:
+        Checkpoints.__init__ = original
+    names = NAMES[:7]
+    assert list(index.search(QUERIES[:7], names, k=9)) == list(whole.search(QUERIES[:7], names, k=9))
+    damaged = next((folder / "part").glob("engine-*.faiss"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert saved.load() is None
