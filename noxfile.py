@@ -27,10 +27,13 @@ TESTED_EXTRAS = {"records": "[vectors,bm25]", "index": "[cpu]", "bench": "[bm25]
 ALL_EXTRAS = {
     "records": "[vectors,bm25]",
     "vote": "[dense,static]",
-    "model": "[weights]",
-    "index": "[cpu]",
-    "bench": "[bm25,report]",
+    "model": "[weights,serve,mteb]",
+    "index": "[cpu,hybrid]",
+    "bench": "[bm25,report,hub,irds]",
 }
+
+# what integration tests talk to our parts with: other clients, other runtimes
+OTHERS = ["httpx2", "openai", "tensorboard", "triton", "sentence-transformers"]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
@@ -60,7 +63,7 @@ def everything(session: nox.Session) -> str:
         session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(folder), external=True)
         session.run(
             python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
-            *TEST_TOOLS, "mypy", *editable, external=True,
+            *TEST_TOOLS, *OTHERS, "mypy", *editable, external=True,
         )  # fmt: skip
         stamp.write_text(digest)
     return python
@@ -94,7 +97,22 @@ def integration(session: nox.Session) -> None:
     """What crosses packages, and every test that needs an extra."""
     pytest = [everything(session), "-m", "pytest"]
     session.run(*pytest, "tests", "-m", "extra and not gpu and not vllm", *session.posargs, external=True)
-    session.run(*pytest, "tests/integration", "-m", "not gpu and not vllm", *session.posargs, external=True)
+    session.run(
+        *pytest,
+        "tests/integration",
+        "tests/faults",
+        "-m",
+        "not gpu and not vllm",
+        *session.posargs,
+        external=True,
+    )
+
+
+@nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """Kills, full disks, flipped bits and broken servers in full counts; the default run has a part of them."""
+    pytest = [everything(session), "-m", "pytest", "tests/faults", "-m", "not gpu and not vllm"]
+    session.run(*pytest, *session.posargs, env={"O1_FAULTS": "full"}, external=True)
 
 
 @nox.session
