@@ -110,7 +110,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
-    """Kills, full disks, flipped bits and broken servers in full counts; the default run has a part of them."""
+    """Kills, full disks, flipped bits and broken servers, in full counts (integration has a part)."""
     pytest = [everything(session), "-m", "pytest", "tests/faults", "-m", "not gpu and not vllm"]
     session.run(*pytest, *session.posargs, env={"O1_FAULTS": "full"}, external=True)
 
