@@ -1,3 +1,6 @@
+import hashlib
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -36,7 +39,8 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"documents": [*DOCUMENTS, DOCUMENTS[0]]}, "doc_id 'd0' stands twice"),
+        ({"documents": [*DOCUMENTS, DOCUMENTS[0]]}, "doc_id 'd0' stands twice, as documents 1 and 5"),
+        ({"documents": [Document(doc_id="d9", text="\ud800")]}, "half of a surrogate pair"),
         ({"documents": []}, "2 judged documents are not in the corpus"),
         ({"documents": DOCUMENTS[:2]}, "'d3' of query 'q2'"),
         ({"documents": iter(DOCUMENTS)}, "can be read only once"),
@@ -126,3 +130,48 @@ def test_a_folder_whose_corpus_lost_a_judged_document_is_refused(folder):
     (folder / "corpus.jsonl").write_text("".join(lines[:-1]))
     with pytest.raises(InputError, match="'d3' of query 'q2'"):
         load_beir(folder)
+
+
+class Numbered:
+    """Documents that exist only while they are iterated."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        return (Document(doc_id=str(number), text="a passage") for number in range(self.count))
+
+
+def test_making_a_collection_holds_few_bytes_a_document():
+    count = 200_000
+    qrels = [Qrel(query_id="q1", doc_id="7", relevance=1)]
+    tracemalloc.start()
+    made = collection(documents=Numbered(count), queries=QUERIES[:1], qrels=qrels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(made) == count
+    # 32 for the digest, 8 for the id's hash, and what growing arrays leave unused
+    assert peak / count < 64
+
+
+def test_the_digest_of_many_documents_is_that_of_their_sorted_digests():
+    documents = list(Numbered(3000))  # so many that some sha256 end in a zero byte
+    encoder = msgspec.json.Encoder(order="sorted")
+    each = sorted(hashlib.sha256(encoder.encode(document)).digest() for document in documents)
+    assert any(one.endswith(b"\0") for one in each)
+    assert digest(reversed(documents)) == hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def test_ids_whose_hashes_are_equal_are_looked_at_again_and_only_equal_ids_refused():
+    hashes = {hash(document.doc_id) for document in DOCUMENTS}
+    collection()._refuse_repeated_documents(hashes)
+    made = collection(documents=list(DOCUMENTS))
+    made.documents.append(DOCUMENTS[1])
+    with pytest.raises(InputError, match="'d1' stands twice, as documents 2 and 5"):
+        made._refuse_repeated_documents(hashes)
+
+
+def test_judged_documents_that_an_edition_is_known_to_lack_may_be_absent():
+    assert len(collection(documents=DOCUMENTS[:3], absent=1)) == 3
+    with pytest.raises(InputError, match="2 judged documents are not in the corpus"):
+        collection(documents=DOCUMENTS[1:3], absent=1)

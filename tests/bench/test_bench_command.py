@@ -1,4 +1,6 @@
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 
@@ -7,7 +9,18 @@ import pytest
 from o1_bench.__main__ import main
 from o1_bench.result import load_result
 from o1_bench.score import by_query
-from o1_records import Document, Exclusion, Metric, Qrel, Query, rank, read_jsonl, write_jsonl
+from o1_records import (
+    Document,
+    Exclusion,
+    Metric,
+    Qrel,
+    Query,
+    Source,
+    Thought,
+    rank,
+    read_jsonl,
+    write_jsonl,
+)
 from o1_records.beir import write_beir
 from o1_records.trec import read_run, write_qrels, write_run
 
@@ -208,4 +221,91 @@ def test_importing_is_light():
     loaded = set(done.stdout.split())
     assert "ir_measures" in loaded
     heavy = {"torch", "matplotlib", "jinja2", "bm25s", "Stemmer", "scipy", "pandas", "transformers"}
-    assert not (heavy | {"tqdm"}) & loaded
+    heavy |= {"tqdm", "pyarrow", "huggingface_hub", "ir_datasets", "sentence_transformers", "safetensors"}
+    assert not heavy & loaded
+
+
+def third_party(distribution, seen):
+    """The distributions that installing one brings along, extras left out, ours not counted."""
+    for requirement in importlib.metadata.requires(distribution) or ():
+        name = re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+        if "extra ==" in requirement or "sys_platform" in requirement or "platform_system" in requirement:
+            continue
+        if name not in seen:
+            seen.add(name)
+            third_party(name, seen)
+    return {name for name in seen if not name.startswith("o1-")}
+
+
+def test_at_most_six_packages_of_others_come_along():
+    needed = third_party("o1-bench", set())
+    assert {"msgspec", "numpy", "ir-measures"} <= needed
+    assert len(needed) <= 6, sorted(needed)
+
+
+def test_other_collections_are_compared_only_when_told_to(folder, capsys):
+    keep(folder, "good.trec", "a")
+    write_beir(
+        folder / "tiny",
+        documents=[Document(doc_id="d1", text="another text"), Document(doc_id="d2", text="t")],
+        queries=[Query(query_id="q1", text="open zip")],
+        qrels={"test": QRELS[:1]},
+    )
+    keep(folder, "poor.trec", "b")
+    capsys.readouterr()
+    pair = [folder / "results" / name for name in "ab"]
+    assert run_with("compare", *pair) == 4
+    assert "were measured on different" in capsys.readouterr().err
+    assert run_with("compare", *pair, "--allow-different", "--measure", "RR@10") == 0
+    out, err = capsys.readouterr()
+    assert "compared on the 1 queries that all have" in err
+    assert "0 better, 0 equal, 1 worse" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"k": 7}, "hits a query 7, 10"), ({"measures": {"RR@10": "another tool"}}, "provider of RR@10")],
+)
+def test_another_protocol_is_not_compared(folder, capsys, change, named):
+    for name in "ab":
+        keep(folder, "good.trec", name)
+    paths = [folder / "results" / name / "result.json" for name in "ab"]
+    for path, changed in zip(paths, ({"k": 10}, {"k": 10} | change), strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert run_with("compare", *paths) == 4
+    assert f"were measured by different protocols: {named}" in capsys.readouterr().err
+    assert run_with("compare", *paths, "--allow-different") == 0
+
+
+def test_published_figures_stand_beside_ours(folder, capsys):
+    keep(folder, "good.trec", "mine")
+    assert run_with("leaderboard", folder / "results") == 0
+    assert "nothing published is known" in capsys.readouterr().err
+    path = folder / "results" / "mine" / "result.json"
+    path.write_text(path.read_text().replace('"tiny/test"', '"bright/pony"'))
+    assert run_with("leaderboard", folder / "results") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "system\tbright/pony nDCG@10\tsource"
+    assert lines[1] == "mine\t100.00\tmeasured here"
+    assert "BM25\t7.90\tReasonEmbed (arXiv 2510.08252), tables of its repository (original" in "\n".join(
+        lines
+    )
+
+
+@pytest.mark.extra
+def test_a_report_shows_examples_from_the_runs_and_thoughts_of_its_results(folder, capsys):
+    thoughts = [
+        Thought(query_id=name, thought_id="t", text=f"thought of {name}", source=Source(model="m"))
+        for name in ("q1", "q2")
+    ]
+    write_jsonl(folder / "thoughts.jsonl", thoughts)
+    keep(folder, "poor.trec", "poor")
+    keep(folder, "good.trec", "good")
+    command = ("report", "--results", folder / "results", "--out", folder / "r.html", "--baseline", "poor")
+    command += ("--collection", folder / "tiny", "--thoughts", folder / "thoughts.jsonl")
+    assert run_with(*command) == 0
+    page = (folder / "r.html").read_text()
+    assert "thought of q1" in page
+    assert "Relevant documents" in page
+    assert '<span class="code">d1</span> 2 → 1' in page
+    assert '<span class="code">d2</span> not found → 1' in page

@@ -5,7 +5,7 @@ import pytest
 from o1_bench import Collection, load_result, save_result
 from o1_bench.result import Milliseconds, System, verify_result
 from o1_bench.score import parse_measure
-from o1_records import Document, Hit, InputError, Qrel, Query, rank
+from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank
 
 
 @pytest.fixture
@@ -139,3 +139,33 @@ def test_a_run_that_cannot_be_written_leaves_no_half_of_a_result(tmp_path, colle
     with pytest.raises(InputError, match="white space"):
         save_result(tmp_path, SYSTEM, collection=collection, hits=blank)
     assert not (tmp_path / "result.json").exists()
+
+
+def test_results_of_the_first_version_can_be_read_for_ever(tmp_path, collection):
+    save_result(tmp_path, SYSTEM, collection=collection, hits=HITS)
+
+    def change(content):
+        for name in ("k", "measures", "thought_words"):
+            del content[name]
+        for name in ("prompts", "sampling", "index_bytes", "peak_memory_bytes", "device"):
+            del content["system"][name]
+        del content["collection"]["instruction"]
+
+    edit(tmp_path, change)
+    assert load_result(tmp_path).metrics["RR@10"] == 0.75
+    assert verify_result(tmp_path) == []
+
+
+def test_thoughts_are_kept_counted_and_checked(tmp_path, collection):
+    thoughts = [
+        Thought(query_id="q1", thought_id=name, text="two words", source=Source(model="m")) for name in "ab"
+    ]
+    saved = save_result(tmp_path, SYSTEM, collection=collection, hits=HITS, thoughts=thoughts)
+    assert saved.thought_words == {"q1": 4}
+    assert verify_result(tmp_path) == []
+    path = tmp_path / "thoughts.jsonl"
+    path.write_text(path.read_text().replace("two", "few"))
+    assert verify_result(tmp_path) == ["thoughts.jsonl: is not the file that was scored (its sha256 differs)"]
+    save_result(tmp_path, SYSTEM, collection=collection, hits=HITS)
+    assert not path.exists()
+    assert verify_result(tmp_path) == []

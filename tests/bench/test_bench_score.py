@@ -56,21 +56,39 @@ def float32(value):
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
-def plain_values(judged, scores):
-    """NDCG@10, RR@10 and R@100 in plain Python, from their definitions."""
+def random_exclusions(qrels, run, rng):
+    """Documents, retrieved or not, judged or not, that are never counted for a query."""
+    ids = sorted({doc_id for docs in (*qrels.values(), *run.values()) for doc_id in docs})
+    return {
+        query_id: set(rng.sample(ids, rng.randint(0, min(4, len(ids)))))
+        for query_id in [*qrels, "nobody judged this"]
+        if rng.random() < 0.5
+    }
+
+
+def plain_values(judged, scores, rel=1):
+    """The measures in plain Python, from their definitions; `rel` is the least relevance that counts."""
     order = sorted(scores, key=lambda doc_id: (float32(scores[doc_id]), doc_id), reverse=True)
     gains = [max(0, judged.get(doc_id, 0)) for doc_id in order]
+    found = [judged.get(doc_id, 0) >= rel for doc_id in order]
     ideal = sorted((gain for gain in judged.values() if gain > 0), reverse=True)
+    relevant = sum(gain >= rel for gain in judged.values())
+    first = next((place for place, good in enumerate(found, 1) if good), None)
+    precisions = [sum(found[:place]) / place for place, good in enumerate(found, 1) if good]
 
     def dcg(values):
         return sum(gain / math.log2(place + 2) for place, gain in enumerate(values[:10]))
 
-    first = next((place for place, gain in enumerate(gains[:10], 1) if gain > 0), None)
-    return {
+    values = {
         "nDCG@10": dcg(gains) / dcg(ideal) if ideal else 0.0,
-        "RR@10": 1 / first if first else 0.0,
-        "R@100": sum(gain > 0 for gain in gains[:100]) / len(ideal) if ideal else 0.0,
+        "RR": 1 / first if first else 0.0,
+        "AP": sum(precisions) / relevant if relevant else 0.0,
     }
+    for k in (1, 5, 10, 100):
+        values[f"RR@{k}"] = 1 / first if first and first <= k else 0.0
+        values[f"R@{k}"] = sum(found[:k]) / relevant if relevant else 0.0
+        values[f"Success@{k}"] = float(any(found[:k]))
+    return values
 
 
 def test_a_thousand_random_runs_agree_with_trec_eval_and_with_the_definitions():
@@ -79,21 +97,55 @@ def test_a_thousand_random_runs_agree_with_trec_eval_and_with_the_definitions():
     for _ in range(1000):
         qrels, run = random_pair(rng)
         judgements, hits = as_records(qrels, run, rng)
-        metrics = score(judgements, hits, measures=MEASURES)
+        excluded = random_exclusions(qrels, run, rng)
+        metrics = score(judgements, hits, measures=MEASURES, excluded=excluded)
         ours, mean = by_query(metrics), means(metrics)
-        rounded = {q: {d: float32(s) for d, s in docs.items()} for q, docs in run.items()}
+        left = {q: {d: s for d, s in docs.items() if d not in excluded.get(q, ())} for q, docs in run.items()}
+        rounded = {q: {d: float32(s) for d, s in docs.items()} for q, docs in left.items() if docs}
         trec = pytrec_eval.RelevanceEvaluator(qrels, set(TREC_NAMES.values())).evaluate(rounded)
         for query_id, judged in qrels.items():
             for measure, name in TREC_NAMES.items():
                 expected = trec[query_id][name] if query_id in trec else 0.0
                 assert abs(ours[measure][query_id] - expected) <= 1e-9
-            for measure, expected in plain_values(judged, run.get(query_id, {})).items():
-                assert abs(ours[measure][query_id] - expected) <= 1e-9
+            plain = plain_values(judged, left.get(query_id, {}))
+            for measure in map(str, MEASURES):
+                assert abs(ours[measure][query_id] - plain[measure]) <= 1e-9
                 compared += 1
         for measure, values in ours.items():
             assert values.keys() == qrels.keys()
             assert abs(mean[measure] - sum(values.values()) / len(qrels)) <= 1e-9
     assert compared > 5000
+
+
+@pytest.mark.parametrize("rel", [1, 2, 3])
+def test_every_cutoff_and_relevance_agrees_with_the_definitions(rel):
+    """RR@k comes from another provider than the rest, with rules of its own for ties and cutoffs."""
+    names = [f"{name}(rel={rel})@{k}" for name in ("RR", "R", "Success") for k in (1, 5, 10, 100)]
+    names += [f"AP(rel={rel})", f"RR(rel={rel})", "nDCG@10"]
+    rng = random.Random(rel)
+    for _ in range(60):
+        qrels, run = random_pair(rng)
+        found = by_query(score(qrels, run, measures=[parse_measure(name) for name in names]))
+        for query_id, judged in qrels.items():
+            plain = plain_values(judged, run.get(query_id, {}), rel)
+            for name in names:
+                value = found[str(parse_measure(name))][query_id]
+                assert abs(value - plain[name.replace(f"(rel={rel})", "")]) <= 1e-9, name
+
+
+def test_what_lies_beyond_every_cutoff_is_not_looked_at_and_changes_nothing():
+    """With cutoffs only, rankings are cut before they are scored; AP sees all of them."""
+    cut = [parse_measure(name) for name in ("nDCG@3", "RR@2", "R@5", "P@4", "AP@3", "Judged@2")]
+    whole = [parse_measure(name) for name in ("AP", "P(judged_only=True)@2", "NumRet")]
+    rng = random.Random(3)
+    for _ in range(100):
+        qrels, run = random_pair(rng)
+        alone, beside = score(qrels, run, measures=cut), score(qrels, run, measures=cut + whole)
+        assert by_query(alone).items() <= by_query(beside).items()
+    for measure in whole:
+        alone = score({"q": {"c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, measures=[measure])
+        beside = score({"q": {"c": 1}}, {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, measures=[measure, cut[0]])
+        assert means(alone)[str(measure)] == means(beside)[str(measure)] > 0
 
 
 def test_every_measure_breaks_a_tie_towards_the_larger_doc_id():
@@ -163,6 +215,21 @@ def test_a_sum_measure_is_summed():
         measures=[ir_measures.NumRel],
     )
     assert means(metrics) == {"NumRel": 3.0}
+
+
+def test_dictionaries_of_beir_mteb_and_ranx_go_in_and_come_out():
+    qrels, run = {"q1": {"d1": 1}, "q2": {"d7": 2}}, {"q1": {"d1": 0.5, "d2": 0.25}, "q2": {"d7": 1.0}}
+    hits = list(from_dict(run))
+    assert to_dict(hits) == run
+    judgements = [
+        Qrel(query_id=q, doc_id=d, relevance=r) for q, docs in qrels.items() for d, r in docs.items()
+    ]
+    assert to_dict(judgements) == qrels
+    assert score(qrels, run) == score(judgements, hits)
+    scores = by_query(score(qrels, run))["nDCG@10"]  # {query_id: value}, as trec_eval's evaluate gives them
+    assert scores == {"q1": 1.0, "q2": 1.0}
+    tool = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(run)
+    assert {query_id: values["ndcg_cut_10"] for query_id, values in tool.items()} == scores
 
 
 @given(

@@ -12,6 +12,8 @@ from o1_bench.collection import Collection
 from o1_bench.compare import paired_test
 from o1_bench.datasets.beir import load_beir
 from o1_bench.datasets.stdlib import build_stdlib
+from o1_bench.evaluate import evaluate
+from o1_bench.pipeline import Pipeline
 from o1_bench.report import write_report
 from o1_bench.result import Result, load_result, save_result
 from o1_bench.score import score
@@ -20,8 +22,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Collection",
+    "Pipeline",
     "Result",
     "build_stdlib",
+    "evaluate",
     "load_beir",
     "load_result",
     "paired_test",

@@ -69,6 +69,46 @@ def paired_test(
     )
 
 
+def paired_test_over_tasks(
+    a: Mapping[str, Mapping[str, float]],
+    b: Mapping[str, Mapping[str, float]],
+    *,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the mean over tasks of the tasks' means: `{task: {query_id: value}}`, as suites report.
+
+    Every task counts the same, whatever its number of queries. Signs are thrown and queries drawn
+    within each task; otherwise this is `paired_test`, and equals it in meaning for one task.
+
+    Raises InputError when the two do not hold the same tasks and queries, or none.
+    """
+    _check(a, b)
+    tasks = sorted(a)
+    for task in tasks:
+        _check(a[task], b[task])
+    differences = [np.array([a[t][query_id] - b[t][query_id] for query_id in sorted(a[t])]) for t in tasks]
+    rng = np.random.default_rng(seed)
+    means = np.array([values.mean() for values in differences])
+    flipped, drawn = np.zeros(permutations), np.zeros(permutations)
+    for values in differences:
+        flipped += _flipped_sums(values, permutations, rng) / len(values)
+        drawn += _resampled_means(values, permutations, rng)
+    tolerance = 1e-12 * sum(np.abs(values).mean() for values in differences)
+    extreme = (np.abs(flipped) >= abs(means.sum()) - tolerance).sum()
+    low, high = np.quantile(drawn / len(tasks), [0.025, 0.975])
+    every = np.concatenate(differences)
+    return Comparison(
+        difference=float(means.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=float((1 + extreme) / (1 + permutations)),
+        wins=int((every > 0).sum()),
+        ties=int((every == 0).sum()),
+        losses=int((every < 0).sum()),
+    )
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected for how many there are, in the order given; each is at most 1.
 
@@ -84,7 +124,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _check(a: Mapping[str, float], b: Mapping[str, float]) -> None:
+def _check(a: Mapping[str, object], b: Mapping[str, object]) -> None:
     if not a or not b:
         raise InputError("there is no per-query value to compare")
     if odd := sorted(a.keys() ^ b.keys()):
@@ -98,23 +138,33 @@ def _p_value(differences: Values, permutations: int, rng: np.random.Generator) -
     moved = differences[differences != 0]
     # sums that are equal on paper differ in their last bits
     observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()
-
-    def sums(rows: int) -> Values:
-        signs = rng.integers(0, 2, size=(rows, len(moved)), dtype=np.int8) * 2.0 - 1.0
-        return np.asarray(signs @ moved)
-
-    extreme = (np.abs(_repeat(sums, permutations, len(moved))) >= observed).sum()
+    extreme = (np.abs(_flipped_sums(moved, permutations, rng)) >= observed).sum()
     return float((1 + extreme) / (1 + permutations))
 
 
 def _interval(differences: Values, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-    count = len(differences)
-
-    def resampled(rows: int) -> Values:
-        return np.asarray(differences[rng.integers(0, count, size=(rows, count))].mean(axis=1))
-
-    low, high = np.quantile(_repeat(resampled, resamples, count), [0.025, 0.975])
+    low, high = np.quantile(_resampled_means(differences, resamples, rng), [0.025, 0.975])
     return float(low), float(high)
+
+
+def _flipped_sums(values: Values, times: int, rng: np.random.Generator) -> Values:
+    """The sum of the values with the sign of each thrown at random, `times` times."""
+
+    def sums(rows: int) -> Values:
+        signs = rng.integers(0, 2, size=(rows, len(values)), dtype=np.int8) * 2.0 - 1.0
+        return np.asarray(signs @ values)
+
+    return _repeat(sums, times, len(values))
+
+
+def _resampled_means(values: Values, times: int, rng: np.random.Generator) -> Values:
+    """The mean of as many values drawn with replacement, `times` times."""
+    count = len(values)
+
+    def means(rows: int) -> Values:
+        return np.asarray(values[rng.integers(0, count, size=(rows, count))].mean(axis=1))
+
+    return _repeat(means, times, count)
 
 
 def _repeat(draw: Callable[[int], Values], times: int, width: int) -> Values:

@@ -23,8 +23,20 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A relevant document that changed its rank; None: not retrieved."""
+
+    doc_id: str
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkedExample:
-    """A query, its thought, the best documents without and with it, and the metric of both."""
+    """A query, its thought, the best documents without and with it, and the metric of both.
+
+    `moved` are the relevant documents whose rank the thought changed, best ranks first.
+    """
 
     query: str
     thought: str
@@ -33,6 +45,7 @@ class WorkedExample:
     value_after: float
     before: tuple[Shown, ...]
     after: tuple[Shown, ...]
+    moved: tuple[Moved, ...] = ()
 
 
 def worked_examples(
@@ -54,7 +67,9 @@ def worked_examples(
     values = [_values(collection, run, measure) for run in runs]
     texts = _first_texts(thoughts)
     chosen = _moved_most({q: values[1][q] - values[0][q] for q in values[0] if q in texts}, count)
-    shown = _shown([_ranked(run, chosen, top, collection) for run in runs], collection)
+    ranked = [_ranked(run, chosen, collection) for run in runs]
+    best = [{query_id: hits[:top] for query_id, hits in run.items()} for run in ranked]
+    shown = _shown(best, collection)
     queries = {query.query_id: query.text for query in collection.queries}
     return [
         WorkedExample(
@@ -65,6 +80,7 @@ def worked_examples(
             value_after=values[1][query_id],
             before=shown[0][query_id],
             after=shown[1][query_id],
+            moved=_moved(query_id, ranked[0][query_id], ranked[1][query_id], collection),
         )
         for query_id in chosen
     ]
@@ -94,14 +110,25 @@ def _moved_most(gains: Mapping[str, float], count: int) -> list[str]:
 
 
 def _ranked(
-    run: Mapping[str, Mapping[str, float]], chosen: Iterable[str], top: int, collection: Collection
+    run: Mapping[str, Mapping[str, float]], chosen: Iterable[str], collection: Collection
 ) -> dict[str, list[Hit]]:
     best = {}
     for query_id in chosen:
         left_out = collection.excluded.get(query_id, frozenset())
         scores = {d: s for d, s in run.get(query_id, {}).items() if d not in left_out}
-        best[query_id] = list(from_dict({query_id: scores}))[:top]
+        best[query_id] = list(from_dict({query_id: scores}))
     return best
+
+
+def _moved(
+    query_id: str, before: Iterable[Hit], after: Iterable[Hit], collection: Collection
+) -> tuple[Moved, ...]:
+    ranks = [{hit.doc_id: hit.rank for hit in hits} for hits in (before, after)]
+    relevant = [q.doc_id for q in collection.qrels if q.query_id == query_id and q.relevance > 0]
+    every = (Moved(doc_id=d, before=ranks[0].get(d), after=ranks[1].get(d)) for d in relevant)
+    moved = [one for one in every if one.before != one.after]
+    far = len(ranks[0]) + len(ranks[1]) + 1
+    return tuple(sorted(moved, key=lambda one: (min(one.before or far, one.after or far), one.doc_id)))
 
 
 def _shown(

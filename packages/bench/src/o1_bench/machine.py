@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
+from pathlib import Path
 
 from o1_records import Record
 from o1_records.types import Count
+
+_SELF, _CHILDREN = 0, -1  # resource.RUSAGE_SELF and RUSAGE_CHILDREN
 
 _PACKAGES = (
     "o1-bench",
@@ -57,6 +61,24 @@ def hardware() -> Hardware:
         memory_gib=round(memory / 2**30, 1),
         python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
     )
+
+
+def reset_peak_memory() -> None:
+    """Start measuring the peak of memory again, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process, or one child of it, has had in use."""
+    import resource  # not on every system; nothing else here needs it
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = [resource.getrusage(who).ru_maxrss * unit for who in (_SELF, _CHILDREN)]
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        # ru_maxrss of this process cannot be reset, VmHWM can
+        peaks[0] = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    return max(peaks)
 
 
 def _cpu() -> str:

@@ -107,6 +107,29 @@ def gain_curve(gains: Sequence[float], *, width: int, height: int, prefix: str) 
     return _svg(figure, prefix, "gain of each query, largest first")
 
 
+def length_curve(
+    bins: Sequence[tuple[float, float, float, float]], *, width: int, height: int, prefix: str
+) -> str:
+    """Mean gain against thought length: each bin is (words, gain, low, high), the last two its interval."""
+    figure, axes = _figure(width, height, margins=(44, 10, 40, 10))
+    words, gains, lows, highs = np.asarray(bins, dtype=float).T
+    axes.vlines(words, lows, highs, color=SOFT, linewidth=2, zorder=2)
+    axes.plot(words, gains, color=ACCENT, linewidth=1, zorder=2)
+    for colour, chosen in ((GAIN, lows > 0), (LOSS, highs < 0), (SOFT, (lows <= 0) & (highs >= 0))):
+        face = PAGE if colour == SOFT else colour
+        axes.scatter(words[chosen], gains[chosen], s=46, facecolor=face, edgecolor=colour, zorder=3)
+    axes.axhline(0, color=SOFT, linewidth=1, zorder=1)
+    reach = max(np.abs([lows, highs]).max() * 1.1, 0.05)
+    axes.set_ylim(-reach, reach)
+    ten = 10.0 ** math.floor(math.log10(reach))
+    step = max(size * ten for size in (1, 2, 5) if size * ten <= reach)
+    ticks = [-step, 0.0, step]
+    axes.set_yticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    axes.grid(axis="y", color=LINE, linewidth=1)
+    axes.set_xlabel("words thought about a query", color=SOFT, fontsize=12)
+    return _svg(figure, prefix, "gain against thought length")
+
+
 def _figure(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Any, Any]:
     """A figure of so many pixels with one plain pair of axes; margins left, right, bottom, top."""
     try:

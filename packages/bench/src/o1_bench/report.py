@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from o1_bench import words
+from o1_bench.compare import Comparison
 from o1_bench.examples import WorkedExample
+from o1_bench.leaderboard import leaderboard
+from o1_bench.page import page, suite_focus, suite_page
 from o1_bench.result import Result
 from o1_bench.rows import Row, main_measure, side_by_side
+from o1_bench.tasks import SuiteRow, by_collection, over_tasks
 from o1_records import MissingExtraError, atomic_write
 
-_WIDE, _NARROW = (760, 400), (350, 440)
 _KINDS = {"control": "control", "oracle": "oracle: looks at the answer"}
 
 
@@ -29,7 +32,8 @@ def write_report(
 
     Args:
         path: the HTML file; it appears whole or not at all.
-        results: of one collection, in the order of the table; the first measure is the main one.
+        results: in the order of the table; the first measure is the main one. Those of several
+            collections make a page by task, where p-values are corrected over tasks as well.
         baseline: the result that the others are compared with; the first one by default.
         focus: the result that the summary is about; the best that is no control or oracle by default.
         examples: worked examples, see `o1_bench.examples.worked_examples`.
@@ -39,23 +43,23 @@ def write_report(
         InputError: the results do not belong side by side, or have no such name.
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    rows = side_by_side(results, baseline=baseline)
-    page = _template().render(
+    suite = over_tasks(results, baseline=baseline) if len(by_collection(results)) > 1 else []
+    if suite:
+        chosen = suite_focus(suite, focus)
+        shown, pages = suite_page(suite, chosen), _task_pages(suite, chosen.name)
+    else:
+        shown, pages = None, [page(side_by_side(results, baseline=baseline), focus, "c0")]
+    text = _template().render(
         title=title,
-        rows=rows,
-        base=next(row.result for row in rows if row.is_baseline),
-        focus=words.choose_focus(rows, focus),
-        summary=words.summary(rows, words.choose_focus(rows, focus)),
-        main=main_measure(rows[0].result),
-        best=_best(rows),
-        scale=_scale(rows),
-        kinds=_KINDS,
-        shown_kinds={row.result.system.kind for row in rows},
+        pages=pages,
+        suite=shown,
+        board=leaderboard(results),
         examples=examples,
-        **_pictures(rows),
+        kinds=_KINDS,
+        shown_kinds={result.system.kind for result in results},
     )
     with atomic_write(path) as file:
-        file.write(page.encode())
+        file.write(text.encode())
 
 
 def table(results: Sequence[Result], *, baseline: str = "") -> str:
@@ -63,8 +67,46 @@ def table(results: Sequence[Result], *, baseline: str = "") -> str:
     rows = side_by_side(results, baseline=baseline)
     measures = list(rows[0].result.metrics)
     head = ["run", *measures, "ms/query", f"Δ {measures[0]}", "95 % interval", "p (Holm)"]
-    lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return _aligned([head, *(_cells(row) for row in rows)])
+
+
+def suite_table(results: Sequence[Result], *, baseline: str = "") -> str:
+    """The main measure of every system on every collection and on average, as lines of aligned text."""
+    rows = over_tasks(results, baseline=baseline)
+    tasks = list(by_collection(results))
+    head = ["run", *tasks, "average", "ms/query", "Δ", "95 % interval", "p (Holm)"]
+    lines = [head]
+    for row in rows:
+        cells = [_labelled(row.name, row.kind)]
+        for task in tasks:
+            found = row.rows.get(task)
+            cells.append(words.value(found.result.metrics[main_measure(found.result)]) if found else "")
+        cells += ["" if row.average is None else words.value(row.average)]
+        cells += [
+            words.milliseconds(row.milliseconds),
+            *_tested(row.against, row.p_value, is_baseline=row.is_baseline),
+        ]
+        lines.append(cells)
+    return _aligned(lines)
+
+
+def _task_pages(suite: Sequence[SuiteRow], focus: str) -> list[dict[str, Any]]:
+    """A page for each task, with p-values corrected over all of them."""
+    comparisons = sum(row.against is not None for each in suite for row in each.rows.values())
+    tasks = dict.fromkeys(task for each in suite for task in each.rows)
+    return [
+        page(
+            [each.rows[task] for each in suite if task in each.rows],
+            focus,
+            f"c{number}",
+            comparisons=comparisons,
+        )
+        for number, task in enumerate(tasks)
+    ]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column else cell.ljust(width)
@@ -76,13 +118,20 @@ def table(results: Sequence[Result], *, baseline: str = "") -> str:
 
 def _cells(row: Row) -> list[str]:
     system = row.result.system
-    name = system.name if system.kind == "system" else f"{system.name} ({system.kind})"
     metrics = [words.value(number) for number in row.result.metrics.values()]
-    cells = [name, *metrics, words.milliseconds(system.milliseconds.total)]
-    if row.against is None or row.p_value is None:
-        return [*cells, "baseline", "", ""]
-    test = row.against
-    return [*cells, words.signed(test.difference), words.interval(test), words.p_value(row.p_value)]
+    times = words.milliseconds(system.milliseconds.total)
+    tested = _tested(row.against, row.p_value, is_baseline=row.is_baseline)
+    return [_labelled(system.name, system.kind), *metrics, times, *tested]
+
+
+def _labelled(name: str, kind: str) -> str:
+    return name if kind == "system" else f"{name} ({kind})"
+
+
+def _tested(test: Comparison | None, p: float | None, *, is_baseline: bool) -> list[str]:
+    if test is None or p is None:
+        return ["baseline" if is_baseline else "", "", ""]
+    return [words.signed(test.difference), words.interval(test), words.p_value(p)]
 
 
 def _template() -> Any:
@@ -97,53 +146,6 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("value", "signed", "p_value", "interval", "milliseconds", "stages"):
+    for name in ("value", "signed", "p_value", "interval", "milliseconds", "stages", "hundredths", "size"):
         environment.filters[name] = getattr(words, name)
     return environment.get_template("report.html")
-
-
-def _best(rows: Sequence[Row]) -> dict[str, float]:
-    """The highest value of each measure among the runs that are no control and no oracle."""
-    fair = [row.result for row in rows if row.result.system.kind == "system"]
-    return {
-        measure: max((result.metrics[measure] for result in fair), default=0.0)
-        for measure in rows[0].result.metrics
-    }
-
-
-def _scale(rows: Sequence[Row]) -> float:
-    """Half the width of the interval pictures, in the unit of the measure."""
-    ends = [abs(end) for row in rows if row.against for end in (row.against.low, row.against.high)]
-    return max([*ends, 1e-6])
-
-
-def _pictures(rows: Sequence[Row]) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    from o1_bench.pictures import Point, gain_curve, quality_against_time
-
-    main = main_measure(rows[0].result)
-    points = [
-        Point(
-            name=row.result.name,
-            kind="baseline" if row.is_baseline else row.result.system.kind,
-            milliseconds=total,
-            quality=row.result.metrics[main],
-        )
-        for row in rows
-        if (total := row.result.system.milliseconds.total)
-    ]
-    sizes = (("wide", _WIDE), ("narrow", _NARROW)) if points else ()
-    return {
-        "time_pictures": {
-            name: Markup(
-                quality_against_time(points, measure=main, width=width, height=height, prefix=f"t-{name}")
-            )
-            for name, (width, height) in sizes
-        },
-        "gain_pictures": [
-            (row, Markup(gain_curve(row.gains, width=240, height=110, prefix=f"g{number}")))
-            for number, row in enumerate(rows)
-            if row.against
-        ],
-    }

@@ -2,7 +2,8 @@
 
 ```
 folder/run.trec        the hits                    folder/excluded.jsonl   documents not counted
-folder/qrels.trec      the judgements              folder/result.json      everything else
+folder/qrels.trec      the judgements              folder/thoughts.jsonl   thoughts, where there are some
+folder/result.json     everything else
 ```
 `result.json` is written last, so a folder that has one is whole.
 """
@@ -18,12 +19,13 @@ import msgspec
 
 from o1_bench.collection import Collection, digest
 from o1_bench.machine import Hardware, hardware, versions
-from o1_bench.score import DEFAULT, Measure, by_query, means, parse_measure, score
+from o1_bench.score import DEFAULT, Measure, by_query, means, parse_measure, provider, score
 from o1_records import (
     Exclusion,
     Hit,
     InputError,
     Record,
+    Thought,
     atomic_write,
     read_jsonl,
     sha256_file,
@@ -36,6 +38,7 @@ from o1_records.types import Count, NonBlank
 Kind = Literal["system", "control", "oracle"]
 
 _RUN, _QRELS, _EXCLUDED = _FILES = ("run.trec", "qrels.trec", "excluded.jsonl")
+_THOUGHTS = "thoughts.jsonl"
 _TOLERANCE = 1e-9
 
 
@@ -58,15 +61,22 @@ class System(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     A `control` shows what a gain is not due to (empty, shuffled, filler thoughts); an `oracle`
     looks at the answer. `note` says so in words, as "oracle: uses the answer's own docstring".
-    `encoder` is whatever names the model: path, digest, layout, pooling, prompts, sampling.
+    `encoder` is the model's fingerprint, whatever names it: path, digest, layout, pooling, length.
+    `prompts` are what stands before queries and documents, `sampling` is how thoughts were drawn.
+    None: not known or not measured.
     """
 
     name: NonBlank
     kind: Kind = "system"
     note: str = ""
     encoder: dict[str, Any] = msgspec.field(default_factory=dict)
+    prompts: dict[str, str] = msgspec.field(default_factory=dict)
+    sampling: dict[str, Any] = msgspec.field(default_factory=dict)
     milliseconds: Milliseconds = Milliseconds()
     thought_tokens: Count = 0
+    index_bytes: Count | None = None
+    peak_memory_bytes: Count | None = None
+    device: str = ""
 
 
 class Stamp(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,10 +87,15 @@ class Stamp(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queries: Count
     documents: Count
     digests: dict[str, str]
+    instruction: str = ""
 
 
 class Result(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was run on what, the metrics, and enough to check them."""
+    """What was run on what, the metrics, and enough to check them.
+
+    `k` is how many hits a query may have, `measures` who computed each, `thought_words` how many
+    words were thought about each query, all its thoughts together.
+    """
 
     version: int = 1
     system: System
@@ -91,6 +106,9 @@ class Result(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     packages: dict[str, str]
     hardware: Hardware
     created: str
+    k: Count = 0
+    measures: dict[str, str] = msgspec.field(default_factory=dict)
+    thought_words: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -105,27 +123,41 @@ def save_result(
     collection: Collection,
     hits: Iterable[Hit],
     measures: Sequence[Measure] = DEFAULT,
+    k: int = 0,
+    thoughts: Iterable[Thought] = (),
+    thought_words: Mapping[str, int] | None = None,
 ) -> Result:
     """Score the hits and write the folder; an older result in it is replaced once they are scored.
+
+    Args:
+        folder: where the files go.
+        system: what made the hits.
+        collection: what they are scored against.
+        hits: in any order, as `score` takes them.
+        measures: the first one is the main one in reports.
+        k: how many hits were asked for a query; 0: not known.
+        thoughts: kept beside the run.
+        thought_words: words thought about each query; counted from `thoughts` by default.
 
     Raises InputError as `score` does, and for ids that a TREC file cannot hold.
     """
     folder = Path(folder)
-    hits = list(hits)
+    hits, thoughts = list(hits), list(thoughts)
     metrics = score(collection.qrels, hits, measures=measures, excluded=collection.excluded)
     (folder / "result.json").unlink(missing_ok=True)
-    write_run(folder / _RUN, hits)
-    write_qrels(folder / _QRELS, collection.qrels)
-    write_jsonl(folder / _EXCLUDED, _exclusions(collection.excluded))
+    _write_files(folder, collection, hits, thoughts)
     result = Result(
         system=system,
         collection=stamp(collection),
         metrics=means(metrics),
         per_query=by_query(metrics),
-        files={name: sha256_file(folder / name) for name in _FILES},
+        files={name: sha256_file(folder / name) for name in (*_FILES, *([_THOUGHTS] if thoughts else []))},
         packages=versions(),
         hardware=hardware(),
         created=datetime.now(UTC).date().isoformat(),
+        k=k,
+        measures={str(measure): f"ir-measures, {provider(measure)}" for measure in measures},
+        thought_words=dict(_words(thoughts) if thought_words is None else thought_words),
     )
     with atomic_write(folder / "result.json") as file:
         line = encode(result, f"{folder / 'result.json'}")
@@ -176,6 +208,7 @@ def stamp(collection: Collection) -> Stamp:
         queries=len(collection.queries),
         documents=len(collection),
         digests=collection.digests,
+        instruction=collection.instruction,
     )
 
 
@@ -187,13 +220,39 @@ def excluded_ids(exclusions: Iterable[Exclusion]) -> dict[str, set[str]]:
     return ids
 
 
+def exclusions(excluded: Mapping[str, Set[str]]) -> Iterator[Exclusion]:
+    """The same as records, sorted."""
+    for query_id, doc_ids in sorted(excluded.items()):
+        for doc_id in sorted(doc_ids):
+            yield Exclusion(query_id=query_id, doc_id=doc_id)
+
+
+def _write_files(
+    folder: Path, collection: Collection, hits: Iterable[Hit], thoughts: Sequence[Thought]
+) -> None:
+    write_run(folder / _RUN, hits)
+    write_qrels(folder / _QRELS, collection.qrels)
+    write_jsonl(folder / _EXCLUDED, exclusions(collection.excluded))
+    if thoughts:
+        write_jsonl(folder / _THOUGHTS, thoughts)
+    else:
+        (folder / _THOUGHTS).unlink(missing_ok=True)
+
+
+def _words(thoughts: Iterable[Thought]) -> dict[str, int]:
+    words: dict[str, int] = {}
+    for thought in thoughts:
+        words[thought.query_id] = words.get(thought.query_id, 0) + len(thought.text.split())
+    return words
+
+
 def _file(path: str | Path) -> Path:
     return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
 
 
 def _changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
     changed = []
-    for name in _FILES:
+    for name in (*_FILES, *({_THOUGHTS} & digests.keys())):
         if not (folder / name).is_file():
             changed.append(f"{name}: is missing")
         elif sha256_file(folder / name) != digests.get(name):
@@ -213,9 +272,3 @@ def _same(said: Any, found: Any) -> bool:
     if isinstance(said, float) and isinstance(found, float):
         return abs(said - found) <= _TOLERANCE
     return bool(said == found)
-
-
-def _exclusions(excluded: Mapping[str, Set[str]]) -> Iterator[Exclusion]:
-    for query_id, doc_ids in sorted(excluded.items()):
-        for doc_id in sorted(doc_ids):
-            yield Exclusion(query_id=query_id, doc_id=doc_id)

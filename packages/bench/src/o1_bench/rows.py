@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+import numpy as np
 
 from o1_bench.compare import Comparison, holm, paired_test
 from o1_bench.result import Result
@@ -38,6 +42,14 @@ class Row:
         return "up" if self.against.difference > 0 else "down"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LengthBin:
+    """Queries whose thoughts are about as long: their mean number of words and their gain."""
+
+    words: float
+    gain: Comparison
+
+
 def side_by_side(results: Sequence[Result], *, baseline: str = "") -> list[Row]:
     """Compare every result with the baseline (the first one unless it is named) by its main measure.
 
@@ -62,6 +74,26 @@ def main_measure(result: Result) -> str:
     return next(iter(result.metrics))
 
 
+def gain_by_length(row: Row, base: Result, *, bins: int = 6) -> list[LengthBin]:
+    """The mean gain of queries with thoughts of like length, in bins of as many queries each.
+
+    Empty when nothing was thought, or all thoughts are of one length. Queries of one length stay
+    in one bin.
+    """
+    main = main_measure(base)
+    words = {q: count for q, count in row.result.thought_words.items() if q in base.per_query[main]}
+    if len(set(words.values())) < 2:
+        return []
+    edges = sorted(set(np.quantile(list(words.values()), np.linspace(0, 1, bins + 1), method="lower")))
+    found = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        inside = [q for q, count in words.items() if low < count <= high or (not number and count == low)]
+        values, others = row.result.per_query[main], base.per_query[main]
+        test = paired_test({q: values[q] for q in inside}, {q: others[q] for q in inside})
+        found.append(LengthBin(words=fmean(words[q] for q in inside), gain=test))
+    return found
+
+
 def find(results: Sequence[Result], name: str) -> Result:
     """The result of a name. Raises InputError that lists the names there are."""
     for result in results:
@@ -72,15 +104,33 @@ def find(results: Sequence[Result], name: str) -> Result:
 
 
 def refuse_unlike(results: Sequence[Result]) -> None:
-    """Raise InputError unless all results were measured on one collection."""
+    """Raise InputError unless all results were measured on one collection by one protocol.
+
+    The protocol is the instruction, the depth of the runs and who computed each measure; what a
+    result does not say (it was made before results said so) is not compared.
+    """
     for result in results:
         first = results[0]
+        _refuse_other_protocol(result, first)
         for part, digest in first.collection.digests.items():
             if result.collection.digests.get(part) != digest:
                 raise InputError(
                     f"{quoted(result.name)} and {quoted(first.name)} were measured on different "
                     f"{part} ({result.collection.name}, {first.collection.name}); keep them apart"
                 )
+
+
+def _refuse_other_protocol(result: Result, first: Result) -> None:
+    shared = result.measures.keys() & first.measures.keys()
+    said = [("hits a query", str(result.k or ""), str(first.k or ""))]
+    said += [("instruction", result.collection.instruction, first.collection.instruction)]
+    said += [(f"provider of {name}", result.measures[name], first.measures[name]) for name in sorted(shared)]
+    for what, theirs, ours in said:
+        if theirs and ours and theirs != ours:
+            raise InputError(
+                f"{quoted(result.name)} and {quoted(first.name)} were measured by different protocols: "
+                f"{what} {theirs}, {ours}; run both the same way"
+            )
 
 
 def _first(results: Sequence[Result]) -> Result:

@@ -8,12 +8,12 @@ relevant; queries nobody judged are left out.
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import ir_measures
+import numpy as np
 
 from o1_records import Hit, InputError, Metric, Qrel, quoted, rank
 
@@ -52,7 +52,7 @@ def score(
     for measure in measures:
         _check(measure)
     metrics: list[Metric] = []
-    ranked = _ranked(hits, judged, excluded or {})
+    ranked = _ranked(hits, judged, excluded or {}, _depth(measures))
     values = _values(judged, ranked, list(dict.fromkeys(measures)))
     for measure, by_query in values.items():
         total = measure.aggregator()
@@ -113,6 +113,13 @@ def from_dict(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Hit]:
         yield from rank(query_id, values)
 
 
+def provider(measure: Measure) -> str:
+    """Which of ir-measures' providers computes a measure, as `pytrec_eval`."""
+    pipeline: Any = ir_measures.DefaultPipeline
+    found = (p for p in pipeline.providers if p.is_available() and p.supports(measure))
+    return str(next(found).NAME)
+
+
 def _check(measure: Measure) -> None:
     pipeline: Any = ir_measures.DefaultPipeline
     try:
@@ -124,30 +131,43 @@ def _check(measure: Measure) -> None:
 
 
 def _ranked(
-    hits: Run, judged: Mapping[str, Any], excluded: Mapping[str, Set[str]]
+    hits: Run, judged: Mapping[str, Any], excluded: Mapping[str, Set[str]], depth: int | None
 ) -> dict[str, dict[str, int]]:
     ranked = {}
-    for query_id, scores in to_dict(hits).items():
+    for query_id, scores in (hits if isinstance(hits, Mapping) else to_dict(hits)).items():
         if query_id not in judged:
             continue
-        for doc_id in excluded.get(query_id, ()):
-            scores.pop(doc_id, None)
+        if left_out := excluded.get(query_id):
+            scores = {doc_id: value for doc_id, value in scores.items() if doc_id not in left_out}
         if scores:
-            ranked[query_id] = _places(query_id, scores)
+            ranked[query_id] = _places(query_id, scores, depth)
     return ranked
 
 
-def _places(query_id: str, scores: dict[str, float]) -> dict[str, int]:
-    """Map each document to the number of documents from it to the end of the ranking.
+def _places(query_id: str, scores: Mapping[str, float], depth: int | None) -> dict[str, int]:
+    """Map each of the first `depth` documents to the number of them from it to the end.
 
     This is `o1_records.rank` without the records, which cost more than the scoring itself.
     """
     rounded = array("f", scores.values())
-    if not all(map(math.isfinite, rounded)):
+    values = np.frombuffer(rounded, dtype=np.float32)
+    if not np.isfinite(values).all():
         rank(query_id, scores)  # names the document
-    best = sorted(zip(rounded, scores, strict=True), reverse=True)
+    pairs = list(zip(rounded, scores, strict=True))
+    if depth and depth < len(pairs):
+        least = np.partition(values, -depth)[-depth]  # what ties with it takes part: doc_id decides
+        pairs = [pairs[place] for place in np.flatnonzero(values >= least).tolist()]
+    best = sorted(pairs, reverse=True)[:depth]
     places = range(len(best), 0, -1)
     return {doc_id: place for place, (_, doc_id) in zip(places, best, strict=True)}
+
+
+def _depth(measures: Sequence[Measure]) -> int | None:
+    """How many documents of a ranking the measures look at; None: all of them."""
+    cutoffs = [measure.params.get("cutoff") for measure in measures]
+    if any(measure.params.get("judged_only") for measure in measures):
+        return None  # unjudged documents leave before such a measure cuts
+    return None if None in cutoffs else max(cutoffs, default=None)
 
 
 def _values(

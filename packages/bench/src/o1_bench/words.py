@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from o1_bench.compare import Comparison, paired_test
 from o1_bench.result import Milliseconds, Result
 from o1_bench.rows import CHANCE, Row, find, main_measure
+from o1_bench.tasks import SuiteRow
 
 
 def value(number: float) -> str:
@@ -30,6 +31,21 @@ def p_value(number: float) -> str:
 def interval(test: Comparison) -> str:
     """The 95 % interval of a difference."""
     return f"{signed(test.low)} to {signed(test.high)}"
+
+
+def hundredths(number: float | None) -> str:
+    """A metric as papers print it, times 100 with two decimals; empty when it is not known."""
+    return "" if number is None else f"{100 * number:.2f}"
+
+
+def size(number: int | None) -> str:
+    """Bytes in a unit that fits; a dash when it was not measured."""
+    if number is None:
+        return "–"
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number >= 2**power:
+            return f"{number / 2**power:.3g} {unit}"
+    return f"{number} bytes"
 
 
 def milliseconds(number: float | None) -> str:
@@ -64,8 +80,11 @@ def choose_focus(rows: Sequence[Row], focus: str) -> Row:
     return max(fair, key=lambda row: row.result.metrics[main])
 
 
-def summary(rows: Sequence[Row], focus: Row) -> list[str]:
-    """What was found, in sentences; every number in them is computed from the results."""
+def summary(rows: Sequence[Row], focus: Row, *, comparisons: int | None = None) -> list[str]:
+    """What was found, in sentences; every number in them is computed from the results.
+
+    `comparisons` is how many the p-values were corrected for, when these rows are not all.
+    """
     base = next(row.result for row in rows if row.is_baseline)
     main = main_measure(base)
     result, asked = focus.result, focus.result.collection
@@ -75,12 +94,29 @@ def summary(rows: Sequence[Row], focus: Row) -> list[str]:
         return [sentence for sentence in (opening + ".", _oracles(rows, main)) if sentence]
     sentences = [
         f"{opening}, “{base.name}” scores {value(base.metrics[main])}.",
-        _verdict(focus.against, focus.p_value, len(rows) - 1),
+        _verdict(focus.against, focus.p_value, comparisons or len(rows) - 1),
         _times(result, base),
         _controls(rows, result, main),
         _oracles(rows, main),
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def suite_summary(rows: Sequence[SuiteRow], focus: SuiteRow) -> list[str]:
+    """What was found over several tasks, in sentences."""
+    base = next(row for row in rows if row.is_baseline)
+    average = "on average" if base.average is None else f"{value(base.average)} on average"
+    if focus.against is None or focus.p_value is None or focus.average is None:
+        return [f"Over {len(base.rows)} tasks “{base.name}” scores {average}."]
+    compared = sum(row.against is not None for row in rows)
+    moved = [row.direction for row in focus.rows.values()]
+    return [
+        f"Over {len(base.rows)} tasks “{focus.name}” scores {value(focus.average)}, "
+        f"“{base.name}” {average}; every task counts the same.",
+        _verdict(focus.against, focus.p_value, compared),
+        f"By task, {moved.count('up')} gain and {moved.count('down')} lose by more than chance, corrected "
+        "over all tasks and systems.",
+    ]
 
 
 def _verdict(test: Comparison, p: float, comparisons: int) -> str:

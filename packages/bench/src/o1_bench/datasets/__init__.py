@@ -1,1 +1,1 @@
-"""Collections: one loader or builder each. BEIR folders and the standard library for now."""
+"""Collections: one loader or builder each. `o1_bench.suites` knows them all by name."""

@@ -1,14 +1,91 @@
-"""BEIR folders on disk: `corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`."""
+"""BEIR: any folder in its layout, and the public sets by name.
+
+```
+folder/{corpus.jsonl,queries.jsonl,qrels/<split>.tsv}                     the BEIR zips (UKP Darmstadt)
+folder/{corpus,queries}/*.parquet, or *.jsonl.gz   + folder-qrels/*.tsv   hub: BeIR/<name>, BeIR/<name>-qrels
+folder/{corpus.jsonl,queries.jsonl,qrels/<split>.jsonl}                   hub: mteb/<name>
+```
+Tables may be JSON lines, gzipped or not, or Parquet (`o1_bench.datasets.tables`). Sources: BEIR
+(arXiv 2104.08663, github.com/beir-cellar/beir), the file trees of BeIR/* and mteb/* on the hub, and
+mteb 2.26's task definitions for the pinned revisions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from o1_bench.collection import Collection
-from o1_records import Document, InputError, quoted
-from o1_records.beir import read_corpus, read_qrels, read_queries
+from o1_bench.datasets.tables import TableDocuments, find_table, need_table, read_rows, table_names
+from o1_records import Document, InputError, Qrel, Query, quoted
+from o1_records.beir import read_qrels_file
+from o1_records.types import Id
+
+PUBLIC = {
+    "arguana": ("mteb/arguana", "c22ab2a51041ffd869aaddef7af8d8215647e41a"),
+    "climate-fever": ("mteb/climate-fever", "47f2ac6acb640fc46020b02a5b59fdda04d39380"),
+    "cqadupstack/android": ("mteb/CQADupstackAndroidRetrieval", "9be4c0e46342e8e3aff577a89b9a1ec9bc6b4af3"),
+    "cqadupstack/english": ("mteb/cqadupstack-english", "ad9991cb51e31e31e430383c75ffb2885547b5f0"),
+    "cqadupstack/gaming": ("mteb/cqadupstack-gaming", "4885aa143210c98657558c04aaf3dc47cfb54340"),
+    "cqadupstack/gis": ("mteb/cqadupstack-gis", "5003b3064772da1887988e05400cf3806fe491f2"),
+    "cqadupstack/mathematica": ("mteb/cqadupstack-mathematica", "90fceea13679c63fe563ded68f3b6f06e50061de"),
+    "cqadupstack/physics": ("mteb/cqadupstack-physics", "79531abbd1fb92d06c6d6315a0cbbbf5bb247ea4"),
+    "cqadupstack/programmers": ("mteb/cqadupstack-programmers", "6184bc1440d2dbc7612be22b50686b8826d22b32"),
+    "cqadupstack/stats": ("mteb/cqadupstack-stats", "65ac3a16b8e91f9cee4c9828cc7c335575432a2a"),
+    "cqadupstack/tex": ("mteb/cqadupstack-tex", "46989137a86843e03a6195de44b09deda022eec7"),
+    "cqadupstack/unix": ("mteb/cqadupstack-unix", "6c6430d3a6d36f8d2a829195bc5dc94d7e063e53"),
+    "cqadupstack/webmasters": ("mteb/cqadupstack-webmasters", "160c094312a0e1facb97e55eeddb698c0abe3571"),
+    "cqadupstack/wordpress": ("mteb/cqadupstack-wordpress", "4ffe81d471b1924886b33c7567bfb200e9eec5c4"),
+    "dbpedia-entity": ("mteb/dbpedia", "c0f706b76e590d620bd6618b3ca8efdd34e2d659"),
+    "fever": ("mteb/fever", "bea83ef9e8fb933d90a2f1d5515737465d613e12"),
+    "fiqa": ("mteb/fiqa", "27a168819829fe9bcd655c2df245fb19452e8e06"),
+    "hotpotqa": ("mteb/hotpotqa", "ab518f4d6fcca38d87c25209f94beba119d02014"),
+    "msmarco": ("mteb/msmarco", "c5a29a104738b98a9e76336939199e264163d4a0"),
+    "nfcorpus": ("mteb/nfcorpus", "ec0fa4fe99da2ff19ca1214b7966684033a58814"),
+    "nq": ("mteb/nq", "b774495ed302d8c44a3a7ea25c90dbce03968f31"),
+    "quora": ("mteb/quora", "e4e08e0b7dbe3c8700f0daef558ff32256715259"),
+    "scidocs": ("mteb/scidocs", "f8c2fcf00f625baaa80f62ec5bd9e1fff3b8ae88"),
+    "scifact": ("mteb/scifact", "d56462d0e63a25450459c4f213e49ffdb866f7f9"),
+    "trec-covid": ("mteb/trec-covid", "bb9466bac8153a0349341eb1b22e06409e78ef4e"),
+    "webis-touche2020": ("mteb/touche2020", "a34f9a33db75fa0cbb21bb5cfc3dae8dc8bec93f"),
+}
+"""The public sets (those without a licence to sign), each with its hub repository and revision."""
+
+ABSENT = {"arguana": 5}
+"""Judged documents that a set's corpus lacks (issue 101 of beir-cellar/beir, 5021 of mteb)."""
+
+_ONE_SPLIT = ("arguana", "climate-fever", "nq", "scidocs", "trec-covid")
+
+IRDS = {
+    **{name: f"beir/{name}/test" for name in PUBLIC},
+    **{name: f"beir/{name}" for name in PUBLIC if name in _ONE_SPLIT or name.startswith("cqadupstack/")},
+    "msmarco": "beir/msmarco/dev",
+    "webis-touche2020": "beir/webis-touche2020/v2",
+}
+"""The sets in ir_datasets; those with a single split have no name for it."""
+
+_REMEDY = "is this a BEIR folder?"
+
+
+class _Document(msgspec.Struct, rename={"doc_id": "_id"}):
+    doc_id: Id
+    text: str
+    title: str | None = None
+
+
+class _Query(msgspec.Struct, rename={"query_id": "_id"}):
+    query_id: Id
+    text: str
+
+
+class _Qrel(msgspec.Struct, rename={"query_id": "query-id", "doc_id": "corpus-id"}):
+    query_id: Id
+    doc_id: Id
+    score: int | Annotated[float, Meta(multiple_of=1)]
 
 
 def load_beir(
@@ -18,41 +95,68 @@ def load_beir(
     name: str = "",
     instruction: str = "",
     revision: str = "",
+    excluded: Mapping[str, Set[str]] | None = None,
+    absent: int = 0,
 ) -> Collection:
     """Load one split of a BEIR folder; of the queries, those that the split judges.
 
     The corpus stays on disk and is read again at every pass. The name is the folder's and the
-    split's unless one is given. Raises InputError for a file that is missing or wrong.
+    split's unless one is given. Raises InputError for a file that is missing or wrong, and as
+    Collection does, which also says what `excluded` and `absent` are.
     """
     folder = Path(folder)
-    _refuse_missing(folder, split)
-    qrels = tuple(read_qrels(folder, split))
+    qrels = tuple(_read_qrels(folder, split))
     judged = {qrel.query_id for qrel in qrels}
+    queries = (row for _, row in read_rows(need_table(folder, "queries", _REMEDY), _Query))
     return Collection(
         name=name or f"{folder.resolve().name}/{split}",
-        documents=BeirCorpus(folder),
-        queries=tuple(query for query in read_queries(folder) if query.query_id in judged),
+        documents=TableDocuments(need_table(folder, "corpus", _REMEDY), _Document, _document),
+        queries=tuple(Query(query_id=q.query_id, text=q.text) for q in queries if q.query_id in judged),
         qrels=qrels,
+        excluded=excluded or {},
         instruction=instruction,
         revision=revision,
+        absent=absent,
     )
 
 
-@dataclass(frozen=True)
-class BeirCorpus:
-    """The documents of a BEIR folder, read from the disk whenever they are iterated."""
+def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collection:
+    """Load a public set by its BEIR name (`PUBLIC`), under BEIR's protocol.
 
-    folder: Path
+    A document whose id is the query's is never counted: BEIR's evaluator ignores identical ids by
+    default, and without it ArguAna and Quora find the query itself.
+    """
+    split = split_of(name)
+    judged = {qrel.query_id for qrel in _read_qrels(Path(folder), split)}
+    return load_beir(
+        folder,
+        split,
+        name=f"beir/{name}/{split}",
+        revision=revision,
+        excluded={query_id: {query_id} for query_id in judged},
+        absent=ABSENT.get(name, 0),
+    )
 
-    def __iter__(self) -> Iterator[Document]:
-        return read_corpus(self.folder)
+
+def split_of(name: str) -> str:
+    """The split of a public set that is reported on: dev for MS MARCO, test for all others."""
+    return "dev" if name == "msmarco" else "test"
 
 
-def _refuse_missing(folder: Path, split: str) -> None:
+def _document(row: _Document) -> Document:
+    return Document(doc_id=row.doc_id, text=row.text, title=row.title or "")
+
+
+def _read_qrels(folder: Path, split: str) -> Iterator[Qrel]:
+    places = (folder / "qrels", folder.with_name(f"{folder.name}-qrels"))
+    as_text = {path.stem: path for place in places for path in place.glob("*.tsv")}
+    as_table = {name: place for place in places for name in table_names(place)}
     # a split is a name, never a way out of the folder
-    known = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
-    if split not in known:
-        raise InputError(f"{folder}: no split {quoted(split)} in qrels/; it has {', '.join(known) or 'none'}")
-    for file in ("corpus.jsonl", "queries.jsonl"):
-        if not (folder / file).is_file():
-            raise InputError(f"{folder}: {file} is missing; is this a BEIR folder?")
+    if split in as_text:
+        yield from read_qrels_file(as_text[split])
+    elif split in as_table:
+        for _, row in read_rows(find_table(as_table[split], split), _Qrel):
+            yield Qrel(query_id=row.query_id, doc_id=row.doc_id, relevance=int(row.score))
+    else:
+        known = ", ".join(sorted({*as_text, *as_table})) or "none"
+        raise InputError(f"{folder}: no split {quoted(split)} in qrels/; it has {known}")

@@ -1,0 +1,198 @@
+"""The report in a real headless Chromium, spoken to over its DevTools pipe; no other package needed."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from o1_bench import Collection, save_result, write_report
+from o1_bench.examples import worked_examples
+from o1_bench.result import Milliseconds, System
+from o1_records import Document, Qrel, Query, Source, Thought, rank
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+WIDTHS = {"phone": 390, "desk": 1280}
+TASKS = ("bright/biology", "bright/pony", "cosqa")
+COUNT = 16
+
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is installed"),
+]
+
+
+class Browser:
+    """One tab of a headless Chromium; `events` is all that it told."""
+
+    def __init__(self, profile):
+        read, self._write = os.pipe()
+        self._read, write = os.pipe()
+        # Chromium reads commands from descriptor 3 and writes answers to 4
+        command = (
+            f'exec 3<&{read} 4>&{write}; exec "{CHROMIUM}" --headless --no-sandbox --disable-gpu '
+            f"--remote-debugging-pipe --disable-background-networking --user-data-dir={profile} about:blank"
+        )
+        self._process = subprocess.Popen(
+            ["bash", "-c", command], pass_fds=(read, write), stderr=subprocess.DEVNULL
+        )
+        os.close(read)
+        os.close(write)
+        self.events, self._rest, self._number, self._session = [], b"", 0, None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method, **params):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while (answer := self._next()).get("id") != self._number:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def _next(self):
+        while b"\0" not in self._rest:
+            more = os.read(self._read, 1 << 20)
+            assert more, "the browser ended"
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(line)
+
+    def open(self, path, width, scheme):
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=844, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.events.clear()
+        self.ask("Page.navigate", url=path.as_uri())
+        deadline = time.monotonic() + 60
+        while self.evaluate("document.readyState + location.protocol") != "completefile:":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def evaluate(self, expression):
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def close(self):
+        with contextlib.suppress(OSError, AssertionError):
+            self._session = None
+            self.ask("Browser.close")
+        os.close(self._write)
+        os.close(self._read)
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+def collection(name):
+    return Collection(
+        name=name,
+        documents=[Document(doc_id=f"d{n}", text=f"<b>text</b> {n} " * 20) for n in range(COUNT)],
+        queries=tuple(Query(query_id=f"q{n}", text=f"find {n}") for n in range(COUNT)),
+        qrels=tuple(Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(COUNT)),
+    )
+
+
+def hits_at(place_of):
+    for number in range(COUNT):
+        others = [f"d{n}" for n in range(COUNT) if n != number]
+        others.insert(place_of(number) - 1, f"d{number}")
+        yield from rank(f"q{number}", {doc_id: -place for place, doc_id in enumerate(others[:10])})
+
+
+SYSTEMS = {
+    "a baseline with a rather long name that has to break": lambda number: 3,
+    "thinking": lambda number: 9 if number == 5 else 1 if number % 2 else 3,
+}
+THOUGHTS = [
+    Thought(
+        query_id=f"q{n}", thought_id="t", text="a<script>document.title='run'</script> word " * (n + 1),
+        source=Source(model="m"),
+    )
+    for n in range(COUNT)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["one collection", "a suite"])
+def report(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    results = [
+        save_result(
+            folder / task / str(number),
+            System(name=name, milliseconds=Milliseconds(think=90.0 * number, search=1.0)),
+            collection=collection(task),
+            hits=hits_at(place_of),
+            thoughts=THOUGHTS if number else (),
+        )
+        for task in TASKS[: request.param]
+        for number, (name, place_of) in enumerate(SYSTEMS.items())
+    ]
+    before, after = map(hits_at, SYSTEMS.values())
+    examples = worked_examples(collection("x"), before=before, after=after, thoughts=THOUGHTS)
+    write_report(folder / "report.html", results, examples=examples, title="Does thinking help?")
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_a_report_fits_its_window_says_nothing_and_fetches_nothing(browser, report, width, scheme):
+    browser.open(report, width, scheme)
+    assert browser.evaluate("document.title") == "Does thinking help?"
+    # tables may scroll in their boxes, the page itself never sideways
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("window.innerWidth") == width
+    asked = [e["params"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    urls = {request["request"]["url"] for request in asked}
+    assert report.as_uri() in urls
+    assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
+    told = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
+    assert [event for event in browser.events if event.get("method") in told] == []
+
+
+def test_light_and_dark_differ_and_both_can_be_read(browser, report):
+    found = {}
+    for scheme in ("light", "dark"):
+        browser.open(report, 1280, scheme)
+        colours = "getComputedStyle(document.body)"
+        found[scheme] = [browser.evaluate(f"{colours}.{part}") for part in ("color", "backgroundColor")]
+        assert contrast(*found[scheme]) > 7
+    assert found["light"] != found["dark"]
+
+
+def test_a_report_prints_on_pages_with_everything_on_them(browser, report):
+    browser.open(report, 1280, "dark")
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(255, 255, 255)"
+    printed = browser.ask("Page.printToPDF", printBackground=True)["data"]
+    assert len(printed) > 20_000
+    browser.ask("Emulation.setEmulatedMedia", media="")
+
+
+def contrast(*colours):
+    """WCAG's contrast ratio of two `rgb(r, g, b)`."""
+    levels = []
+    for colour in colours:
+        parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        levels.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(levels) + 0.05) / (min(levels) + 0.05)
