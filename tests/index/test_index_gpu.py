@@ -1,6 +1,8 @@
 """Devices: how they are named (everywhere), and the same hits on a GPU (where there is one)."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,7 +102,8 @@ def test_a_factory_without_a_gpu_version_is_refused():
 def test_tensors_on_the_gpu_are_searched_for_without_a_way_through_the_host(dtype, monkeypatch):
     torch = pytest.importorskip("torch")
     index = place(build(VECTORS, IDS), "cuda")
-    monkeypatch.setattr("o1_index.index.as_numpy", None)
+    for module in ("index", "gpu", "vectors"):
+        monkeypatch.setattr(f"o1_index.{module}.as_numpy", None)
     tensor = torch.tensor(VECTORS[:5], device="cuda").to(getattr(torch, dtype))
     names = [f"q{i}" for i in range(5)]
     hits = index.search(tensor, names, k=3)
@@ -109,6 +112,45 @@ def test_tensors_on_the_gpu_are_searched_for_without_a_way_through_the_host(dtyp
     assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in expected]
     with pytest.raises(InputError, match="not finite"):
         index.search(tensor * float("nan"), names, k=3)
+
+
+@pytest.mark.gpu
+def test_tensors_on_the_gpu_are_indexed_without_a_way_through_the_host(monkeypatch):
+    torch = pytest.importorskip("torch")
+    expected = build(VECTORS, IDS).search(QUERIES, NAMES, k=9)
+    for module in ("index", "gpu", "vectors"):
+        monkeypatch.setattr(f"o1_index.{module}.as_numpy", None)
+    index = build(torch.tensor(VECTORS, device="cuda"), IDS, device="cuda")
+    assert list(index.search(torch.tensor(QUERIES, device="cuda"), NAMES, k=9)) == list(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:0,0"])
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_placed_index_is_changed_and_tuned_like_any_other(device, shard, half):
+    index = build(VECTORS[:4000], IDS[:4000], factory="IVF32,Flat")
+    placed = place(index, device, shard=shard, half=half)
+    placed.add(VECTORS[4000:], IDS[4000:])
+    placed.remove(IDS[:7])
+    placed.set_parameters("nprobe=32")
+    expected = exact_search((IDS[7:], VECTORS[7:]), (NAMES, QUERIES), k=20)
+    assert list(placed.search(QUERIES, NAMES, k=20)) == list(expected)
+
+
+@pytest.mark.gpu
+def test_a_transform_before_the_gpu_takes_tensors_too():
+    torch = pytest.importorskip("torch")
+    index = place(build(VECTORS, IDS, factory="PCA16,Flat"), "cuda")
+    hits = index.search(torch.tensor(QUERIES, device="cuda"), NAMES, k=9)
+    assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in index.search(QUERIES, NAMES, k=9)]
+
+
+@pytest.mark.gpu
+def test_auto_keeps_a_factory_without_a_gpu_version_on_the_cpu(caplog):
+    index = place(build(VECTORS, IDS, factory="HNSW16"), "auto")
+    assert index.accelerator is None
+    assert "searching on the CPU" in caplog.text
 
 
 @pytest.mark.gpu

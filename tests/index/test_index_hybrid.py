@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o1_index import build
+from o1_index import build, open_index
 from o1_index.hybrid import as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.trec import read_run, write_qrels
@@ -90,7 +90,7 @@ def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
     writer.write(["q"], np.array([[0.9, 0.1, 0.2, 0.3]], dtype=np.float32))
     writer.close()
 
-    def run(*words):
+    def run(*words, code=0):
         options = [
             "--index",
             "index",
@@ -105,7 +105,7 @@ def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
             [sys.executable, "-m", "o1_index", "hybrid", *options, "--out", "run.txt", *words],
             cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return [hit.doc_id for hit in read_run(tmp_path / "run.txt")], done.stderr
 
     assert run("--weight", "1")[0] == ["a", "d", "c", "b"]
@@ -116,3 +116,16 @@ def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
     found, said = run(*thoughts, "--lexical", "thought", "--qrels", "qrels.txt", "--fusion", "scores")
     assert found[0] == "c"
     assert "BM25 1.0000" in said
+    index = open_index(tmp_path / "index")
+    index.remove(["b"])
+    index.save(tmp_path / "index")
+    assert "b" not in run("--weight", "0")[0]
+    write_jsonl(tmp_path / "queries.jsonl", [Query(query_id="other", text="dogs")])
+    assert "has no text of queries: 1, as ['q']" in run(code=4)[1]
+    write_jsonl(
+        tmp_path / "queries.jsonl", [Query(query_id="q", text="dogs"), Query(query_id="p", text="cats")]
+    )
+    run()
+    assert {hit.query_id for hit in read_run(tmp_path / "run.txt")} == {"q"}
+    write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=d, text=t) for d, t in texts.items() if d != "c"])
+    assert "has no text of documents of the index: 1, as ['c']" in run(code=4)[1]

@@ -1,13 +1,16 @@
 """Search against the oracle, and the oracle against the definition."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from o1_index import build, exact_search
-from o1_records import InputError, rank
+from o1_index import build, exact_search, fetch
+from o1_records import Hit, InputError, rank
 
 METRICS = pytest.mark.parametrize("metric", ["inner_product", "cosine"])
 # few small whole numbers: their products are exact in float32 in any order of summation, and ties
@@ -160,6 +163,33 @@ def test_half_precision_is_searched_as_float32():
     assert list(half) == list(full)
 
 
+@pytest.mark.extra
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@METRICS
+def test_tensors_are_searched_as_the_same_numbers_in_numpy(metric, dtype):
+    torch = pytest.importorskip("torch")
+    tensor = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    numbers = tensor.float().numpy()
+    ids = [f"d{i}" for i in range(50)]
+    hits = build(tensor, ids, metric=metric).search(tensor[:3], ["a", "b", "c"], k=5)
+    assert list(hits) == list(build(numbers, ids, metric=metric).search(numbers[:3], ["a", "b", "c"], k=5))
+
+
+@pytest.mark.extra
+def test_filters_work_where_torch_utils_has_replaced_methods_of_faiss():
+    """Its replacements take no search parameters; other libraries import it."""
+    code = """
+import numpy as np, torch, faiss.contrib.torch_utils
+from o1_index import build
+index = build(np.eye(5), list("abcde"), factory="Flat")
+assert [hit.doc_id for hit in index.search(np.ones((1, 5)), ["q"], k=9, only={"b"})] == ["b"]
+index.remove(["b"])
+assert [hit.doc_id for hit in index.range_search(np.ones((1, 5)), ["q"], above=0.5)] == list("edca")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
 def test_bad_vectors_are_refused_by_id_on_both_sides(bad):
     vectors = np.ones((5, 3), dtype=np.float32)
@@ -205,6 +235,68 @@ def test_impossible_searches_are_refused():
         index.search(np.ones((1, 3)), ["q"], k=0)
     with pytest.raises(InputError, match="id 'q' stands twice"):
         index.search(np.ones((2, 3)), ["q", "q"], k=1)
+
+
+@pytest.mark.parametrize("factory", ["HNSW8,PQ2x4", "PCA4,HNSW8,PQ2x4", "ZnLattice2x4_4"])
+def test_a_factory_that_ranks_by_distance_is_refused(factory):
+    """FAISS forgets the metric there; the worst documents would come back first."""
+    vectors = np.random.default_rng(0).normal(size=(300, 8))
+    with pytest.raises(InputError, match="ranks by distance here"):
+        build(vectors, [str(i) for i in range(300)], factory=factory)
+
+
+def test_a_search_that_faiss_refuses_is_one_sentence():
+    index = build(
+        np.random.default_rng(0).normal(size=(90, 4)), [str(i) for i in range(90)], factory="IVF2,Flat"
+    )
+    index.set_parameters("nprobe=0")
+    with pytest.raises(InputError, match="search: FAISS refuses"):
+        index.search(np.ones((1, 4)), ["q"], k=3)
+
+
+@given(case=collections(), k=st.integers(1, 9), most=st.integers(1, 60))
+def test_fetching_in_parts_finds_the_same(case, k, most):
+    documents, queries, excluded = case
+    index = build(documents[1], documents[0])
+    before, fetch.MOST_FOUND = fetch.MOST_FOUND, most
+    try:
+        hits = list(index.search(queries[1], queries[0], k=k, excluded=excluded))
+    finally:
+        fetch.MOST_FOUND = before
+    assert hits == list(exact_search(documents, queries, k=k, excluded=excluded))
+
+
+@given(case=collections(), k=st.integers(1, 50), keep=st.sets(st.integers(0, 39)), remove=st.booleans())
+def test_what_is_filtered_or_removed_might_as_well_not_be_there(case, k, keep, remove):
+    (names, vectors), queries, excluded = case
+    index, kept = build(vectors, names), [row for row in range(len(names)) if row in keep]
+    only = {names[row] for row in kept}
+    if remove:
+        index.remove([name for name in names if name not in only])
+    hits = index.search(queries[1], queries[0], k=k, excluded=excluded, only=None if remove else only)
+    rest = ([names[row] for row in kept], vectors[kept])
+    assert list(hits) == list(exact_search(rest, queries, k=k, excluded=excluded))
+
+
+def test_hits_are_a_list_of_records():
+    hits = build(np.eye(3), np.array(["a", "b", "c"])).search(np.eye(3), np.array(["x", "y", "z"]), k=2)
+    assert hits[0] == Hit(query_id="x", doc_id="a", score=1.0, rank=1)
+    assert (hits[-1], hits[2:4]) == (list(hits)[-1], list(hits)[2:4])
+    assert type(hits[0].doc_id) is type(hits[0].query_id) is str
+    assert hits.arrays()[1] is hits.scores
+
+
+def test_one_text_in_the_place_of_several_ids_is_refused():
+    index = build(np.eye(3), ["a", "b", "c"])
+    for use in (
+        lambda: index.search(np.eye(3), "xyz", k=1),
+        lambda: index.search(np.eye(3)[:1], ["x"], k=1, only="abc"),
+        lambda: index.search(np.eye(3)[:1], ["x"], k=1, excluded={"x": "a"}),
+        lambda: index.remove("abc"),
+        lambda: build(np.eye(3), "abc"),
+    ):
+        with pytest.raises(InputError, match="is one text; give a set or list of ids"):
+            use()
 
 
 def test_what_faiss_refuses_is_one_sentence():

@@ -255,3 +255,9 @@ def test_vectors_of_documents_are_not_searched_for(saved):
     documents = msgspec.structs.replace(ENCODER, role="document")
     with pytest.raises(InputError, match="encoded as documents; give a folder of query vectors"):
         open_index(saved).settings.refuse_other_encoder(documents)
+
+
+def test_codes_open_where_their_table_would_be_larger_than_the_file(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(300, 8))
+    build(vectors, [f"d{i}" for i in range(300)], factory="IVF64,PQ8").save(tmp_path / "index")
+    assert len(open_index(tmp_path / "index").search(vectors[:1], ["q"], k=1)) == 1

@@ -144,6 +144,16 @@ def test_the_command_tunes_a_saved_index_and_draws_the_curve(folder):
     points = picture.findall(".//{http://www.w3.org/2000/svg}circle")
     assert len(points) == len(tuning.trials) == 5
     assert command(folder, *words, "queries").returncode == 4
+    assert command(folder, *words, "documents", "--recall", "1.5").returncode == 4
+    # tuned parameters are no other index; a changed index is
+    rebuild = ["build", "--vectors", "documents", "--out", "index", "--factory", "IVF16,Flat"]
+    assert "up to date" in command(folder, *rebuild).stderr
+    (folder / "gone.txt").write_text("d1\n")
+    assert command(folder, "remove", "--index", "index", "--ids", "gone.txt").returncode == 0
+    for again in (rebuild, [*words, "documents"]):
+        done = command(folder, *again)
+        assert done.returncode == 4
+        assert "changed since" in done.stderr
 
 
 def test_auto_says_what_it_chose_and_why(folder):

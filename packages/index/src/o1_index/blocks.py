@@ -18,10 +18,12 @@ from msgspec import Meta
 from o1_records import InputError, Record
 from o1_records.types import Count
 
-BLOCK = 64 * 2**20
-"""Bytes of a block."""
+BLOCK = 16 * 2**20
+"""Bytes of a block: few enough that the two ends of a file are read at once."""
 
 _CHUNK = 2**20
+
+_FileVersion = tuple[int, int, int]
 
 
 class File(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +51,9 @@ class CheckedFile:
     def __init__(self, folder: Path, expected: File) -> None:
         self.path = folder / expected.name
         self.expected = expected
-        self._checked: set[tuple[object, int]] = set()
+        self._version_checked: _FileVersion | None = None
+        self._blocks: set[int] = set()
+        self._whole = False
 
     def check(self, blocks: Iterable[int] | None = None) -> None:
         """Check the blocks (all of them by default; -1 is the last).
@@ -57,9 +61,13 @@ class CheckedFile:
         Raises InputError for a file that is missing, of another size or changed.
         """
         version = self._version()
+        if version != self._version_checked:
+            self._version_checked, self._whole, self._blocks = version, False, set()
+        if self._whole:
+            return
         count = len(self.expected.sha256)
         wanted = {block % count for block in (range(count) if blocks is None else blocks)} if count else set()
-        pending = sorted(block for block in wanted if (version, block) not in self._checked)
+        pending = sorted(wanted - self._blocks)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, len(pending)))) as threads:
             digests = list(threads.map(lambda block: _digest(self.path, block), pending))
         for block, digest in zip(pending, digests, strict=True):
@@ -67,7 +75,22 @@ class CheckedFile:
                 raise damaged(self.path)
         if self._version() != version:
             raise damaged(self.path)
-        self._checked.update((version, block) for block in pending)
+        self._blocks.update(pending)
+        self._whole = len(self._blocks) == count
+
+    def check_mapped(self) -> None:
+        """Check what is mapped from the file: all of it once, and again when it was written to since.
+
+        A file that was deleted or replaced after the check is still mapped as it was.
+        """
+        if self._whole and self._version_checked:
+            try:
+                replaced = self.path.stat().st_ino != self._version_checked[0]
+            except FileNotFoundError:
+                replaced = True
+            if replaced:
+                return
+        self.check()
 
     def read(self) -> bytes:
         """The whole file: the bytes that were checked, not a second reading of them."""
@@ -79,7 +102,7 @@ class CheckedFile:
             raise damaged(self.path)
         return content
 
-    def _version(self) -> tuple[int, int, int]:
+    def _version(self) -> _FileVersion:
         try:
             state = self.path.stat()
         except FileNotFoundError as error:

@@ -5,37 +5,38 @@ A long build leaves checkpoints, and a build that was interrupted goes on from t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from o1_index import store
 from o1_index.auto import choose
 from o1_index.checkpoint import Checkpoints
-from o1_index.engine import new_engine, refusals, reserve, set_parameters
-from o1_index.gpu import accelerate, to_cpu
-from o1_index.hits import Names
+from o1_index.engine import add, new_engine, refusals, reserve, set_parameters
+from o1_index.gpu import Placement, accelerate, count_gpus, gpus_of, to_cpu
+from o1_index.hits import Names, listed
 from o1_index.index import Index, Opened
 from o1_index.settings import Metric, Settings
-from o1_index.vectors import Matrix, checked
+from o1_index.vectors import Matrix, Vectors, checked, checked_on_device, on_device, refuse_shape
 from o1_records import InputError, sha256_file
 from o1_records.vectors import Encoder, VectorSet
 
 TRAINING_ROWS = 262_144
 """At most so many vectors, spread evenly over all, train a factory that needs training."""
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 16_384
+_log = logging.getLogger("o1_index")
 
-Batches = Callable[[], Iterable[tuple[Sequence[str], NDArray[Any]]]]
+Batches = Callable[[], Iterable[tuple[Sequence[str], Vectors]]]
 
 
 def build(
-    vectors: NDArray[Any],
+    vectors: Vectors,
     ids: Sequence[str],
     *,
     factory: str = "Flat",
@@ -43,19 +44,20 @@ def build(
     encoder: Encoder | None = None,
     device: str = "cpu",
 ) -> Index:
-    """Build an index of `vectors` [len(ids), dim] of float16, float32 or float64.
+    """Build an index of `vectors` [len(ids), dim]: an array, or a torch tensor (bfloat16 too).
 
-    `factory` is FAISS's factory string, or "auto" (see `o1_index.auto`). Raises InputError for
-    repeated ids, NaN, Inf and zero vectors (by id), another number of ids, a factory that FAISS does
-    not know or cannot train on so few vectors, a missing device.
+    A tensor on the GPU that builds is added where it is. `factory` is FAISS's factory string, or
+    "auto" (see `o1_index.auto`). Raises InputError for repeated ids, NaN, Inf and zero vectors (by id),
+    another number of ids, a factory that FAISS does not know, that ranks by distance or that cannot be
+    trained on so few vectors, a missing device.
     """
+    ids = listed(ids)
 
-    def batches() -> Iterator[tuple[Sequence[str], NDArray[Any]]]:
+    def batches() -> Iterator[tuple[Sequence[str], Vectors]]:
         for start in range(0, len(ids), _BATCH_ROWS):
             yield ids[start : start + _BATCH_ROWS], vectors[start : start + _BATCH_ROWS]
 
-    if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise InputError(f"the documents: {len(ids)} ids for vectors of shape {vectors.shape}")
+    refuse_shape(ids, vectors, "the documents")
     settings = _settings(factory, metric, encoder, len(ids), vectors.shape[1])
     return _build(batches, Names(ids), vectors.shape[1], settings, device, None)
 
@@ -96,8 +98,7 @@ def open_index(folder: str | Path, *, mmap: bool = False, device: str = "cpu") -
     `mmap` leaves the vectors on the disk, opens at once and checks before the first search. Raises
     InputError for any changed, cut or foreign file.
     """
-    version = store.open_version(Path(folder))
-    engine, ids, check = store.read(version, mmap=mmap)
+    version, engine, ids, check = store.read_current(Path(folder), mmap=mmap)
     settings = version.manifest.settings
     set_parameters(engine, settings.parameters)
     opened = Opened(version, check if mmap else None, mapped=mmap)
@@ -106,11 +107,12 @@ def open_index(folder: str | Path, *, mmap: bool = False, device: str = "cpu") -
     return index if device == "cpu" else place(index, device)
 
 
-def place(index: Index, device: str, *, shard: bool = False) -> Index:
+def place(index: Index, device: str, *, shard: bool = False, half: bool = False) -> Index:
     """The index on a device (see `o1_index.gpu`); several GPUs hold a copy each, or a shard each.
 
-    The CPU engine stays for what GPUs cannot do: more than 2,048 hits or ties a query, filters, and
-    saving.
+    `half` keeps the copies in float16: half the memory, scores that are rounded. The CPU engine
+    stays for what GPUs cannot do: more than 2,048 hits or ties a query, filters that leave out more
+    than half, and saving. It is shared: go on with the placed index, not with both.
     """
     index.check()
     return Index(
@@ -118,7 +120,7 @@ def place(index: Index, device: str, *, shard: bool = False) -> Index:
         index.names,
         index.settings,
         made_from=index.made_from,
-        accelerator=accelerate(index.engine, device, shard=shard),
+        accelerator=accelerate(index.engine, Placement(device, shard=shard, half=half)),
         opened=index.opened,
     )
 
@@ -127,6 +129,7 @@ def _settings(factory: str, metric: Metric, encoder: Encoder | None, rows: int, 
     if factory != "auto":
         return Settings(factory=factory, metric=metric, encoder=encoder)
     choice = choose(rows, dim)
+    _log.info("auto: %s %s: %s", choice.factory, choice.parameters, choice.reason)
     return Settings(factory=choice.factory, parameters=choice.parameters, metric=metric, encoder=encoder)
 
 
@@ -140,22 +143,36 @@ def _build(
 ) -> Index:
     found = checkpoints.load() if checkpoints else None
     engine, done = found or (new_engine(dim, settings), 0)
-    accelerator = accelerate(engine, device)
+    gpus = gpus_of(device, count_gpus())
+    # several GPUs get their copies when one has built it
+    accelerator = (
+        accelerate(engine, Placement(f"cuda:{gpus[0]}" if device != "auto" else device)) if gpus else None
+    )
     worker = accelerator.engine if accelerator else engine
     if len(names.ids) and not worker.is_trained:
-        sample = _training_sample(batches, len(names.ids), dim, settings)
-        with refusals(f"training factory {settings.factory!r} with {len(sample)} vectors"):
-            worker.train(sample)
+        _train(worker, batches, len(names.ids), settings)
     reserve(worker, len(names.ids) - worker.ntotal)
     with tqdm(total=len(names.ids), initial=worker.ntotal, unit="vector", desc="index", disable=None) as bar:
         for number, (ids, vectors) in enumerate(islice(batches(), done, None), start=done + 1):
-            worker.add(checked(ids, vectors, settings.metric, "the documents", dim))
+            check = checked_on_device if accelerator and on_device(vectors) else checked
+            matrix = check(ids, vectors, settings.metric, "the documents", dim)
+            add(worker, accelerator.reachable(matrix) if accelerator else matrix, "add")
             bar.update(len(ids))
             if checkpoints is not None:
                 checkpoints.offer(lambda: to_cpu(worker) if accelerator else worker, number)
     engine = to_cpu(worker) if accelerator else worker
-    set_parameters(engine, settings.parameters)
-    return Index(engine, names, settings, accelerator=accelerator)
+    if len(gpus) > 1:
+        accelerator = accelerate(engine, Placement(device))
+    index = Index(engine, names, settings, accelerator=accelerator)
+    index.set_parameters(settings.parameters)
+    return index
+
+
+def _train(worker: Any, batches: Batches, rows: int, settings: Settings) -> None:
+    sample = _training_sample(batches, rows, worker.d, settings)
+    _log.info("training factory %s with %s vectors", settings.factory, f"{len(sample):,}")
+    with refusals(f"training factory {settings.factory!r} with {len(sample)} vectors"):
+        worker.train(sample)
 
 
 def _training_sample(
@@ -163,10 +180,12 @@ def _training_sample(
 ) -> Matrix:
     """Every n-th vector, at most `most`, so that the sample is spread over all shards."""
     step = -(-rows // most)
-    picked, seen = [], 0
+    sample: Matrix = np.empty((-(-rows // step), dim), dtype=np.float32)
+    picked = seen = 0
     for ids, vectors in batches():
         rows_here = slice(-seen % step, None, step)
         seen += len(ids)
-        names, sample = ids[rows_here], vectors[rows_here]
-        picked.append(checked(names, sample, settings.metric, "the documents", dim))
-    return np.concatenate(picked)
+        part = checked(ids[rows_here], vectors[rows_here], settings.metric, "the documents", dim)
+        sample[picked : picked + len(part)] = part
+        picked += len(part)
+    return sample

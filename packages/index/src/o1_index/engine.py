@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +45,75 @@ def new_engine(dim: int, settings: Settings) -> Any:
     """An empty engine that ranks by inner product. Raises InputError for an unknown factory."""
     faiss = load_faiss()
     with refusals(f"factory {settings.factory!r} with {dim} dimensions"):
-        return faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+        engine = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+    refuse_other_metric(engine, f"factory {settings.factory!r}")
+    return engine
+
+
+def refuse_other_metric(engine: Any, place: str) -> None:
+    """Raise InputError for an engine that ranks otherwise: some ignore the metric they are asked for.
+
+    They rank by distance, and return the worst documents first.
+    """
+    if any(part.metric_type != load_faiss().METRIC_INNER_PRODUCT for part in parts(engine)):
+        raise InputError(f"{place}: FAISS ranks by distance here, not by inner product; take another factory")
+
+
+def parts(engine: Any) -> Iterator[Any]:
+    """An engine and those inside it that hold the vectors: behind transforms, before refinement."""
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    yield engine
+    if isinstance(engine, faiss.IndexPreTransform | faiss.IndexIDMap):
+        yield from parts(engine.index)
+    if isinstance(engine, faiss.IndexRefine):
+        yield from parts(engine.base_index)
+        yield from parts(engine.refine_index)
+    if isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG):
+        yield from parts(engine.storage)
+
+
+def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[Any, Any]:
+    """Scores and rows [queries, k] in host memory; row -1 where nothing more was found.
+
+    `vectors` are contiguous float32: an array, or a torch tensor that the engine can reach. They go
+    in by their address: `faiss.contrib.torch_utils` would replace methods of FAISS for everybody, and
+    its replacements do not take parameters.
+    """
+    faiss = load_faiss()
+    scores = np.empty((len(vectors), k), dtype=np.float32)
+    rows = np.empty((len(vectors), k), dtype=np.int64)
+    with refusals("search"):
+        engine.search_c(
+            len(vectors), _address(vectors), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), parameters
+        )
+    return scores, rows
+
+
+def add(engine: Any, vectors: Any, place: str) -> None:
+    """Add vectors as `search` takes them."""
+    with refusals(place):
+        engine.add_c(len(vectors), _address(vectors))
+
+
+def _address(vectors: Any) -> Any:
+    faiss = load_faiss()
+    if isinstance(vectors, np.ndarray):
+        return faiss.swig_ptr(vectors)
+    if vectors.is_cuda:
+        # FAISS works on streams of its own; what torch has queued must be done
+        importlib.import_module("torch").cuda.current_stream(vectors.device).synchronize()
+    return faiss.cast_integer_to_float_ptr(vectors.data_ptr())
 
 
 def set_parameters(engine: Any, parameters: str) -> None:
     """Set search parameters such as "nprobe=16". Raises InputError for one it does not have."""
     if parameters:
         with refusals(f"parameters {parameters!r}"):
-            load_faiss().ParameterSpace().set_index_parameters(engine, parameters)
+            faiss = load_faiss()
+            # the GPU's knows the CPU's parameters too, but not the other way round
+            space = getattr(faiss, "GpuParameterSpace", faiss.ParameterSpace)()
+            space.set_index_parameters(engine, parameters)
 
 
 def parameter_values(engine: Any) -> dict[str, list[int]]:
@@ -71,7 +133,10 @@ def parameter_values(engine: Any) -> dict[str, list[int]]:
 
 
 def selecting(engine: Any, rows: NDArray[np.bool_]) -> Any:
-    """Search parameters that are the engine's own but find only rows that the mask [ntotal] allows."""
+    """Search parameters that are the engine's own but find only rows that the mask [ntotal] allows.
+
+    None for an engine that cannot leave rows out.
+    """
     faiss = load_faiss()
     return _selecting(faiss, engine, faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little")))
 
@@ -81,31 +146,31 @@ def _selecting(faiss: Any, engine: Any, selector: Any) -> Any:
     engine = faiss.downcast_index(engine)
     if isinstance(engine, faiss.IndexPreTransform):
         inner = _selecting(faiss, engine.index, selector)
-        return faiss.SearchParametersPreTransform(index_params=inner)
+        return inner and faiss.SearchParametersPreTransform(index_params=inner)
     if isinstance(engine, faiss.IndexRefine):
         inner = _selecting(faiss, engine.base_index, selector)
-        return faiss.IndexRefineSearchParameters(k_factor=engine.k_factor, base_index_params=inner)
-    if isinstance(engine, faiss.IndexIVF):
-        kind = (
-            faiss.IVFPQSearchParameters if isinstance(engine, faiss.IndexIVFPQ) else faiss.SearchParametersIVF
-        )
-        return kind(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
+        return inner and faiss.IndexRefineSearchParameters(k_factor=engine.k_factor, base_index_params=inner)
+    if isinstance(engine, faiss.IndexIVFPQ):
+        return faiss.IVFPQSearchParameters(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
+    if isinstance(engine, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQFastScan):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
     if isinstance(engine, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(sel=selector, efSearch=engine.hnsw.efSearch)
-    return faiss.SearchParameters(sel=selector)
+    if isinstance(engine, faiss.IndexFlat | faiss.IndexScalarQuantizer):
+        return faiss.SearchParameters(sel=selector)
+    return None
 
 
 def reserve(engine: Any, rows: int) -> None:
-    """Make room for the rows to come, where all codes stand in one array.
+    """Make room for the rows to come, wherever all codes stand in one array.
 
     It grows by doubling otherwise, and then needs twice its size for a moment.
     """
-    faiss = load_faiss()
-    engine = faiss.downcast_index(engine)
-    if isinstance(engine, faiss.IndexFlatCodes):
-        used = engine.codes.size()
-        engine.codes.resize(used + rows * engine.code_size)
-        engine.codes.resize(used)
+    for part in parts(engine):
+        if isinstance(part, load_faiss().IndexFlatCodes):
+            used = part.codes.size()
+            part.codes.resize(used + rows * part.code_size)
+            part.codes.resize(used)
 
 
 def write_engine(engine: Any, file: IO[bytes]) -> None:
@@ -117,9 +182,12 @@ def write_engine(engine: Any, file: IO[bytes]) -> None:
 def read_engine(path: Path, *, mmap: bool = False) -> Any:
     """Read a file that was checked before, with FAISS's own limits set to what it can hold."""
     faiss = load_faiss()
-    flags = faiss.IO_FLAG_MMAP_IFC if mmap else 0
+    # IVF-PQ's table, which may be larger than the file and its limit, serves L2 only
+    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     with _limits(faiss, path.stat().st_size + _HEADERS), refusals(str(path)):
-        return faiss.read_index(str(path), flags)
+        engine = faiss.read_index(str(path), flags)
+    refuse_other_metric(engine, str(path))
+    return engine
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ import numpy as np
 
 from o1_index.hits import Excluded, Hits, Rows, Scores, best
 from o1_index.index import Index
-from o1_index.vectors import Matrix, normalised
+from o1_index.vectors import Vectors, checked
 
 
 def search_max(
-    index: Index, vectors: Matrix, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
+    index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
 ) -> Hits:
     """The k best documents of each owner, by the best score that any of its vectors gives.
 
@@ -34,18 +34,20 @@ def search_max(
 
 
 def search_mean(
-    index: Index, vectors: Matrix, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
+    index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
 ) -> Hits:
     """The k best documents of each owner, by the mean score that its vectors give.
 
     For the cosine the scores are those of the mean of unit vectors, made unit length again; the
     order is the same.
     """
-    if index.settings.metric == "cosine":
-        vectors = normalised(vectors)
+    names = [f"{owner}[{row}]" for row, owner in enumerate(owners)]
+    matrix = checked(names, vectors, index.settings.metric, "the queries", index.dim)
     places = _places(owners)
-    means = [vectors[rows].mean(axis=0) for rows in places.values()]
-    return index.search(np.stack(means), list(places), k=k, excluded=excluded)
+    means = np.zeros((len(places), index.dim), dtype=np.float32)
+    for place, rows in enumerate(places.values()):
+        means[place] = matrix[rows].mean(axis=0)
+    return index.search(means, list(places), k=k, excluded=excluded)
 
 
 def _fused(index: Index, hits: Hits, queries: list[int]) -> tuple[Rows, Scores]:

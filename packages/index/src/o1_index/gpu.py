@@ -6,15 +6,14 @@ and "auto" (the first GPU where there is one, else the CPU, with one line in the
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from o1_index.engine import load_faiss, refusals
+from o1_index.engine import load_faiss, refusals, search
 from o1_index.hits import Rows, Scores
-from o1_index.vectors import Vectors, on_device
+from o1_index.vectors import Vectors, as_numpy
 from o1_records import InputError, quoted
 
 MOST_FETCHED = 2048
@@ -24,44 +23,78 @@ _DEVICE = re.compile(r"cuda(?::(\d+(?:,\d+)*))?")
 _log = logging.getLogger("o1_index")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class Placement:
+    """Where a copy goes: several GPUs hold a copy each, or a shard each; `half` keeps float16 there."""
+
+    device: str
+    shard: bool = False
+    half: bool = False
+
+
+@dataclass(frozen=True)
 class Accelerator:
     """An engine's copy on GPUs, what must live as long as it, and how far it can fetch."""
 
     engine: Any
     resources: tuple[Any, ...]
+    placement: Placement
     most: int = MOST_FETCHED
 
     def search(self, vectors: Vectors, fetch: int) -> tuple[Scores, Rows]:
         """Search with an array, or with a tensor that stays on its GPU."""
-        if on_device(vectors):
-            # it teaches FAISS's Python classes to take tensors where they are
-            importlib.import_module("faiss.contrib.torch_utils")
-            scores, rows = self.engine.search(vectors.contiguous(), fetch)
-            return scores.cpu().numpy(), rows.cpu().numpy()
-        scores, rows = self.engine.search(vectors, fetch)
-        return scores, rows
+        return search(self.engine, self.reachable(vectors), fetch)
+
+    def reachable(self, vectors: Vectors) -> Vectors:
+        """A tensor as it is where only GPUs read it: the transform of "PCA64,Flat" runs on the CPU."""
+        return vectors if _only_gpus(self.engine) else as_numpy(vectors)
+
+    def of(self, engine: Any) -> Accelerator:
+        """This one while it holds all of the engine, else a new copy."""
+        if self.engine.ntotal == engine.ntotal:
+            return self
+        return accelerate(engine, self.placement) or self
 
 
-def accelerate(engine: Any, device: str, *, shard: bool = False) -> Accelerator | None:
+def accelerate(engine: Any, placement: Placement) -> Accelerator | None:
     """Copy an engine to the device; None for the CPU.
 
     Raises InputError for an unknown device, a GPU that is not there and a factory that FAISS has
-    no GPU version of.
+    no GPU version of; with "auto" the last one stays on the CPU, with one line in the log.
     """
-    gpus = gpus_of(device, count_gpus())
+    gpus = gpus_of(placement.device, count_gpus())
     if not gpus:
         return None
+    try:
+        with refusals(f"device {placement.device!r}"):
+            return _copy(engine, gpus, placement)
+    except InputError as error:
+        if placement.device != "auto":
+            raise
+        _log.warning("searching on the CPU: %s", error)
+        return None
+
+
+def _copy(engine: Any, gpus: list[int], placement: Placement) -> Accelerator:
     faiss = load_faiss()
     resources = tuple(faiss.StandardGpuResources() for _ in gpus)
-    with refusals(f"device {device!r}"):
-        if len(gpus) == 1:
-            copy = faiss.index_cpu_to_gpu(resources[0], gpus[0], engine)
-        else:
-            options = faiss.GpuMultipleClonerOptions()
-            options.shard = shard
-            copy = faiss.index_cpu_to_gpu_multiple_py(resources, engine, options, gpus)
-    return Accelerator(copy, resources)
+    # cuVS is FAISS's own choice where the wheel was built with it
+    options = faiss.GpuMultipleClonerOptions()
+    options.useFloat16 = placement.half
+    options.shard = placement.shard
+    if len(gpus) == 1:
+        copy = faiss.index_cpu_to_gpu(resources[0], gpus[0], engine, options)
+    else:
+        copy = faiss.index_cpu_to_gpu_multiple_py(resources, engine, options, gpus)
+    return Accelerator(copy, resources, placement)
+
+
+def _only_gpus(engine: Any) -> bool:
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexReplicas | faiss.IndexShards):
+        return all(_only_gpus(engine.at(place)) for place in range(engine.count()))
+    return hasattr(engine, "getDevice")
 
 
 def to_cpu(engine: Any) -> Any:

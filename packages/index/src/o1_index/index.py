@@ -6,8 +6,9 @@ found; what it found comes back in the total order, and ties are resolved among 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_index import store
-from o1_index.engine import refusals, selecting, set_parameters
+from o1_index.engine import add, refusals, search, selecting, set_parameters
+from o1_index.fetch import LeftOut, settled_hits
 from o1_index.gpu import Accelerator
-from o1_index.hits import Excluded, Hits, Names, Rows, Scores, best, rows_of
+from o1_index.hits import Excluded, Hits, Names, Rows, Scores, best, listed, rows_of
 from o1_index.settings import Settings
 from o1_index.vectors import Vectors, as_numpy, checked, checked_on_device, on_device
 from o1_records import InputError
@@ -36,8 +38,8 @@ class Opened:
 class Index:
     """A searchable index. Made by `build`, `build_from`, `open_index` and `place`.
 
-    `engine` is the FAISS index in host memory; it answers what an `accelerator` cannot. What is not
-    checked yet of an `opened` index is checked before its first answer.
+    `engine` is the FAISS index in host memory; it answers what an `accelerator` cannot. An `opened`
+    index that is mapped is checked before it answers: all of it once, and again after a change.
     """
 
     def __init__(
@@ -86,12 +88,23 @@ class Index:
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for 1 document or more")
-        vectors = self._queries(query_vectors, query_ids)
-        allowed = self.names.mask(only) if only is not None or self.names.removed else None
+        names = list(rows_of(query_ids))
+        vectors = self._queries(query_vectors, names)
+        banned = [self.names.excluded_rows(name, excluded) for name in names] if excluded else []
+        allowed = self._allowed(only)
         count = len(self.names.ids) if allowed is None else int(allowed.sum())
-        banned = [self.names.excluded_rows(query_id, excluded) for query_id in query_ids]
-        rows, scores = self._search(vectors, banned, min(k, count), allowed, count)
-        return Hits(query_ids, self.names.ids, rows, scores)
+        k, first = min(k, count), k + 1 + max(map(len, banned), default=0)
+        parameters = None
+        if allowed is not None and 2 * count < len(allowed):
+            parameters = selecting(self.engine, allowed)
+        if allowed is None or parameters is not None:
+            left_out, most = LeftOut(banned), count
+        else:  # few rows are left out, or the engine cannot: they are found and taken out again
+            left_out, most = LeftOut(banned, ~allowed), len(allowed)
+            first = first * len(allowed) // max(count, 1)
+        fetch = functools.partial(self._fetch, parameters)
+        rows, scores = settled_hits(fetch, vectors, self.names, left_out, k=k, first=first, most=most)
+        return Hits(names, self.names.ids, rows, scores)
 
     def range_search(
         self, query_vectors: Vectors, query_ids: Sequence[str], *, above: float, only: Set[str] | None = None
@@ -100,30 +113,25 @@ class Index:
 
         Raises InputError as `search` does, and for a factory whose engine has no range search.
         """
-        vectors = self._queries(query_vectors, query_ids)
-        allowed = self.names.mask(only) if only is not None or self.names.removed else None
-        parameters = None if allowed is None else selecting(self.engine, allowed)
+        names = list(rows_of(query_ids))
+        vectors = as_numpy(self._queries(query_vectors, names))
+        # torch_utils, where a user has imported it, keeps FAISS's own method under the other name
+        range_search = getattr(self.engine, "range_search_numpy", self.engine.range_search)
         with refusals(f"range search with factory {self.settings.factory!r}"):
-            limits, found_scores, found = self.engine.range_search(
-                as_numpy(vectors), above, params=parameters
-            )
+            limits, found_scores, found = range_search(vectors, above)
         counts = np.diff(limits.astype(np.int64))
         place = np.arange(int(counts.max(initial=0))) < counts[:, None]
         rows = np.full(place.shape, -1, dtype=np.int64)
         scores = np.full(place.shape, -np.inf, dtype=np.float32)
         rows[place], scores[place] = found, found_scores
-        return Hits(query_ids, self.names.ids, *best(self.names, rows, scores, place.shape[1]))
+        allowed = self._allowed(only)
+        LeftOut(hidden=None if allowed is None else ~allowed).empty(rows, ())
+        most = int((rows >= 0).sum(axis=1).max(initial=0))
+        return Hits(names, self.names.ids, *best(self.names, rows, scores, most))
 
     def add(self, vectors: Vectors, ids: Sequence[str]) -> None:
         """Add documents. Raises InputError for ids that are there, and bad vectors, before any is added."""
-        names = self.names.extended(ids)
-        matrix = checked(ids, vectors, self.settings.metric, "the documents", self.dim)
-        self._refuse_mapped()
-        with refusals("add"):
-            self.engine.add(matrix)
-            if self.accelerator is not None:
-                self.accelerator.engine.add(matrix)
-        self.names = names
+        self._add(vectors, ids, self.names)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Take documents out. They are never found again; their room is free after the next build.
@@ -131,21 +139,16 @@ class Index:
         Raises InputError for ids that are not there.
         """
         self.names = self.names.without(ids)
+        self.made_from = ""
 
     def update(self, vectors: Vectors, ids: Sequence[str]) -> None:
         """Replace documents. Raises InputError for ids that are not there; then nothing changes."""
-        self.names.without(ids)
-        self.upsert(vectors, ids)
+        self._add(vectors, ids, self.names.without(ids))
 
     def upsert(self, vectors: Vectors, ids: Sequence[str]) -> None:
         """Replace the documents that are there and add the others; all of them or none."""
-        before = self.names
-        self.names = before.without([name for name in ids if name in before.rows])
-        try:
-            self.add(vectors, ids)
-        except InputError:
-            self.names = before
-            raise
+        names = rows_of(ids)
+        self._add(vectors, ids, self.names.without([name for name in names if name in self.names.rows]))
 
     def count(self) -> int:
         """How many documents can be found."""
@@ -180,73 +183,42 @@ class Index:
             after=after,
             extras=extras,
         )
-        self.opened = Opened(version, mapped=self.opened is not None and self.opened.mapped)
-
-    def _queries(self, vectors: Vectors, query_ids: Sequence[str]) -> Vectors:
-        rows_of(query_ids)  # refuses what cannot name a query
-        self.check()
-        check = checked_on_device if self.accelerator is not None and on_device(vectors) else checked
-        return check(query_ids, vectors, self.settings.metric, "the queries", self.dim)
+        # what is mapped is mapped from the version that was opened
+        self.opened = replace(self.opened, version=version) if self.opened else Opened(version)
 
     def check(self) -> None:
         """Check now what is still to be checked of the file; a search does so too."""
         if self.opened is not None and self.opened.check is not None:
             self.opened.check()
-            self.opened = Opened(self.opened.version, mapped=self.opened.mapped)
 
-    def _refuse_mapped(self) -> None:
+    def _add(self, vectors: Vectors, ids: Sequence[str], names: Names) -> None:
+        names = names.extended(ids)
+        matrix = checked(listed(ids), vectors, self.settings.metric, "the documents", self.dim)
         if self.opened is not None and self.opened.mapped:
             raise InputError("the index is mapped from the disk; open it without mmap to change it")
+        self._refuse_foreign_rows()
+        add(self.engine, matrix, "add")
+        self.names, self.made_from = names, ""
 
-    def _search(
-        self,
-        vectors: Vectors,
-        banned: list[list[int]],
-        k: int,
-        allowed: NDArray[np.bool_] | None,
-        count: int,
-    ) -> tuple[Rows, Scores]:
-        """Fetch further for those queries whose k-th place is not settled yet."""
-        rows = np.full((len(vectors), k), -1, dtype=np.int64)
-        scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
-        parameters = None if allowed is None else selecting(self.engine, allowed)
-        pending = np.arange(len(vectors))
-        fetch = k + 1 + max(map(len, banned), default=0)
-        while len(pending) and k:
-            fetch = min(fetch, count)
-            found_scores, found = self._fetch(vectors[pending], fetch, parameters)
-            settled = (found[:, -1] < 0) | (fetch == count)
-            _empty(found, [banned[query] for query in pending])
-            settled |= _is_settled(found, found_scores, k)
-            if settled.all() and len(pending) == len(vectors):
-                return best(self.names, found, found_scores, k)  # the usual case: no copy
-            done = pending[settled]
-            rows[done], scores[done] = best(self.names, found[settled], found_scores[settled], k)
-            pending = pending[~settled]
-            fetch *= 4
-        return rows, scores
+    def _queries(self, vectors: Vectors, query_ids: Sequence[str]) -> Vectors:
+        self.check()
+        self._refuse_foreign_rows()
+        check = checked_on_device if self.accelerator is not None and on_device(vectors) else checked
+        return check(query_ids, vectors, self.settings.metric, "the queries", self.dim)
 
-    def _fetch(self, vectors: Vectors, fetch: int, parameters: Any) -> tuple[Scores, Rows]:
-        if self.accelerator is not None and fetch <= self.accelerator.most and parameters is None:
-            return self.accelerator.search(vectors, fetch)
-        scores, rows = self.engine.search(as_numpy(vectors), fetch, params=parameters)
-        return scores, rows
+    def _refuse_foreign_rows(self) -> None:
+        """`place` makes two indexes of one engine; rows of the one have no ids in the other."""
+        if self.engine.ntotal != len(self.names.ids):
+            raise InputError(
+                f"the engine holds {self.engine.ntotal} vectors, this index {len(self.names.ids)}: another "
+                "index that shares the engine was changed; use that one"
+            )
 
+    def _allowed(self, only: Set[str] | None) -> NDArray[np.bool_] | None:
+        return self.names.mask(only) if only is not None or self.names.removed else None
 
-def _empty(found: Rows, banned: Sequence[list[int]]) -> None:
-    """Take the banned rows of each query out of what was found for it."""
-    for place, rows in enumerate(banned):
-        if rows:
-            found[place, np.isin(found[place], rows)] = -1
-
-
-def _is_settled(found: Rows, scores: Scores, k: int) -> NDArray[np.bool_]:
-    """Whether k allowed documents score above the last one fetched, so that none can be missing."""
-    if found.shape[1] > k and found.min() >= 0:
-        above: NDArray[np.bool_] = scores[:, -1] < scores[:, k - 1]
-        return above
-    allowed = (found >= 0).cumsum(axis=1)
-    kth = (allowed >= k).argmax(axis=1)
-    kth_score = scores[np.arange(len(found)), kth]
-    settled: NDArray[np.bool_] = (allowed[:, -1] >= k) & (scores[:, -1] < kth_score)
-    return settled
+    def _fetch(self, parameters: Any, vectors: Vectors, count: int) -> tuple[Scores, Rows]:
+        if self.accelerator is not None and count <= self.accelerator.most and parameters is None:
+            self.accelerator = self.accelerator.of(self.engine)
+            return self.accelerator.search(vectors, count)
+        return search(self.engine, as_numpy(vectors), count, parameters)

@@ -21,45 +21,18 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from o1_index.blocks import CheckedFile, File, damaged, digest_file
+from o1_index.blocks import CheckedFile, damaged, digest_file
 from o1_index.engine import read_engine, write_engine
+from o1_index.manifest import IndexManifest, Pointer, sealed, unsealed
 from o1_index.settings import Settings
-from o1_records import InputError, Record, atomic_write, sha256_file
+from o1_records import InputError, atomic_write, sha256_file
 from o1_records.files import sync_folder
-from o1_records.types import Count, NonBlank
 
 CURRENT, ENGINE, IDS, MANIFEST = "current.json", "index.faiss", "ids.json", "manifest.json"
-
-
-class IndexManifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a version holds. `made_from` names the vectors; `digest` is that of the other fields.
-
-    `rows` counts removed rows too.
-    """
-
-    version: int = 2
-    rows: Count
-    dim: Count
-    settings: Settings
-    made_from: str = ""
-    files: tuple[File, ...]
-    digest: str = ""
-
-
-class Pointer(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version is current; `digest` is that of the other fields."""
-
-    name: Annotated[str, Meta(pattern=r"^v[0-9]{6}$")]
-    manifest_sha256: NonBlank
-    digest: str = ""
-
-
-Sealed = TypeVar("Sealed", IndexManifest, Pointer)
 
 
 @dataclass(frozen=True)
@@ -95,55 +68,76 @@ def write(
     """Publish an index: a new folder, or the version `after` the one it was opened from.
 
     `extras` are further files by name. Raises InputError when the folder exists and its current
-    version is not `after`: somebody else's work would be lost. An interrupted one is replaced.
+    version is not `after`: somebody else's work would be lost. One writer works at a time, the next
+    one waits and is then refused. An interrupted version is replaced.
     """
     number = 1 if after is None else after.number + 1
     name = f"v{number:06d}"
+    home = folder if after is not None else folder.with_name(folder.name + ".partial")
     if after is None:
-        if folder.exists():
-            raise InputError(f"{folder}: exists already; remove it or choose another name")
-        home = folder.with_name(folder.name + ".partial")
+        _refuse_taken(folder)
         home.mkdir(parents=True, exist_ok=True)
         _refuse_strangers(home)
-    else:
-        home = folder
-    partial = home / f"{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    manifest = _write_files(partial, engine, ids, settings, made_from, extras or {})
     with _locked(home):
-        if after is not None:
+        if after is None:
+            _refuse_taken(folder)
+        else:
             refuse_another_version(folder, after)
+        partial = home / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        manifest = _write_files(partial, engine, ids, settings, made_from, extras or {})
         # a crash before the pointer is replaced leaves a version that nobody points to
         shutil.rmtree(home / name, ignore_errors=True)
         partial.rename(home / name)
         sync_folder(home)
         pointer = Pointer(name=name, manifest_sha256=sha256_file(home / name / MANIFEST))
         with atomic_write(home / CURRENT) as file:
-            file.write(_sealed(pointer))
-    if after is None:
-        shutil.rmtree(home / "checkpoint", ignore_errors=True)
-        home.rename(folder)
-        sync_folder(folder.parent)
+            file.write(sealed(pointer))
+        if after is None:
+            shutil.rmtree(home / "checkpoint", ignore_errors=True)
+            home.rename(folder)
+            sync_folder(folder.parent)
     return Version(folder / name, manifest)
 
 
 def open_version(folder: Path) -> Version:
     """The current version of an index. Raises InputError for a damaged pointer or manifest."""
     path = folder / CURRENT
-    pointer = _unsealed(path, path.read_bytes(), Pointer)
-    home = folder / pointer.name
-    content = (home / MANIFEST).read_bytes()
-    if hashlib.sha256(content).hexdigest() != pointer.manifest_sha256:
-        raise damaged(home / MANIFEST)
-    return Version(home, _unsealed(home / MANIFEST, content, IndexManifest))
+    while True:
+        written = path.read_bytes()
+        pointer = unsealed(path, written, Pointer)
+        manifest = folder / pointer.name / MANIFEST
+        try:
+            content = manifest.read_bytes()
+        except FileNotFoundError:
+            if path.read_bytes() == written:
+                raise
+            continue  # pruned since the pointer was read
+        if hashlib.sha256(content).hexdigest() != pointer.manifest_sha256:
+            raise damaged(manifest)
+        return Version(manifest.parent, unsealed(manifest, content, IndexManifest))
+
+
+def read_current(
+    folder: Path, *, mmap: bool = False
+) -> tuple[Version, Any, list[str | None], Callable[[], None]]:
+    """The current version, and what `read` gives of it; the next one when it is pruned meanwhile."""
+    version = open_version(folder)
+    while True:
+        try:
+            return version, *read(version, mmap=mmap)
+        except (InputError, FileNotFoundError):
+            meanwhile, version = version, open_version(folder)
+            if version.folder == meanwhile.folder:
+                raise
 
 
 def read(version: Version, *, mmap: bool = False) -> tuple[Any, list[str | None], Callable[[], None]]:
-    """Engine, ids and what must be called before the engine's first answer is used.
+    """Engine, ids and what must be called before each of the engine's answers where it is mapped.
 
     Every file is checked before FAISS reads it. With `mmap` the vectors stay on the disk: only the
-    ends of the engine's file are checked now, the rest by that call.
+    ends of the engine's file are checked now, the rest by that call, once.
 
     Raises InputError for any changed, cut or foreign file.
     """
@@ -162,7 +156,7 @@ def read(version: Version, *, mmap: bool = False) -> tuple[Any, list[str | None]
             f"{version.folder}: the manifest says {manifest.rows} rows of {manifest.dim} dimensions, the "
             f"engine has {engine.ntotal} of {engine.d}, the ids are {len(ids)}; build it again"
         )
-    return engine, ids, file.check
+    return engine, ids, file.check_mapped
 
 
 def refuse_another_version(folder: Path, mine: Version) -> None:
@@ -208,27 +202,10 @@ def _write_files(
         made_from=made_from,
         files=tuple(digest_file(folder / name) for name in (ENGINE, IDS, *extras)),
     )
-    content = _sealed(manifest)
+    content = sealed(manifest)
     with atomic_write(folder / MANIFEST) as file:
         file.write(content)
-    return _unsealed(folder / MANIFEST, content, IndexManifest)
-
-
-def _sealed(record: IndexManifest | Pointer) -> bytes:
-    bare = msgspec.json.encode(msgspec.structs.replace(record, digest=""))
-    signed = msgspec.structs.replace(record, digest=hashlib.sha256(bare).hexdigest())
-    return msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n"
-
-
-def _unsealed(path: Path, content: bytes, kind: type[Sealed]) -> Sealed:
-    try:
-        record = msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise damaged(path) from error
-    # written again it must be the same bytes: that covers its white space and its own digest
-    if _sealed(record) != content:
-        raise damaged(path)
-    return record
+    return unsealed(folder / MANIFEST, content, IndexManifest)
 
 
 @contextlib.contextmanager
@@ -240,6 +217,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_taken(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; remove it or choose another name")
 
 
 def _refuse_strangers(partial: Path) -> None:

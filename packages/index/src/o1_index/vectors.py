@@ -23,8 +23,8 @@ def checked(ids: Sequence[str], vectors: Vectors, metric: Metric, place: str, di
     Raises InputError for another shape, numbers that are not floating point, and NaN, Inf or zero
     vectors, by id. A torch tensor may be bfloat16, which numpy does not have.
     """
-    vectors = as_numpy(vectors)
     _refuse_shape(ids, vectors, place, dim)
+    vectors = as_numpy(vectors)
     if vectors.dtype.kind != "f":
         raise InputError(f"{place} are {vectors.dtype}; give float16, float32 or float64")
     with np.errstate(over="ignore"):
@@ -41,7 +41,7 @@ def checked_on_device(ids: Sequence[str], tensor: Vectors, metric: Metric, place
     matrix = tensor.detach().float()
     norms = matrix.norm(dim=1, keepdim=True)
     refuse_bad_vectors(ids, norms.cpu().numpy(), place)
-    return matrix / norms if metric == "cosine" else matrix
+    return (matrix / norms if metric == "cosine" else matrix).contiguous()
 
 
 def on_device(vectors: Vectors) -> bool:
@@ -49,9 +49,16 @@ def on_device(vectors: Vectors) -> bool:
     return bool(getattr(vectors, "is_cuda", False))
 
 
-def _refuse_shape(ids: Sequence[str], vectors: Vectors, place: str, dim: int) -> None:
+def refuse_shape(ids: Sequence[str], vectors: Vectors, place: str) -> None:
+    """Raise InputError for what is no array or tensor [len(ids), dim]."""
+    if not isinstance(vectors, np.ndarray) and not hasattr(vectors, "detach"):
+        raise InputError(f"vectors are a {type(vectors).__name__}; give a numpy array or a torch tensor")
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise InputError(f"{place}: {len(ids)} ids for vectors of shape {tuple(vectors.shape)}")
+
+
+def _refuse_shape(ids: Sequence[str], vectors: Vectors, place: str, dim: int) -> None:
+    refuse_shape(ids, vectors, place)
     if vectors.shape[1] != dim:
         raise InputError(f"{place} have {vectors.shape[1]} dimensions, the index has {dim}")
 
@@ -60,8 +67,6 @@ def as_numpy(vectors: Vectors) -> NDArray[Any]:
     """A torch tensor, wherever it is, as an array in host memory; an array as it is."""
     if isinstance(vectors, np.ndarray):
         return vectors
-    if not hasattr(vectors, "detach"):
-        raise InputError(f"vectors are a {type(vectors).__name__}; give a numpy array or a torch tensor")
     tensor = vectors.detach().cpu()
     array: NDArray[Any] = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
     return array

@@ -12,7 +12,6 @@ While it is written the folder is called `<folder>.partial`; `close` renames it.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,15 @@ from o1_records.files import (
     MissingExtraError,
     atomic_write,
     quoted,
-    sha256_file,
     sync_folder,
 )
+from o1_records.lock import lock
 from o1_records.types import Count, NonBlank, Record
 
 try:
     import numpy as np
-    import safetensors
+    import safetensors.numpy
     from numpy.typing import NDArray
-    from safetensors.numpy import save_file
 except ModuleNotFoundError as error:
     raise MissingExtraError("o1-records", "vectors", "Reading and writing vectors") from error
 
@@ -92,7 +90,8 @@ class _Ids(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class VectorWriter:
     """Write vectors shard by shard; what an earlier run finished is kept.
 
-    `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder.
+    `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder. One
+    process writes at a time: a second one is refused.
     """
 
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None, source: str = "") -> None:
@@ -101,6 +100,7 @@ class VectorWriter:
         if self.folder.exists():
             raise InputError(f"{self.folder}: exists already; remove it or choose another name")
         self._partial.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self._partial / "lock")
         self._manifest = Manifest(rows=0, dim=0, dtype="", encoder=encoder, source=source)
         self.ids: list[str] = []
         if (self._partial / "manifest.json").exists():
@@ -121,20 +121,16 @@ class VectorWriter:
         """
         self._check(ids, vectors, owners)
         name = f"shard-{len(self._manifest.shards):05d}"
-        vectors_path = self._partial / f"{name}.safetensors"
-        ids_path = self._partial / f"{name}.ids.json"
-        save_file({"vectors": np.ascontiguousarray(vectors)}, vectors_path)
-        with open(vectors_path, "rb") as file:
-            os.fsync(file.fileno())
-        with atomic_write(ids_path) as out:
-            out.write(
-                msgspec.json.encode(_Ids(ids=list(ids), owners=None if owners is None else list(owners)))
-            )
+        named = _Ids(ids=list(ids), owners=None if owners is None else list(owners))
         shard = Shard(
             name=name,
             rows=len(ids),
-            vectors_sha256=sha256_file(vectors_path),
-            ids_sha256=sha256_file(ids_path),
+            # safetensors' own writing would hide the errors of the disk behind a type of its own
+            vectors_sha256=_write(
+                self._partial / f"{name}.safetensors",
+                safetensors.numpy.save({"vectors": np.ascontiguousarray(vectors)}),
+            ),
+            ids_sha256=_write(self._partial / f"{name}.ids.json", msgspec.json.encode(named)),
         )
         self._manifest = msgspec.structs.replace(
             self._manifest,
@@ -150,6 +146,8 @@ class VectorWriter:
     def close(self) -> VectorSet:
         """Publish the folder and open it."""
         self._save_manifest()
+        (self._partial / "lock").unlink()
+        self._lock.close()
         self._partial.rename(self.folder)
         sync_folder(self.folder.parent)
         return VectorSet(self.folder)
@@ -254,6 +252,12 @@ def _sealed(manifest: Manifest) -> bytes:
     return msgspec.json.format(
         msgspec.json.encode(msgspec.structs.replace(manifest, sha256=digest)), indent=1
     )
+
+
+def _write(path: Path, content: bytes) -> str:
+    with atomic_write(path) as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _repeated(ids: Sequence[str]) -> set[str]:

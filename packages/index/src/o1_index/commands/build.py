@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from o1_index import store
@@ -11,6 +13,7 @@ from o1_index.auto import choose
 from o1_index.build import build_from, fingerprint
 from o1_index.settings import METRICS
 from o1_records import InputError
+from o1_records.lock import lock
 from o1_records.vectors import VectorSet
 
 
@@ -32,20 +35,37 @@ def run(args: argparse.Namespace) -> int:
     if args.factory == "auto":
         memory = None if args.memory_gib is None else int(args.memory_gib * 2**30)
         choice = choose(len(vectors), vectors.manifest.dim, recall=args.recall, memory=memory)
-        args.factory, args.parameters = choice.factory, args.parameters or choice.parameters
-        print(f"auto: {choice.factory} {choice.parameters}: {choice.reason}", file=sys.stderr)
+        args.factory, parameters = choice.factory, args.parameters or choice.parameters
+        print(f"auto: {choice.factory} {parameters}: {choice.reason}", file=sys.stderr)
+    else:
+        parameters = args.parameters
     if args.out.exists():
         _refuse_another(args, vectors)
         print(f"{args.out}: up to date", file=sys.stderr)
         return 0
     checkpoints = args.out.with_name(args.out.name + ".partial") / "checkpoint"
-    index = build_from(
-        vectors, factory=args.factory, metric=args.metric, device=args.device, checkpoints=checkpoints
-    )
-    index.set_parameters(args.parameters)
-    index.save(args.out)
+    with _only_builder(checkpoints):
+        index = build_from(
+            vectors, factory=args.factory, metric=args.metric, device=args.device, checkpoints=checkpoints
+        )
+        index.set_parameters(parameters)
+        index.save(args.out)
     print(f"{args.out}: {len(index)} vectors of {index.dim} dimensions", file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def _only_builder(checkpoints: Path) -> Iterator[None]:
+    """Refuse a second process, naming the first; leave nothing behind when there is no checkpoint."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with lock(checkpoints / "lock") as file:
+        try:
+            yield
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there is a checkpoint, or it was published
+                checkpoints.rmdir()
+                checkpoints.parent.rmdir()
 
 
 def _refuse_another(args: argparse.Namespace, vectors: VectorSet) -> None:
@@ -56,6 +76,6 @@ def _refuse_another(args: argparse.Namespace, vectors: VectorSet) -> None:
     if found != wanted or (args.parameters and settings.parameters != args.parameters):
         raise InputError(
             f"{args.out}: holds an index of (vectors, factory, metric) {found} with parameters "
-            f"{settings.parameters!r}, this would be {wanted} with {args.parameters!r}; "
-            "remove it or choose another name"
+            f"{settings.parameters!r}, this would be {wanted} with {args.parameters!r} (vectors '': it was "
+            "changed since it was built); remove it or choose another name"
         )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import partial
 from typing import Literal
 
 import msgspec
 
-from o1_index.commands.search import dense_hits, exclusions, refuse_overwriting, search_options
+from o1_index.commands.search import dense_hits, exclusions, open_both, refuse_overwriting, search_options
 from o1_index.hybrid import Fuse, as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
+from o1_index.index import Index
 from o1_records import (
     Hit,
     InputError,
@@ -22,6 +23,7 @@ from o1_records import (
     open_documents,
     open_qrels,
     open_queries,
+    quoted,
     read_jsonl,
     trec,
 )
@@ -55,8 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.weight <= 1:
         raise InputError(f"--weight {args.weight}: give a number from 0 to 1")
     refuse_overwriting(args)
-    dense = as_run(dense_hits(args))
-    lexical = as_run(_lexical_hits(args))
+    index, queries = open_both(args)
+    texts = _texts(open_queries(args.queries, args.split), args.thoughts, args.lexical)
+    wanted = set(queries.owners())
+    _refuse_unknown(wanted - {query.query_id for query in texts}, f"{args.queries}: has no text of queries")
+    dense = as_run(dense_hits(args, index, queries))
+    lexical = as_run(_lexical_hits(args, index, [query for query in texts if query.query_id in wanted]))
     fuse, weight = FUSIONS[args.fusion], args.weight
     if args.qrels:
         weight, tried = tune_weight(dense, lexical, open_qrels(args.qrels, args.split), fuse)
@@ -71,14 +77,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lexical_hits(args: argparse.Namespace) -> Iterator[Hit]:
+def _lexical_hits(args: argparse.Namespace, index: Index, queries: list[Query]) -> Iterator[Hit]:
+    """BM25's hits among the documents of the index: what was removed there is not found here."""
     try:
         from o1_records.bm25 import BM25
     except MissingExtraError as error:
         raise MissingExtraError("o1-index", "hybrid", "BM25") from error
-    index = BM25(open_documents(args.corpus), k1=args.k1, b=args.b)
-    queries = _texts(open_queries(args.queries, args.split), args.thoughts, args.lexical)
-    return index.search(queries, args.k, excluded=exclusions(args.excluded))
+    documents = [doc for doc in open_documents(args.corpus) if doc.doc_id in index.names.rows]
+    missing = index.names.rows.keys() - {doc.doc_id for doc in documents}
+    _refuse_unknown(missing, f"{args.corpus}: has no text of documents of the index")
+    lexical = BM25(documents, k1=args.k1, b=args.b)
+    return lexical.search(queries, args.k, excluded=exclusions(args.excluded))
+
+
+def _refuse_unknown(names: Set[str], place: str) -> None:
+    if names:
+        raise InputError(f"{place}: {len(names)}, as {quoted(sorted(names)[:10])}; give the whole file")
 
 
 def _texts(

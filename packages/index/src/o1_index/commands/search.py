@@ -42,29 +42,32 @@ def search_options(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, batch by batch; the run appears whole or not at all."""
     refuse_overwriting(args)
-    count = trec.write_run(args.out, dense_hits(args, FUSIONS[args.fuse]))
+    index, queries = open_both(args)
+    count = trec.write_run(args.out, dense_hits(args, index, queries, FUSIONS[args.fuse]))
     print(f"{args.out}: {count} hits", file=sys.stderr)
     return 0
 
 
-def dense_hits(args: argparse.Namespace, fuse: Callable[..., Hits] = search_max) -> Iterator[Hit]:
-    """The hits of a folder of query vectors; `fuse` makes one ranking of a query's several vectors."""
+def open_both(args: argparse.Namespace) -> tuple[Index, VectorSet]:
+    """The index and the query vectors. Raises InputError when they do not belong together."""
     queries = VectorSet(args.vectors)
     index = open_index(args.index, mmap=args.mmap, device=args.device)
     index.settings.refuse_other_encoder(queries.manifest.encoder)
-    return _hits(index, queries, fuse, args.k, exclusions(args.excluded))
+    return index, queries
 
 
-def _hits(
-    index: Index, queries: VectorSet, fuse: Callable[..., Hits], k: int, excluded: Excluded
+def dense_hits(
+    args: argparse.Namespace, index: Index, queries: VectorSet, fuse: Callable[..., Hits] = search_max
 ) -> Iterator[Hit]:
+    """The hits of a folder of query vectors; `fuse` makes one ranking of a query's several vectors."""
+    excluded = exclusions(args.excluded)
     vectors, ids, owners = queries.load(), queries.ids(), queries.owners()
     for rows in tqdm(list(_batches(owners)), desc="search", unit=" batches", disable=None):
         names = [owners[row] for row in rows]
         if ids == owners:
-            yield from index.search(vectors[rows], names, k=k, excluded=excluded)
+            yield from index.search(vectors[rows], names, k=args.k, excluded=excluded)
         else:
-            yield from fuse(index, vectors[rows], names, k=k, excluded=excluded)
+            yield from fuse(index, vectors[rows], names, k=args.k, excluded=excluded)
 
 
 def refuse_overwriting(args: argparse.Namespace) -> None:

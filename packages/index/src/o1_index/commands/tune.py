@@ -30,10 +30,15 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune; a new version of the index has the parameters, tuning.json and tuning.svg."""
+    if not 0 < args.recall <= 1:
+        raise InputError(f"--recall {args.recall}: give more than 0 and at most 1")
     index, documents, queries = open_index(args.index), VectorSet(args.documents), VectorSet(args.vectors)
     index.settings.refuse_other_encoder(queries.manifest.encoder)
     if index.made_from != fingerprint(documents):
-        raise InputError(f"{args.documents}: the index was not built of these vectors; give the ones it was")
+        raise InputError(
+            f"{args.documents}: the index was not built of these vectors, or was changed since; give those "
+            "that it was built of, or build it again"
+        )
     step = -(-len(queries) // args.queries)
     ids, vectors = queries.ids()[::step], queries.load()[::step]
     exact = exact_hits(documents, vectors, ids, k=args.k, like=index)

@@ -1,0 +1,154 @@
+"""Several processes and threads on one index: writers, builders, readers, and changes under a mapping."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from o1_index import build, exact_search, open_index, place
+from o1_index.store import prune
+from o1_records import InputError
+from o1_records.lock import lock
+from o1_records.vectors import VectorWriter
+
+VECTORS = np.random.default_rng(1).normal(size=(3000, 8)).astype(np.float32)
+IDS = [f"d{i}" for i in range(3000)]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    build(VECTORS[:1000], IDS[:1000]).save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def first(index):
+    return [hit.doc_id for hit in index.search(VECTORS[:4], list("abcd"), k=5)]
+
+
+def test_of_writers_at_the_same_time_one_succeeds_and_its_files_are_not_mixed(saved):
+    for attempt in range(8):
+        before = len(open_index(saved))
+        writers = [open_index(saved) for _ in range(3)]
+        for number, writer in enumerate(writers):
+            names = [f"{attempt}-{number}-{i}" for i in range(100 * (number + 1))]
+            writer.add(np.full((len(names), 8), number + 1.0), names)
+        barrier, refused = threading.Barrier(3), []
+
+        def save(writer, barrier=barrier, refused=refused):
+            barrier.wait()
+            try:
+                writer.save(saved)
+            except InputError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=save, args=(writer,)) for writer in writers]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert len(refused) == 2
+        assert all("open it again and repeat the change" in message for message in refused)
+        index = open_index(saved)
+        number = (len(index) - before) // 100 - 1
+        assert set(index.names.rows) == set(writers[number].names.rows)
+        assert index.engine.reconstruct(index.engine.ntotal - 1).tolist() == [number + 1.0] * 8
+
+
+def test_of_two_new_indexes_of_one_name_one_is_published(tmp_path):
+    indexes = [build(VECTORS[:2000], IDS[:2000]), build(VECTORS[1000:], IDS[1000:])]
+    barrier, refused = threading.Barrier(2), []
+
+    def save(index):
+        barrier.wait()
+        try:
+            index.save(tmp_path / "index")
+        except InputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=save, args=(index,)) for index in indexes]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(refused) == 1
+    assert "exists already" in refused[0]
+    assert first(open_index(tmp_path / "index")) in [first(index) for index in indexes]
+
+
+def test_readers_open_whole_versions_while_a_writer_publishes_and_prunes(saved):
+    stop, errors, opened = threading.Event(), [], set()
+
+    def read():
+        while not stop.is_set():
+            try:
+                index = open_index(saved, mmap=len(opened) % 2 == 0)
+                assert index.engine.ntotal == len(index.names.ids)
+                opened.add(index.opened.version.number)
+            except (InputError, OSError) as error:
+                errors.append(repr(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    writer = open_index(saved)
+    for number in range(40):
+        writer.add(VECTORS[:1] + number, [f"new{number}"])
+        writer.save(saved)
+        prune(saved)
+    stop.set()
+    reader.join()
+    assert errors == []
+    assert len(opened) > 3
+
+
+@pytest.mark.parametrize("change", ["flip", "cut"])
+def test_a_file_that_changes_under_a_mapping_is_noticed_before_the_next_answer(saved, change):
+    index = open_index(saved, mmap=True)
+    expected = first(index)
+    path = saved / "v000001" / "index.faiss"
+    whole = path.read_bytes()
+    with open(path, "r+b") as file:
+        if change == "cut":  # reading behind the end would kill the process (SIGBUS)
+            file.truncate(len(whole) // 2)
+        else:
+            file.seek(len(whole) - 9)
+            file.write(bytes([whole[-9] ^ 1]))
+    with pytest.raises(InputError, match=r"index\.faiss: damaged"):
+        first(index)
+    with open(path, "r+b") as file:
+        file.write(whole)
+    assert first(index) == expected
+    os.replace(saved / "v000001" / "ids.json", path)  # noqa: PTH105 - another file by this name: not mapped
+    assert first(index) == expected
+
+
+def test_two_indexes_that_share_an_engine_do_not_mix_their_rows():
+    index = build(VECTORS[:10], IDS[:10])
+    placed = place(index, "auto")
+    placed.add(VECTORS[10:11], ["new"])
+    for use in (lambda: first(index), lambda: index.add(VECTORS[11:12], ["other"])):
+        with pytest.raises(InputError, match="another index that shares the engine was changed"):
+            use()
+    found = [hit.doc_id for hit in placed.search(VECTORS[:4], list("abcd"), k=3)]
+    oracle = exact_search(([*IDS[:10], "new"], VECTORS[:11]), (list("abcd"), VECTORS[:4]), k=3)
+    assert found == [hit.doc_id for hit in oracle]
+
+
+def command(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "o1_index", *words], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_a_second_build_of_the_same_index_is_refused_naming_the_first(tmp_path):
+    writer = VectorWriter(tmp_path / "vectors")
+    writer.write(IDS[:100], VECTORS[:100])
+    writer.close()
+    words = ["build", "--vectors", "vectors", "--out", "index"]
+    (tmp_path / "index.partial" / "checkpoint").mkdir(parents=True)
+    with lock(tmp_path / "index.partial" / "checkpoint" / "lock"):
+        done = command(tmp_path, *words)
+    assert done.returncode == 4
+    assert f"process {os.getpid()} on" in done.stderr
+    assert command(tmp_path, *words, "--factory", "Nonsense").returncode == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors"]
+    assert command(tmp_path, *words).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["current.json", "v000001"]
