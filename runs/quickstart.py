@@ -70,8 +70,8 @@ MODEL: dict[str, Any] = {
     "query_length": 24,
     "thought_length": 24,
     "document_length": 48,
-    "contrastive_temperature": 0.05,
 }
+OBJECTIVE: dict[str, Any] = {"temperature": 0.05}
 THINKING = Thinking(samples=SAMPLES, max_tokens=16, temperature=0.7, top_p=0.9, seed=0)
 
 
@@ -204,7 +204,9 @@ def train_model(root: Path) -> None:
     """Teach MiniLM, used as a causal language model, to think and to embed."""
     from transformers import TrainingArguments
 
-    from o1_model.train import ModelArguments, faster_dtype, train
+    from o1_model.arguments import DataArguments, ModelArguments
+    from o1_model.objective import Objective
+    from o1_model.train import faster_dtype, train
 
     arguments = TrainingArguments(
         output_dir=str(root / "model"),
@@ -217,8 +219,12 @@ def train_model(root: Path) -> None:
         disable_tqdm=False,
         **TRAINING,
     )
-    data = {"model_name_or_path": str(fetch_weights()), "train_data": str(root / "examples.jsonl")}
-    train(ModelArguments(**data, **MODEL), arguments)
+    train(
+        ModelArguments(model_name_or_path=str(fetch_weights()), **MODEL),
+        DataArguments(train_data=str(root / "examples.jsonl")),
+        arguments,
+        objective=Objective(**OBJECTIVE),
+    )
     for checkpoint in (root / "model").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
@@ -275,6 +281,7 @@ def _refuse_other_settings(root: Path, inputs: dict[str, Any]) -> None:
         "thought_words": THOUGHT_WORDS,
         "training": TRAINING,
         "model": MODEL,
+        "objective": OBJECTIVE,
         "thinking": vars(THINKING),
     }
     path = root / "settings.json"

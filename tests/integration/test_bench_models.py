@@ -7,9 +7,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from o1_bench import Collection, Pipeline, evaluate
 from o1_bench.controls import empty_thoughts, thought_texts
-from o1_bench.result import System, verify_result
+from o1_bench.result import System
 from o1_bench.score import DEFAULT
-from o1_bench.systems import Task, run_model
+from o1_bench.systems import run_model
+from o1_bench.task import Task
+from o1_bench.verify import verify_result
 from o1_index import build
 from o1_model import Embedder, Thinking
 from o1_records import Document, Qrel, Query, Thought, read_jsonl

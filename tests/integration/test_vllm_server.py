@@ -135,6 +135,7 @@ def o1_synth_think(base_url: str, folder: Path, model: str = "counting-llama"):
     command += ["--model", model, "--queries", str(folder / "queries.jsonl")]
     command += ["--out", str(folder / "thoughts.jsonl"), "--samples", str(SAMPLES)]
     command += ["--max-tokens", str(TOKENS), "--temperature", "1", "--top-p", "1"]
+    command += ["--checks", "none"]  # the counting model only ever says words of the query
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 

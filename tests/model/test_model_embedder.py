@@ -1,16 +1,17 @@
-"""Thinking on the live cache equals a full re-encoding; vectors keep their order, wherever they are made."""
+"""What an application calls: vectors of queries, thoughts and documents, in their order."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from o1_model import Embedder, Thinking, aggregate
+from o1_model.aggregate import by_likelihood, stacked
 from o1_model.batch import collate, prefix_mask
 from o1_model.layout import document_row, query_row, text_ids
 from o1_model.stream import embed_stream
-from o1_model.think import nucleus
 from o1_records import Document, InputError, Query
 from o1_records.vectors import VectorWriter
 
@@ -25,70 +26,10 @@ QUERIES = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(TEXTS)]
 THINKING = Thinking(samples=3, max_tokens=10, temperature=3.0, top_p=0.99)
 
 
-def test_vectors_read_from_the_live_cache_equal_a_full_encoding(embedder):
-    v_q, traces = embedder.decode(QUERIES, THINKING)
-    np.testing.assert_allclose(v_q, embedder.encode_query(TEXTS), atol=1e-6)
-    ids = text_ids(embedder.tokenizer, TEXTS)
-    ends = set()
-    for text, row in zip(ids, traces, strict=True):
-        for trace in row:
-            whole = embedder._encode([query_row(embedder.layout, text, list(trace.token_ids))])[0]
-            assert float(whole @ trace.vector.numpy()) >= 1 - 1e-5
-            assert len(trace.token_ids) == THINKING.max_tokens or trace.finished
-            ends.add(trace.finished)
-    # both ways to end were seen, so both were compared
-    assert ends == {True, False}
-
-
-def test_a_querys_thoughts_do_not_depend_on_its_batch(embedder):
-    together = embedder.decode(QUERIES, THINKING)[1]
-    for query, row in zip(QUERIES, together, strict=True):
-        alone = embedder.decode([query], THINKING)[1][0]
-        assert [t.token_ids for t in alone] == [t.token_ids for t in row]
-
-
-def test_samples_differ_and_seeds_repeat(llama):
-    first, again = (llama.decode(QUERIES, THINKING)[1] for _ in range(2))
-    ids = [[t.token_ids for t in row] for row in first]
-    assert ids == [[t.token_ids for t in row] for row in again]
-    assert any(len(set(row)) > 1 for row in ids)
-    other = llama.decode(QUERIES, Thinking(samples=3, max_tokens=10, temperature=3.0, seed=1))[1]
-    assert ids != [[t.token_ids for t in row] for row in other]
-
-
-def test_control_and_special_tokens_are_never_chosen(llama):
-    # hot enough that every id would come up
-    traces = llama.decode(QUERIES, Thinking(samples=20, max_tokens=12, temperature=50.0, top_p=1.0))[1]
-    chosen = {token for row in traces for trace in row for token in trace.token_ids}
-    banned = {*llama.layout.control_ids, *llama.tokenizer.all_special_ids}
-    assert chosen.isdisjoint(banned)
-    assert len(chosen) > 15
-
-
 def test_thoughts_carry_their_own_query_and_say_who_wrote_them(llama):
     thoughts = llama.think(QUERIES, THINKING)
     assert {t.thought_id.rsplit("#", 1)[0] for t in thoughts} == {t.query_id for t in thoughts}
     assert all(t.source.temperature == 3.0 and t.source.completion_tokens > 0 for t in thoughts)
-
-
-@given(st.integers(0, 2**31), st.floats(0.05, 1.0), st.integers(1, 40))
-def test_nucleus_sampling_stays_inside_the_smallest_likely_set(seed, top_p, first):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(16, 40, generator=generator) * 3
-    draws = torch.rand(16, generator=generator)
-    chosen = nucleus(logits, draws, top_p, first=first)
-    for row, token in enumerate(chosen.tolist()):
-        probabilities = logits[row].softmax(0)
-        above = probabilities[probabilities > probabilities[token]].sum()
-        assert float(above) < top_p + 1e-6
-
-
-def test_nucleus_sampling_follows_the_distribution():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    draws = torch.linspace(0, 1, 10_001)[:-1]
-    chosen = nucleus(logits.expand(10_000, 4), draws, 0.9)
-    shares = torch.bincount(chosen, minlength=4) / 10_000
-    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95, atol=1e-3, rtol=0)
 
 
 def test_a_saved_checkpoint_gives_the_same_vectors(embedder, tmp_path):
@@ -198,17 +139,6 @@ def test_a_string_is_not_a_list_of_thoughts(llama):
     np.testing.assert_allclose(alone, llama.encode_query(TEXTS[:1], thoughts=[["read bytes"]])[0], atol=1e-6)
 
 
-def test_a_thought_never_outgrows_the_layout(llama):
-    traces = llama.decode(QUERIES[:1], Thinking(samples=2, max_tokens=500, temperature=3.0))[1]
-    assert max(len(trace.token_ids) for trace in traces[0]) <= llama.layout.thought_length
-
-
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"max_tokens": 0}, {"top_p": 0.0}, {"temperature": -1.0}])
-def test_thinking_that_cannot_be_sampled_is_refused(wrong):
-    with pytest.raises(InputError, match=f"cannot think with {next(iter(wrong))}"):
-        Thinking(**wrong)
-
-
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
@@ -240,3 +170,126 @@ def test_under_prefix_attention_queries_are_read_both_ways_and_never_see_the_tho
     assert seen[0, last, : last + 1].all()
     assert not seen[0, first + 2, first + 3]
     assert seen[1, : batch.last[1] + 1, : batch.last[1] + 1].all()
+
+
+def test_thoughts_with_token_ids_give_the_vectors_of_the_live_cache(embedder):
+    live = embedder.encode_query(QUERIES, think=THINKING)
+    thoughts = embedder.think(QUERIES, THINKING)
+    assert len(thoughts) == 15, "none was blank"
+    np.testing.assert_allclose(embedder.encode_query(QUERIES, thoughts=thoughts), live, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode_query(QUERIES, thoughts=thoughts[::-1]), live, atol=1e-5)
+    lists = [thoughts[n : n + 3] for n in range(0, 15, 3)]
+    np.testing.assert_allclose(embedder.encode_query(QUERIES, thoughts=lists), live, atol=1e-5)
+
+
+def test_token_ids_of_another_vocabulary_are_not_used(llama):
+    thought = llama.think(QUERIES[:1], THINKING)[0]
+    # ids that say something else than the text, as those of another tokenizer do
+    ours = replace(thought, token_ids=tuple(text_ids(llama.tokenizer, ["sort sort"])[0]))
+    theirs = replace(ours, source=replace(ours.source, tokenizer="another"))
+    by_text = llama.encode_query(QUERIES[:1], thoughts=[[thought.text]])
+    np.testing.assert_allclose(llama.encode_query(QUERIES[:1], thoughts=[theirs]), by_text, atol=1e-6)
+    np.testing.assert_allclose(
+        llama.encode_query(QUERIES[:1], thoughts=[ours]),
+        llama.encode_query(QUERIES[:1], thoughts=[["sort sort"]]),
+        atol=1e-6,
+    )
+
+
+def test_a_thought_cannot_join_another_query(llama):
+    thoughts = llama.think(QUERIES[:2], THINKING)
+    with pytest.raises(InputError, match="'q1#0' belongs to query 'q1', not to 'q0'"):
+        llama.encode_query(QUERIES[:1], thoughts=thoughts)
+    with pytest.raises(InputError, match="'q1#0' belongs to query 'q1', not to 'q0'"):
+        llama.encode_query(QUERIES[:2], thoughts=[thoughts[3:], thoughts[:3]])
+
+
+def test_strings_think_as_their_own_thoughts_say(llama):
+    thoughts = llama.think(["sort", "open"], THINKING)
+    assert len({t.query_id for t in thoughts}) == 2
+    alone = llama.encode_query("sort", think=THINKING)
+    both = llama.encode_query(["open", "sort"], think=THINKING)
+    np.testing.assert_allclose(both[1], alone, atol=1e-6)
+    np.testing.assert_allclose(llama.encode_query(["open", "sort"], thoughts=thoughts), both, atol=1e-6)
+
+
+def test_every_sample_by_itself_for_the_maximum_over_samples(llama):
+    v_q, traces = llama.decode(QUERIES, THINKING)
+    vectors, owners = llama.encode_query_samples(QUERIES, think=THINKING)
+    assert owners == [query.query_id for query in QUERIES for _ in range(3)]
+    np.testing.assert_allclose(vectors, np.concatenate(stacked(traces)), atol=1e-6)
+    vectors, owners = llama.encode_query_samples(TEXTS, thoughts=[["read"], [], ["a", "b"], [], []])
+    assert owners == ["0", "1", "2", "2", "3", "4"]
+    np.testing.assert_allclose(vectors[[1, 4, 5]], v_q[[1, 3, 4]], atol=1e-5)
+    with_query, owners = llama.encode_query_samples(QUERIES[:2], think=THINKING, with_query=True)
+    assert owners == ["q0"] * 4 + ["q1"] * 4
+    np.testing.assert_allclose(with_query[[3, 7]], v_q[:2], atol=1e-5)
+
+
+def test_likely_thoughts_can_count_more(llama):
+    traces = llama.decode(QUERIES, THINKING)[1]
+    weights = [by_likelihood(row) for row in traces]
+    for row, own in zip(traces, weights, strict=True):
+        lengths = [len(t.token_ids) + t.finished for t in row]
+        np.testing.assert_allclose(
+            own, np.exp([t.log_likelihood / n for t, n in zip(row, lengths, strict=True)])
+        )
+    sums = [np.array(w) @ stack for w, stack in zip(weights, stacked(traces), strict=True)]
+    expected = np.stack([total / np.linalg.norm(total) for total in sums])
+    found = llama.encode_query(QUERIES, think=THINKING, weigh=by_likelihood)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(InputError, match="these thoughts have no likelihood"):
+        llama.encode_query(TEXTS[:1], thoughts=[["read"]], weigh=by_likelihood)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.booleans(), st.floats(0.1, 100))
+def test_weights_are_relative_and_even_ones_are_none(seed, with_query, scale):
+    random = np.random.default_rng(seed)
+    v_q, v_t = (random.normal(size=shape).astype(np.float32) for shape in ((2, 5), (2, 3, 5)))
+    weights = random.uniform(0.1, 1, size=(2, 3))
+    plain, weighted = (
+        aggregate(v_q, list(v_t), with_query=with_query, weights=each)
+        for each in ([[scale] * 3] * 2, weights.tolist())
+    )
+    np.testing.assert_allclose(plain, aggregate(v_q, list(v_t), with_query=with_query), atol=1e-5)
+    again = aggregate(v_q, list(v_t), with_query=with_query, weights=(scale * weights).tolist())
+    np.testing.assert_allclose(again, weighted, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(weighted, axis=1), 1, atol=1e-5)
+
+
+def test_truncated_vectors_have_unit_length_again(llama):
+    for whole, part in (
+        (llama.encode_document(TEXTS), llama.encode_document(TEXTS, truncate_dim=5)),
+        (llama.encode_query(TEXTS), llama.encode_query(TEXTS, truncate_dim=5)),
+        (llama.encode_query(TEXTS[0]), llama.encode_query(TEXTS[0], truncate_dim=5)),
+    ):
+        expected = whole[..., :5] / np.linalg.norm(whole[..., :5], axis=-1, keepdims=True)
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+    with pytest.raises(InputError, match="truncate_dim 33: vectors have 1 to 32 numbers"):
+        llama.encode_query(TEXTS, truncate_dim=33)
+
+
+def test_beir_and_flagembedding_find_their_names(llama):
+    corpus = [{"_id": "d", "title": "zip", "text": "file"}, {"text": "sort"}]
+    documents = llama.encode_document(["zip file", "sort"])
+    np.testing.assert_allclose(llama.encode_corpus(corpus, batch_size=8), documents, atol=1e-6)
+    np.testing.assert_allclose(llama.encode_corpus(["zip file", "sort"]), documents, atol=1e-6)
+    np.testing.assert_allclose(llama.encode_corpus("sort"), documents[1], atol=1e-6)
+    tensor = llama.encode_queries(TEXTS, batch_size=8, show_progress_bar=False, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(tensor.numpy(), llama.encode_query(TEXTS), atol=1e-6)
+    thinking = llama.encode_queries(TEXTS, think=THINKING)
+    np.testing.assert_allclose(thinking, llama.encode_query(TEXTS, think=THINKING), atol=1e-6)
+
+
+def test_no_query_gives_no_vector(llama):
+    for vectors in (
+        llama.encode_query([]),
+        llama.encode_query([], think=THINKING),
+        llama.encode_query([], thoughts=[]),
+        llama.encode_query_samples([], think=THINKING)[0],
+        llama.encode_document([]),
+        llama.encode_query([], truncate_dim=32),
+    ):
+        assert vectors.shape == (0, 32)

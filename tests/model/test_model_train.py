@@ -1,26 +1,39 @@
 """Training: the real Trainer on tiny models, its resume, and the command from end to end."""
 
+import json
+import logging
+import math
+import pickle
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
-from o1_model import Embedder
+from o1_model import Embedder, Thinking
 from o1_model.__main__ import main
-from o1_model.train import ModelArguments, train
+from o1_model.arguments import DataArguments, EvalArguments, ModelArguments
+from o1_model.objective import Objective
+from o1_model.train import train
 from o1_records import (
     Document,
     Example,
     InputError,
+    Qrel,
     Query,
     Source,
     Thought,
     read_jsonl,
     write_jsonl,
 )
+from o1_records.beir import write_beir
 from o1_records.vectors import VectorSet
 
 TOPICS = ["open zip file", "sort list keys", "read text bytes", "close the file"]
@@ -44,20 +57,42 @@ def data(tmp_path):
     return path
 
 
-def _train(folder, data, model, steps, **settings):
+def _train(
+    folder, data, model, steps, *, objective=None, evaluation=None, of_data=None, of_model=None, **flags
+):
     arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=4,
-        learning_rate=3e-3,
-        lr_scheduler_type="constant",
-        save_steps=4,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
+        **{
+            "output_dir": str(folder),
+            "max_steps": steps,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 3e-3,
+            "lr_scheduler_type": "constant",
+            "save_steps": 4,
+            "logging_steps": 1,
+            "report_to": [],
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **flags,
+        }
     )
-    return train(ModelArguments(model_name_or_path=str(model), train_data=str(data), **settings), arguments)
+    return train(
+        ModelArguments(model_name_or_path=str(model), **(of_model or {})),
+        DataArguments(train_data=str(data), **(of_data or {})),
+        arguments,
+        objective=objective or Objective(),
+        evaluation=evaluation or EvalArguments(),
+    )
+
+
+def _weights(folder):
+    return dict(Embedder.from_pretrained(folder).backbone.named_parameters())
+
+
+def _assert_equal_weights(first, second):
+    first, second = _weights(first), _weights(second)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
@@ -67,8 +102,6 @@ def test_training_learns_to_find_and_to_think(tmp_path, data, plain_models, kind
     topics = [Query(query_id=str(n), text=" ".join(topic.split()[:2])) for n, topic in enumerate(TOPICS)]
     documents = model.encode_document([" ".join(topic.split() * 3) for topic in TOPICS])
     assert (model.encode_query(topics) @ documents.T).argmax(axis=1).tolist() == [0, 1, 2, 3]
-    from o1_model import Thinking
-
     thoughts = model.think(topics, Thinking(samples=1, max_tokens=4, temperature=0.0))
     expected = [" ".join(topic.split()[1:]) for topic in TOPICS]
     assert sum(t.text == e for t, e in zip(thoughts, expected, strict=True)) >= 3
@@ -77,19 +110,7 @@ def test_training_learns_to_find_and_to_think(tmp_path, data, plain_models, kind
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, data, plain_models):
     whole = _train(tmp_path / "whole", data, plain_models["llama"], 8)
     _train(tmp_path / "parts", data, plain_models["llama"], 4)
-    parts = _train(tmp_path / "parts", data, plain_models["llama"], 8)
-    first, second = (dict(Embedder.from_pretrained(f).backbone.named_parameters()) for f in (whole, parts))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-6, msg=name)
-
-
-def test_a_folder_of_another_training_is_not_continued(tmp_path, data, plain_models):
-    _train(tmp_path / "out", data, plain_models["llama"], 4)
-    with pytest.raises(InputError, match="was trained with readout token, this run has mean"):
-        _train(tmp_path / "out", data, plain_models["llama"], 8, readout="mean")
-    write_jsonl(data, _examples(8))
-    with pytest.raises(InputError, match="was trained with examples_sha256"):
-        _train(tmp_path / "out", data, plain_models["llama"], 8)
+    _assert_equal_weights(whole, _train(tmp_path / "parts", data, plain_models["llama"], 8))
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, data, plain_models):
@@ -97,16 +118,243 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, data, plain_mo
     cut = _train(tmp_path / "cut", data, plain_models["llama"], 8)
     (cut / "checkpoint-8" / "trainer_state.json").unlink()
     (cut / "checkpoint-8" / "model.safetensors").write_bytes(b"half")
-    again = _train(tmp_path / "cut", data, plain_models["llama"], 8)
-    first, second = (dict(Embedder.from_pretrained(f).backbone.named_parameters()) for f in (whole, again))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    _assert_equal_weights(whole, _train(tmp_path / "cut", data, plain_models["llama"], 8))
 
 
-def test_an_example_without_a_positive_is_named(tmp_path, plain_models):
+OTHER_SETTINGS = {
+    "learning_rate": {"learning_rate": 1e-3},
+    "weight_decay": {"weight_decay": 0.1},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
+    "batch_of_all_processes": {"per_device_train_batch_size": 2},
+    "seed": {"seed": 1},
+    "temperature": {"objective": Objective(temperature=0.05)},
+    "own_thoughts": {"objective": Objective(own_thoughts=0.5)},
+    "negatives": {"of_data": {"negatives": 1}},
+    "grad_cache": {"of_data": {"grad_cache": True}},
+    "readout": {"of_model": {"readout": "mean"}},
+    "lora_rank": {"of_model": {"lora_rank": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, plain_models):
+    """A folder with a training of 4 steps, and its data."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_jsonl(folder / "examples.jsonl", _examples(16))
+    _train(folder / "out", folder / "examples.jsonl", plain_models["llama"], 4)
+    return folder
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_a_training_with_other_settings_is_not_continued(trained, plain_models, name):
+    with pytest.raises(InputError, match=f"was trained with {name} .*, this run has .*; choose another"):
+        _train(trained / "out", trained / "examples.jsonl", plain_models["llama"], 8, **OTHER_SETTINGS[name])
+
+
+def test_a_training_on_other_data_is_not_continued(trained, tmp_path, plain_models):
+    write_jsonl(tmp_path / "examples.jsonl", _examples(8))
+    with pytest.raises(InputError, match="was trained with examples_sha256"):
+        _train(trained / "out", tmp_path / "examples.jsonl", plain_models["llama"], 8)
+
+
+def test_a_decaying_learning_rate_needs_the_same_number_of_steps(tmp_path, data, plain_models):
+    _train(tmp_path / "out", data, plain_models["llama"], 4, lr_scheduler_type="linear")
+    with pytest.raises(InputError, match="was trained with max_steps 4, this run has 8"):
+        _train(tmp_path / "out", data, plain_models["llama"], 8, lr_scheduler_type="linear")
+
+
+def test_a_training_goes_on_with_another_log_and_place_of_the_data(tmp_path, data, plain_models):
+    whole = _train(tmp_path / "whole", data, plain_models["llama"], 8)
+    _train(tmp_path / "parts", data, plain_models["llama"], 4)
+    moved = data.rename(tmp_path / "moved.jsonl")
+    flags = {"logging_steps": 3, "save_steps": 2, "save_total_limit": 1, "run_name": "again"}
+    _assert_equal_weights(whole, _train(tmp_path / "parts", moved, plain_models["llama"], 8, **flags))
+
+
+def test_a_run_that_saved_nothing_leaves_the_folder_free(tmp_path, data, plain_models):
+    with pytest.raises(InputError, match="the loss is nan"):
+        _train(tmp_path / "out", data, plain_models["llama"], 4, learning_rate=1e30, max_grad_norm=0)
+    _train(tmp_path / "out", data, plain_models["llama"], 4)
+
+
+def test_a_checkpoint_with_a_pickle_in_it_does_not_run_it(tmp_path, data, plain_models):
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 4)
+    canary = pickle.dumps(Canary(tmp_path / "canary"), protocol=2)
+    (folder / "checkpoint-4" / "optimizer.pt").write_bytes(canary)
+    with pytest.raises(InputError, match="checkpoint-4: has pickles of more than tensors in it"):
+        _train(tmp_path / "out", data, plain_models["llama"], 8)
+    assert not (tmp_path / "canary").exists()
+
+
+class Canary:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.write_text, (self.path, "the pickle ran"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"of_data": {"grad_cache": True}}, {"of_model": {"lora_rank": 2}}])
+def test_a_batch_without_any_thought_is_an_ordinary_batch(tmp_path, plain_models, settings):
+    path = tmp_path / "examples.jsonl"
+    write_jsonl(path, [msgspec.structs.replace(example, thought=None) for example in _examples(8)])
+    folder = _train(tmp_path / "out", path, plain_models["llama"], 2, **settings)
+    lines = _log(folder)
+    assert all(math.isfinite(line["loss"]) and line["think"] == 0 for line in lines)
+    assert np.isfinite(Embedder.from_pretrained(folder).encode_query(["open zip"])).all()
+
+
+def _log(folder):
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    return [line for line in history if "loss" in line]
+
+
+@pytest.mark.parametrize("grad_cache", [False, True])
+def test_logits_are_computed_where_there_is_a_label_and_nowhere_else(
+    tmp_path, data, plain_models, grad_cache
+):
+    vocabulary = len(Embedder.from_backbone(plain_models["llama"]).tokenizer)
+    rows = []
+
+    def count(module, _, output):
+        if isinstance(module, torch.nn.Linear) and module.out_features == vocabulary:
+            rows.append(output.shape[:-1].numel())
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    _train(tmp_path / "out", data, plain_models["llama"], 1, of_data={"grad_cache": grad_cache},
+           per_device_train_batch_size=16, save_strategy="no")  # fmt: skip
+    hook.remove()
+    # two words and EOS of 12 thoughts
+    assert sum(rows) == 12 * 3
+
+
+def test_an_adapter_trains_the_control_rows_and_leaves_the_base_alone(tmp_path, data, plain_models):
+    adapter = {"lora_rank": 2, "lora_alpha": 4, "lora_dropout": 0.0}
+    folder = _train(tmp_path / "adapter", data, plain_models["llama"], 4, of_model=adapter)
+    assert not list(folder.glob("model*.safetensors"))
+    merged = _train(tmp_path / "merged", data, plain_models["llama"], 4, of_model={**adapter, "merge": True})
+    assert list(merged.glob("model*.safetensors"))
+    first, second = Embedder.from_pretrained(folder), Embedder.from_pretrained(merged)
+    thinking = Thinking(samples=2, max_tokens=8)
+    for think in (None, thinking):
+        vectors = [model.encode_query(TOPICS, think=think) for model in (first, second)]
+        np.testing.assert_allclose(*vectors, atol=1e-5)
+    base = Embedder.from_backbone(plain_models["llama"]).backbone
+    tuned = Embedder.from_pretrained(merged).backbone
+    controls = set(base.control_ids.tolist())
+    before, after = (b.lm.get_input_embeddings().weight.detach() for b in (base, tuned))
+    moved = (before != after).any(dim=1).nonzero()[:, 0].tolist()
+    assert set(moved) == controls
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path, data, plain_models):
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 2, of_model={"lora_rank": 2})
+    with pytest.raises(InputError, match=r"was trained on .* with digest .*, but .* has"):
+        Embedder.from_pretrained(folder, base=plain_models["bert"])
+
+
+def test_an_adapter_does_not_go_on_with_another_base(tmp_path, data, plain_models):
+    base = tmp_path / "base"
+    shutil.copytree(plain_models["llama"], base)
+    folder = _train(tmp_path / "out", data, base, 4, of_model={"lora_rank": 2})
+    with pytest.raises(InputError, match=r"out: is an adapter; make a whole model of it first"):
+        _train(tmp_path / "more", data, folder, 4)
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {name: value + 1 for name, value in weights.items()}, base / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(InputError, match=r"out: was trained with base_sha256 .*, this run has"):
+        _train(tmp_path / "out", data, base, 8, of_model={"lora_rank": 2})
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """The topics as a BEIR folder."""
+    documents = [Document(doc_id=f"d{n}", text=" ".join(topic.split() * 3)) for n, topic in enumerate(TOPICS)]
+    documents += [
+        Document(doc_id=f"x{n}", text=f"{word} the {word}")
+        for n, word in enumerate(["in", "of", "a", "i", "do"])
+    ]
+    queries = [Query(query_id=f"q{n}", text=" ".join(topic.split()[:2])) for n, topic in enumerate(TOPICS)]
+    qrels = [Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(len(TOPICS))]
+    write_beir(tmp_path / "beir", documents=documents, queries=queries, qrels={"dev": qrels})
+    return EvalArguments(eval_collection=str(tmp_path / "beir"))
+
+
+@pytest.mark.parametrize(("better", "greater"), [(max, True), (min, False)])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_best_checkpoint_is_what_is_saved(
+    tmp_path, data, plain_models, collection, better, greater, lora_rank
+):
+    keep_best = {
+        "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2,
+        "save_total_limit": 2, "load_best_model_at_end": True, "metric_for_best_model": "nDCG@10_thoughts",
+    }  # fmt: skip
+    folder = _train(
+        tmp_path / "out", data, plain_models["llama"], 8,
+        evaluation=collection, of_model={"lora_rank": lora_rank}, greater_is_better=greater, **keep_best,
+    )  # fmt: skip
+    state = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "eval_nDCG@10" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    best = better(line["eval_nDCG@10_thoughts"] for line in lines)
+    assert state["best_metric"] == best
+    kept = folder / Path(state["best_model_checkpoint"]).name
+    _assert_equal_weights(folder, kept)
+    card = (folder / "README.md").read_text()
+    saved = next(line for line in card.splitlines() if line.startswith("| saved |"))
+    assert f"{best:.4f}" in saved
+
+
+def test_evaluation_shows_thoughts_and_changes_nothing(tmp_path, data, plain_models, collection, caplog):
+    quiet = _train(tmp_path / "quiet", data, plain_models["llama"], 4)
+    with caplog.at_level(logging.INFO, "o1_model"):
+        loud = _train(
+            tmp_path / "loud",
+            data,
+            plain_models["llama"],
+            4,
+            evaluation=collection,
+            eval_strategy="steps",
+            eval_steps=1,
+        )
+    _assert_equal_weights(quiet, loud)
+    said = [record.getMessage() for record in caplog.records]
+    assert "4 of 4 queries (dev), 9 of 9 documents of beir" in said
+    assert sum(line.startswith("thought about ") for line in said) == 3 * 5
+
+
+@pytest.mark.extra
+def test_tensorboard_gets_every_term_and_the_evaluation(
+    tmp_path, data, plain_models, collection, monkeypatch
+):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    _train(
+        tmp_path / "out", data, plain_models["llama"], 2, evaluation=collection,
+        eval_strategy="steps", eval_steps=1, report_to=["tensorboard"],
+    )  # fmt: skip
+    (folder,) = {events.parent for events in (tmp_path / "board").rglob("events.*")}
+    found = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    names = ["loss", "embed_q", "embed_t", "think", "learning_rate", "tokens_per_s", "real_tokens"]
+    assert {f"train/{name}" for name in names} <= set(found)
+    assert "train/memory_mb" in found
+    assert {"eval/nDCG@10", "eval/nDCG@10_thoughts"} <= set(found)
+
+
+def test_a_layout_longer_than_the_models_positions_is_refused(tmp_path, data, plain_models):
+    with pytest.raises(InputError, match="rows of up to 9003 tokens, the model takes 2048; lower"):
+        _train(tmp_path / "out", data, plain_models["llama"], 1, of_model={"document_length": 9000})
+
+
+def test_an_example_without_a_positive_is_named_with_its_line(tmp_path, plain_models):
     path = tmp_path / "examples.jsonl"
     write_jsonl(path, [Example(query=Query(query_id="lost", text="x"), positives=())])
-    with pytest.raises(InputError, match="'lost' has no positive"):
+    with pytest.raises(InputError, match=r"examples\.jsonl:1: query 'lost' has no positive"):
         _train(tmp_path / "out", path, plain_models["llama"], 1)
 
 
@@ -170,6 +418,28 @@ def test_the_commands_train_think_and_embed(tmp_path, data, plain_models, run):
     )
     assert code == 4
     assert "this run is" in stderr
+
+
+def test_the_command_takes_a_file_and_tells_what_it_found(
+    tmp_path, data, plain_models, run, collection, caplog
+):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"model_name_or_path: {plain_models['llama']}\ntrain_data: {data}\noutput_dir: {tmp_path / 'out'}\n"
+        f"query_length: 1\nmax_steps: 2\nsave_steps: 1\nuse_cpu: true\n"
+        f"eval_collection: {collection.eval_collection}\n"
+    )
+    code, stderr = run("train", config, "--query_length", 2, "--disable_tqdm", "true")
+    assert code == 0, stderr
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert re.search(r"query +16 +2 +2 +2 +0\.0%\n", said)
+    assert "16 of 16 examples have fewer than the 15 negatives asked for (16 have none)" in said
+    assert re.search(r"saved: nDCG@10 [\d.]+, nDCG@10_thoughts [\d.]+", said)
+    assert "| saved |" in (tmp_path / "out" / "README.md").read_text()
+    config.write_text(config.read_text() + "document_lenght: 9\n")
+    code, stderr = run("train", config)
+    assert code == 4
+    assert "config.yaml:9: unknown setting 'document_lenght'; did you mean document_length?" in stderr
 
 
 def test_a_folder_that_is_no_checkpoint_exits_with_4(tmp_path, data):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from o1_model.layout import Layout
 from o1_records import InputError
 
 DECODERS_OF_ENCODERS = frozenset({"bert", "roberta", "electra", "xlm-roberta"})
+# their position table starts with the rows of padding
+_FIRST_POSITION_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
 
 
 class Backbone(nn.Module):
@@ -36,7 +39,7 @@ class Backbone(nn.Module):
     def __init__(self, lm: PreTrainedModel, control_ids: Sequence[int]) -> None:
         super().__init__()
         self.lm = lm
-        self.register_buffer("control_ids", torch.tensor(control_ids), persistent=False)
+        self.register_buffer("control_ids", torch.tensor(control_ids, dtype=torch.long), persistent=False)
         rows = embedding_matrix(lm).detach()[list(control_ids)]
         self.control_rows = nn.Parameter(rows.clone())
 
@@ -53,19 +56,20 @@ class Backbone(nn.Module):
     def hidden(
         self,
         input_ids: Int[Tensor, "batch seq"],
-        mask: Tensor,
+        mask: Tensor | None,
         positions: Int[Tensor, "batch seq"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """States of the last layer; `cache` grows in place.
 
         `mask` is [batch, total] over the cached tokens and these, for causal attention, or
-        [batch, 1, seq, total] and says which token sees which.
+        [batch, 1, seq, total] and says which token sees which; without one attention is causal.
         """
+        embedded = self.embed(input_ids)
         output = self.lm.base_model(
-            inputs_embeds=self.embed(input_ids),
-            attention_mask=mask,
-            position_ids=positions,
+            inputs_embeds=embedded,
+            attention_mask=self._readable(mask, embedded.dtype),
+            position_ids=positions + self._first_position,
             past_key_values=cache,
             use_cache=cache is not None,
         )
@@ -82,21 +86,44 @@ class Backbone(nn.Module):
         vectors: Tensor = self.lm.get_input_embeddings()(input_ids)
         is_control = torch.eq(input_ids[..., None], self.control_ids)
         batch, seq, which = is_control.nonzero(as_tuple=True)
-        rows = self.control_rows[which].to(vectors.dtype) * self._embed_scale
-        return vectors.index_put((batch, seq), rows)
+        # as the module does it: the scale in the dtype of the weights
+        scale = torch.tensor(self._embed_scale, dtype=vectors.dtype, device=vectors.device)
+        return vectors.index_put((batch, seq), self.control_rows[which].to(vectors.dtype) * scale)
 
     def logits(self, states: Float[Tensor, "n dim"]) -> Float[Tensor, "n vocab"]:
         """Next-token logits of single states, computed only where they are asked for."""
-        scores: Tensor = self._head()(states)
-        softcap = getattr(self.config, "final_logit_softcapping", None)
-        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        scores: Tensor = self.head(states)
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     @torch.no_grad()
     def merge_control_rows(self) -> None:
         """Write the control rows into the embedding matrix, so that the plain model is the same."""
-        embedding_matrix(self.lm)[self.control_ids] = self.control_rows
+        embedding_matrix(self.lm)[self.control_ids] = self.control_rows.to(embedding_matrix(self.lm).dtype)
 
-    def _head(self) -> nn.Module:
+    @contextmanager
+    def merged_control_rows(self) -> Iterator[Tensor]:
+        """Hold the control rows in the matrix for a while; gives the rows that stood there.
+
+        A tied head computes logits with those: a training that saves must find them again.
+        """
+        matrix = embedding_matrix(self.lm).detach()
+        before = matrix[self.control_ids].clone()
+        self.merge_control_rows()
+        try:
+            yield before
+        finally:
+            matrix[self.control_ids] = before
+
+    def _readable(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        if mask is None or mask.dim() == 2 or self.config._attn_implementation != "eager":
+            return mask
+        # eager attention (Gemma 2's own choice) adds the mask to the scores
+        hidden = torch.full_like(mask, torch.finfo(dtype).min, dtype=dtype)
+        return hidden.masked_fill(mask, 0.0)
+
+    @property
+    def head(self) -> nn.Module:
+        """What makes logits of states, before any softcap."""
         lm: Any = self.lm
         heads: dict[str, Any] = {
             "bert": lambda: lm.cls,
@@ -106,22 +133,41 @@ class Backbone(nn.Module):
         return head
 
     @property
+    def softcap(self) -> float | None:
+        """The bound that some models put on their logits (Gemma 2)."""
+        bound: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return bound
+
+    @property
+    def _first_position(self) -> int:
+        config = self.config
+        return int(config.pad_token_id) + 1 if config.model_type in _FIRST_POSITION_AFTER_PADDING else 0
+
+    @property
     def _embed_scale(self) -> float:
         return float(getattr(self.lm.get_input_embeddings(), "scalar_embed_scale", 1.0))
 
 
 def load_lm(
-    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, revision: str | None = None
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    quantization: Any = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal LM from a folder or a hub id: safetensors only, no remote code.
+    """Load a causal LM from a folder or a hub id: safetensors only, remote code only if asked for.
 
-    BERT-family encoders are loaded as decoders. Raises InputError when there is no such model.
+    BERT-family encoders are loaded as decoders. `quantization` is a transformers quantisation config
+    (4-bit weights under LoRA: not run here). Raises InputError when there is no such model.
     """
-    options = {"revision": revision, "trust_remote_code": False}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name_or_path, **options)
         if config.model_type in DECODERS_OF_ENCODERS:
             config.is_decoder = True
+        if quantization is not None:
+            options["quantization_config"] = quantization
         return AutoModelForCausalLM.from_pretrained(
             name_or_path, config=config, dtype=dtype, use_safetensors=True, **options
         )
@@ -129,11 +175,13 @@ def load_lm(
         raise InputError(f"cannot load a model from {str(name_or_path)!r}: {error}") from error
 
 
-def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a folder or a hub id; its chat template and special tokens are untouched."""
     try:
         return AutoTokenizer.from_pretrained(
-            name_or_path, revision=revision, trust_remote_code=False, use_fast=True
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load a tokenizer from {str(name_or_path)!r}: {error}") from error
@@ -150,6 +198,10 @@ def grow_vocabulary(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         mean = embedding_matrix(lm).mean(dim=0)
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embedding_matrix(lm)[old:] = mean
+        head: Any = lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if head is not None and head.weight is not embedding_matrix(lm):
+            # an adapter does not save them: they have to come out the same wherever its base is loaded
+            head.weight[old:] = head.weight[:old].mean(dim=0)
 
 
 def embedding_matrix(lm: PreTrainedModel) -> Float[Tensor, "vocab dim"]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from o1_model.layout import Row
 
+REAL = 0.9  # of the tokens of a training step
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,6 +64,13 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Batch:
     )
 
 
+def grouped(rows: Sequence[Row], pad_id: int, *, tokens: int) -> tuple[list[Batch], Int[Tensor, "rows"]]:
+    """Batches of rows of similar length, at most a tenth of it padding, and which row each of theirs is."""
+    groups = list(by_length([len(row.ids) for row in rows], tokens, real=REAL))
+    parts = [collate([rows[index] for index in group], pad_id) for group in groups]
+    return parts, torch.tensor([index for group in groups for index in group])
+
+
 def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
     """Which token may attend to which: both ways up to the first `<emb>`, causally after it.
 
@@ -75,16 +84,20 @@ def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
     return (seen | itself)[:, None]
 
 
-def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], tokens: int, *, real: float = 0.0) -> Iterator[list[int]]:
     """Split indices into groups of similar length, longest first, of at most `tokens` padded tokens.
 
-    A row longer than `tokens` is a group of its own.
+    A row longer than `tokens` is a group of its own. `real` is the share of its tokens that no group may
+    fall below: fewer tokens for the price of more groups.
     """
     group: list[int] = []
+    own = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if group and (len(group) + 1) * lengths[group[0]] > tokens:
+        padded = (len(group) + 1) * lengths[group[0]] if group else 0
+        if group and (padded > tokens or own + lengths[index] < real * padded):
             yield group
-            group = []
+            group, own = [], 0
         group.append(index)
+        own += lengths[index]
     if group:
         yield group

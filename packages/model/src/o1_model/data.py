@@ -1,89 +1,190 @@
-"""From Example records to joint batches."""
+"""From Example records to joint batches: in the main process or in a data loader's workers."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from o1_model.batch import Batch, by_length, collate
-from o1_model.joint import JointBatch
-from o1_model.layout import Layout, Row, document_row, query_row, text_ids
-from o1_model.loss import other_positives
-from o1_records import Document, Example, InputError, Query
+from o1_model.batch import Batch, grouped
+from o1_model.layout import Layout, Row, document_row, query_row, query_text, text_ids
+from o1_model.step import Judgements
+from o1_records import Document, Example, InputError, Query, Thought
 
 
-def query_text(query: Query) -> str:
-    """The text of a query with its instruction, when it has one, before it."""
-    return f"{query.instruction} {query.text}" if query.instruction else query.text
+@dataclass(frozen=True)
+class JointBatch:
+    """One training step's input, of one process.
+
+    `queries` are groups of rows of similar length and `query_order` says which example each row is; the same
+    holds for `documents` and for `reasoning`, the reasoning queries of layouts without a thought inside
+    (empty unless the collator was asked for them). `asked` and `query_rows` are what the queries were
+    made of, in the examples' order.
+    """
+
+    queries: Sequence[Batch]
+    query_order: Int[Tensor, "queries"]
+    documents: Sequence[Batch]
+    document_order: Int[Tensor, "documents"]
+    judgements: Judgements
+    asked: Sequence[Query]
+    query_rows: Sequence[Row]
+    reasoning: Sequence[Batch] = ()
+    reasoning_order: Int[Tensor, "queries"] | None = None
+
+    @property
+    def query_ids(self) -> list[str]:
+        """Which queries these are, in the examples' order."""
+        return [query.query_id for query in self.asked]
+
+    @property
+    def n_labels(self) -> int:
+        """Tokens that the thinking loss learns."""
+        return sum(len(part.label_ids) for part in self.queries)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are no padding."""
+        return sum(int(part.mask.sum()) for part in self._parts)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens that the model sees, padding included."""
+        return sum(part.mask.numel() for part in self._parts)
+
+    @property
+    def _parts(self) -> list[Batch]:
+        return [*self.queries, *self.documents, *self.reasoning]
 
 
 @dataclass(frozen=True)
 class JointCollator:
-    """Tokenise and pad examples: each contributes its query, a positive and its hard negatives.
+    """Tokenise and pad examples: each contributes its query, positives and hard negatives.
 
-    `chunk_tokens` bounds the padded tokens of one forward pass; rows are grouped by length, so that
-    little of it is padding.
+    An example brings `group_size` documents at most, its own or `negatives` + 1: all its positives first (the
+    first `group_size` of them), then its negatives in their order. A document that examples share is
+    encoded once. `chunk_tokens` bounds the padded tokens of one forward pass.
+
+    `thought_dropout` is the share of thoughts left out (the reference layout's 0.1). It is drawn from `seed`
+    and the query_ids of the batch, so that a resumed run leaves out the same ones. `reasoning_queries` adds
+    Redapter's q': the example's reasoning query, else its query and thought, else its query.
     """
 
     tokenizer: PreTrainedTokenizerBase
     layout: Layout
     negatives: int = 0
     chunk_tokens: int = 2048
+    thought_dropout: float = 0.0
+    reasoning_queries: bool = False
+    seed: int = 0
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, JointBatch]:
         """Build the batch of one step, under the name that the trainer passes on."""
-        documents, target = self._documents(examples)
-        positives = [frozenset(d.doc_id for d in example.positives) for example in examples]
-        queries = self._query_rows(examples)
-        query_parts, query_order = self._groups(queries)
-        document_parts, document_order = self._groups(self._document_rows(documents))
-        return {
-            "batch": JointBatch(
-                queries=query_parts,
-                query_order=query_order,
-                documents=document_parts,
-                document_order=document_order,
-                target=torch.tensor(target),
-                ignore=other_positives(positives, [d.doc_id for d in documents], target),
-                has_thought=torch.tensor([example.thought is not None for example in examples]),
-            )
-        }
-
-    def _documents(self, examples: Sequence[Example]) -> tuple[list[Document], list[int]]:
-        # a document that several examples share is encoded once
-        rows: dict[str, int] = {}
-        documents: list[Document] = []
-        target = []
-        for example in examples:
-            if not example.positives:
-                raise InputError(f"query {example.query.query_id!r} has no positive document")
-            for document in (example.positives[0], *example.negatives[: self.negatives]):
-                if document.doc_id not in rows:
-                    rows[document.doc_id] = len(documents)
-                    documents.append(document)
-            target.append(rows[example.positives[0].doc_id])
-        return documents, target
+        groups = [_group(example, example.group_size or self.negatives + 1) for example in examples]
+        documents = list({d.doc_id: d for group in groups for d in group.documents}.values())
+        rows = self._query_rows(examples)
+        queries, query_order = self._batches(rows)
+        document_parts, document_order = self._batches(self._document_rows(documents))
+        reasoning = self._batches(self._reasoning_rows(examples)) if self.reasoning_queries else ((), None)
+        batch = JointBatch(
+            queries=queries,
+            query_order=query_order,
+            documents=document_parts,
+            document_order=document_order,
+            judgements=_judgements(examples, groups, documents, rows),
+            asked=[example.query for example in examples],
+            query_rows=rows,
+            reasoning=reasoning[0],
+            reasoning_order=reasoning[1],
+        )
+        return {"batch": batch}
 
     def _query_rows(self, examples: Sequence[Example]) -> list[Row]:
-        texts = text_ids(self.tokenizer, [query_text(example.query) for example in examples])
-        thoughts = iter(text_ids(self.tokenizer, [e.thought.text for e in examples if e.thought is not None]))
+        texts = text_ids(self.tokenizer, [query_text(self.layout, example.query) for example in examples])
+        kept = self._kept_thoughts(examples)
+        thoughts = text_ids(self.tokenizer, ["" if thought is None else thought.text for thought in kept])
         return [
-            query_row(self.layout, text, next(thoughts) if example.thought is not None else None)
-            for text, example in zip(texts, examples, strict=True)
+            query_row(self.layout, text, None if thought is None else ids)
+            for text, thought, ids in zip(texts, kept, thoughts, strict=True)
         ]
+
+    def _kept_thoughts(self, examples: Sequence[Example]) -> list[Thought | None]:
+        label = "\0".join([str(self.seed), *(example.query.query_id for example in examples)])
+        draw = random.Random(label).random
+        dropped = [draw() < self.thought_dropout or not self.layout.thinks for _ in examples]
+        return [None if drop else e.thought for e, drop in zip(examples, dropped, strict=True)]
 
     def _document_rows(self, documents: Sequence[Document]) -> list[Row]:
         texts = text_ids(self.tokenizer, [document.full_text for document in documents])
         return [document_row(self.layout, text) for text in texts]
 
-    def _groups(self, rows: Sequence[Row]) -> tuple[list[Batch], torch.Tensor]:
-        groups = list(by_length([len(row.ids) for row in rows], self.chunk_tokens))
-        pad_id = pad_token_id(self.tokenizer)
-        parts = [collate([rows[index] for index in group], pad_id) for group in groups]
-        return parts, torch.tensor([index for group in groups for index in group])
+    def _reasoning_rows(self, examples: Sequence[Example]) -> list[Row]:
+        texts = [query_text(self.layout, _reasoned(example)) for example in examples]
+        return [query_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)]
+
+    def _batches(self, rows: Sequence[Row]) -> tuple[list[Batch], Int[Tensor, "rows"]]:
+        return grouped(rows, pad_token_id(self.tokenizer), tokens=self.chunk_tokens)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """An example's own documents in one step, positives first, and its teacher's scores of them."""
+
+    documents: Sequence[Document]
+    n_positives: int
+    teacher: Sequence[float]
+
+
+def _group(example: Example, size: int) -> _Group:
+    if not example.positives:
+        raise InputError(f"query {example.query.query_id!r} has no positive document")
+    scores = example.teacher_scores or [float("nan")] * (len(example.positives) + len(example.negatives))
+    # a document that stands twice counts as it first stands: a positive is no negative
+    first: dict[str, tuple[Document, float]] = {}
+    for document, score in zip((*example.positives, *example.negatives), scores, strict=True):
+        first.setdefault(document.doc_id, (document, score))
+    own = list(first.values())[:size]
+    known = {document.doc_id for document in example.positives}
+    return _Group([d for d, _ in own], min(len(known), size), [score for _, score in own])
+
+
+def _judgements(
+    examples: Sequence[Example], groups: Sequence[_Group], documents: Sequence[Document], rows: Sequence[Row]
+) -> Judgements:
+    place = {document.doc_id: row for row, document in enumerate(documents)}
+    known = [[digest64(document.doc_id) for document in example.positives] for example in examples]
+    most = max(len(keys) for keys in known)
+    return Judgements(
+        document_keys=torch.tensor([digest64(document.doc_id) for document in documents]),
+        rows=_padded([[place[document.doc_id] for document in group.documents] for group in groups], -1),
+        n_positives=torch.tensor([group.n_positives for group in groups]),
+        positive_keys=torch.tensor([keys + keys[:1] * (most - len(keys)) for keys in known]),
+        has_thought=torch.tensor([row.first != row.last for row in rows]),
+        teacher=_padded([group.teacher for group in groups], float("nan")),
+    )
+
+
+def _reasoned(example: Example) -> Query:
+    thought = "" if example.thought is None else f" {example.thought.text}"
+    text = example.reasoning_query or example.query.text + thought
+    return msgspec.structs.replace(example.query, text=text)
+
+
+def digest64(doc_id: str) -> int:
+    """A signed 64-bit digest of an id, the same on every process."""
+    return int.from_bytes(hashlib.sha256(doc_id.encode()).digest()[:8], "big", signed=True)
+
+
+def _padded(lists: Sequence[Sequence[int | float]], fill: int | float) -> Tensor:
+    width = max(len(own) for own in lists)
+    return torch.tensor([[*own, *[fill] * (width - len(own))] for own in lists])
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from o1_model.aggregate import Vectors, aggregate, stacked
+from o1_model.aggregate import Vectors, Weigh, aggregate, apart, evenly, stacked, truncated
 from o1_model.backbone import Backbone, grow_vocabulary, load_lm, load_tokenizer
-from o1_model.batch import Batch, by_length, collate
-from o1_model.checkpoint import checkpoint_digest
-from o1_model.data import pad_token_id, query_text
-from o1_model.layout import (
-    Layout,
-    Row,
-    document_row,
-    load_layout,
-    new_layout,
-    prompt_row,
-    query_row,
-    text_ids,
-)
-from o1_model.pooling import READ_OUTS, normalise
-from o1_model.think import Thinking, Trace, think_rows
-from o1_records import Document, InputError, Query, Source, Thought
+from o1_model.data import pad_token_id
+from o1_model.decode import Decoder
+from o1_model.encode import encode_rows
+from o1_model.export import save_checkpoint
+from o1_model.gate import Signal
+from o1_model.layout import Layout, Name, Row, document_row, new_layout, text_ids
+from o1_model.load import load_checkpoint
+from o1_model.other_names import OtherNames
+from o1_model.think import Thinking, Trace
+from o1_model.thinker import Opens, Parts, Queries, Thinker, lists_of_one, split
+from o1_model.thoughts import Brought, trace_text
+from o1_records import Document, InputError, Query, Thought
 from o1_records.vectors import Encoder
 
-BATCH_TOKENS = 4096
 
-
-class Embedder:
+class Embedder(OtherNames):
     """A checkpoint that thinks and embeds.
 
     Vectors are float32, of unit length, in the order of the input: a single string gives [dim], a
@@ -56,53 +47,86 @@ class Embedder:
         self.tokenizer = tokenizer
         self.name = name or str(getattr(backbone.config, "name_or_path", "")) or "unnamed"
         self.digest = digest
+        self.batch_tokens: int | None = None  # of a forward pass; by default what suits the device
+        self.tokens_read = 0
         self._pad_id = pad_token_id(tokenizer)
         unused = range(len(tokenizer), int(backbone.config.vocab_size))
-        self._suppress = sorted({*tokenizer.all_special_ids, *unused} - {layout.eos})
+        suppress = sorted({*tokenizer.all_special_ids, *unused} - {layout.eos})
+        self.decoder = Decoder(backbone, layout, self._pad_id, suppress, digest)
+        self._thinker = Thinker(self.decoder, tokenizer, self.name)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        layout: Name | None = None,
+        base: str | Path | None = None,
+        device: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        trust_remote_code: bool = False,
+        **layout_settings: Any,
     ) -> Embedder:
-        """Load a checkpoint of this package. Raises InputError when the folder holds none."""
-        layout = load_layout(folder)
+        """Load a checkpoint from a folder or the hub.
+
+        `layout` names the layout of a checkpoint that was not saved by this package ("reference" for
+        those of the public O1 code, "instruct"); `layout_settings` are fields of Layout, such as
+        another `document_length`; `base` says where an adapter's base model is now. Raises InputError
+        when something is missing, or changed since it was saved.
+        """
+        loaded = load_checkpoint(
+            name_or_path,
+            revision=revision,
+            layout=layout,
+            base=base,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            **layout_settings,
+        )
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        backbone = Backbone(load_lm(folder, dtype=dtype), layout.control_ids).to(place)
+        _refuse_longer_than(loaded.backbone.lm, loaded.layout)
         return cls(
-            backbone,
-            layout,
-            load_tokenizer(folder),
-            name=Path(folder).resolve().name,
-            digest=checkpoint_digest(folder),
+            loaded.backbone.to(place),
+            loaded.layout,
+            loaded.tokenizer,
+            name=loaded.name,
+            digest=loaded.digest,
         )
 
     @classmethod
     def from_backbone(
-        cls, name_or_path: str | Path, *, revision: str | None = None, **layout_settings: Any
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        quantization: Any = None,
+        **layout_settings: Any,
     ) -> Embedder:
         """Start from a plain model: add control tokens and a layout. Nothing else changes.
 
-        `layout_settings` are fields of Layout: `readout`, `query_length`, ...
+        `quantization` is transformers' (`lora.four_bits`); `layout_settings` are fields of Layout: `readout`,
+        `query_length`, ...
         """
         tokenizer = load_tokenizer(name_or_path, revision=revision)
-        lm = load_lm(name_or_path, revision=revision)
+        lm = load_lm(name_or_path, revision=revision, quantization=quantization)
         layout = new_layout(tokenizer, **layout_settings)
         _refuse_longer_than(lm, layout)
         grow_vocabulary(lm, tokenizer)
         name = Path(name_or_path).name
         return cls(Backbone(lm, layout.control_ids), layout, tokenizer, name=name)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors), tokenizer, config and layout."""
-        self.backbone.merge_control_rows()
-        self.backbone.lm.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.layout.save(folder)
+    def save_pretrained(self, folder: str | Path, *, certificate: bool = True) -> None:
+        """Write weights (safetensors), tokenizer, config, layout, and files for sentence-transformers.
+
+        `certificate` also runs the model on eight texts and writes what it answered, for `o1-model verify`.
+        """
+        save_checkpoint(self, folder, certificate=certificate)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.backbone.config.hidden_size)
+        return self.decoder.dim
 
     def fingerprint(self, *, role: str = "", thoughts: str = "") -> Encoder:
         """What made these vectors, for manifests."""
@@ -119,151 +143,110 @@ class Embedder:
 
     def encode_query(
         self,
-        queries: str | Sequence[str] | Sequence[Query],
+        queries: str | Queries,
         *,
-        thoughts: Sequence[Sequence[str]] | Sequence[str] | None = None,
+        thoughts: Sequence[Sequence[Brought]] | Sequence[Brought] | None = None,
         think: Thinking | None = None,
+        gate: Opens | None = None,
         with_query: bool = False,
+        weigh: Weigh = evenly,
+        truncate_dim: int | None = None,
     ) -> Vectors:
         """Vectors of queries: v_q, or the normalised mean of v_t over each query's thoughts.
 
         `thoughts` gives each query its list of thoughts (none: v_q; an empty string: an empty
-        thought); for a single string it is that list. `think` lets the model write them.
-        `with_query` adds v_q to the mean.
+        thought), or Thought records of all queries; for a single string it is that string's list.
+        `think` lets the model write them, about the queries that the `gate` opens for. `with_query`
+        adds v_q to the mean, `weigh` says how much each thought counts in it.
         """
-        if thoughts is not None and think is not None:
-            raise InputError("give thoughts or think, not both")
-        if isinstance(thoughts, str):
-            raise InputError("give each query a list of thoughts, not a string")
         if isinstance(queries, str):
-            own = None if thoughts is None else [[str(text) for text in thoughts]]
-            every = self.encode_query([queries], thoughts=own, think=think, with_query=with_query)
-            vector: Vectors = every[0]
+            queries, thoughts = [queries], lists_of_one(thoughts)
+            vector: Vectors = self.encode_query(
+                queries, thoughts=thoughts, think=think, gate=gate, with_query=with_query, weigh=weigh,
+                truncate_dim=truncate_dim,
+            )[0]  # fmt: skip
             return vector
-        if think is not None:
-            v_q, traces = self.decode(_queries(queries), think)
-            return aggregate(v_q, stacked(traces), with_query=with_query)
-        if thoughts is None:
-            return self._encode(self._query_rows(queries, [None] * len(queries)))
-        if len(thoughts) != len(queries):
-            raise InputError(f"{len(queries)} queries but thoughts for {len(thoughts)}")
-        lists = [list(own) for own in thoughts if not isinstance(own, str)]
-        if len(lists) != len(queries):
-            raise InputError("give each query a list of thoughts, not a string")
-        return self._encode_with_thoughts(queries, lists, with_query)
+        v_q, traces = self._thinker.parts(
+            queries, thoughts, think, gate, self.encode_rows, with_query=with_query
+        )
+        weights = [weigh(row) for row in traces]
+        vectors = aggregate(v_q, stacked(traces), with_query=with_query, weights=weights)
+        return truncated(vectors, truncate_dim)
 
-    def encode_document(self, documents: str | Sequence[str] | Sequence[Document]) -> Vectors:
+    def encode_query_samples(
+        self,
+        queries: Queries,
+        *,
+        thoughts: Sequence[Sequence[Brought]] | Sequence[Brought] | None = None,
+        think: Thinking | None = None,
+        gate: Opens | None = None,
+        with_query: bool = False,
+        truncate_dim: int | None = None,
+    ) -> tuple[Vectors, list[str]]:
+        """Every v_t by itself [rows, dim], and the query_id of each row: for the maximum over samples.
+
+        `o1_index.fusion.search_max(index, vectors, owners, k=k)` takes both. Strings are owned by their
+        place in the list. v_q has a row of its own where there is no thought, or with `with_query`.
+        """
+        v_q, traces = self._thinker.parts(
+            queries, thoughts, think, gate, self.encode_rows, with_query=with_query
+        )
+        names = [q.query_id if isinstance(q, Query) else str(n) for n, q in enumerate(queries)]
+        vectors, owners = apart(v_q, stacked(traces), names, with_query=with_query)
+        return truncated(vectors, truncate_dim), owners
+
+    def encode_document(
+        self, documents: str | Sequence[str] | Sequence[Document], *, truncate_dim: int | None = None
+    ) -> Vectors:
         """Vectors of documents (title and text, when they are records)."""
         if isinstance(documents, str):
-            vector: Vectors = self.encode_document([documents])[0]
+            vector: Vectors = self.encode_document([documents], truncate_dim=truncate_dim)[0]
             return vector
         texts = [d if isinstance(d, str) else d.full_text for d in documents]
-        return self._encode([document_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)])
+        rows = [document_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)]
+        return truncated(self.encode_rows(rows), truncate_dim)
 
-    # the names that BEIR and FlagEmbedding call
-    encode_queries = encode_query
-    encode_corpus = encode_document
-
-    def think(self, queries: Sequence[Query], thinking: Thinking) -> list[Thought]:
+    def think(self, queries: Queries, thinking: Thinking | None = None) -> list[Thought]:
         """Write thoughts about queries, `samples` each; thoughts whose text is blank are left out."""
-        return self.thoughts(queries, self.decode(queries, thinking)[1], thinking)
+        how = thinking or Thinking()
+        return self.thoughts(queries, self.decode(queries, how)[1], how)
 
     def thoughts(
-        self, queries: Sequence[Query], traces: Sequence[Sequence[Trace]], thinking: Thinking
+        self, queries: Queries, traces: Sequence[Sequence[Trace]], thinking: Thinking
     ) -> list[Thought]:
         """Decoded thoughts as records; those whose text is blank are left out."""
-        return [
-            thought
-            for query, row in zip(queries, traces, strict=True)
-            for sample, trace in enumerate(row)
-            if (thought := self._thought(query, sample, trace, thinking)) is not None
-        ]
+        return self._thinker.records(queries, traces, thinking)
 
-    def decode(self, queries: Sequence[Query], thinking: Thinking) -> tuple[Vectors, list[list[Trace]]]:
+    def decode(self, queries: Queries, thinking: Thinking) -> Parts:
         """v_q [queries, dim] and the decoded thoughts of each query with their v_t.
 
         Thoughts end at the layout's `thought_length`, whatever `max_tokens` allows: encoded again
         they would be cut there.
         """
-        thinking = self.capped(thinking)
-        texts = text_ids(self.tokenizer, [query_text(query) for query in queries])
-        prompts = [prompt_row(self.layout, ids) for ids in texts]
-        vectors = np.zeros((len(queries), self.dim), dtype=np.float32)
-        traces: list[list[Trace]] = [[] for _ in queries]
-        lengths = [(len(row.ids) + thinking.max_tokens) * thinking.samples for row in prompts]
-        for group in by_length(lengths, 4 * BATCH_TOKENS):
-            v_q, decoded = think_rows(
-                self.backbone,
-                self.layout,
-                [prompts[index] for index in group],
-                [queries[index].query_id for index in group],
-                thinking,
-                pad_id=self._pad_id,
-                suppress=self._suppress,
-            )
-            vectors[group] = v_q.cpu().numpy()
-            for index, row in zip(group, decoded, strict=True):
-                traces[index] = row
-        return vectors, traces
+        return split(self._thinker.decode(queries, thinking), self.dim)
+
+    def decode_rows(self, prompts: Sequence[Row], names: Sequence[str], thinking: Thinking) -> Parts:
+        """The same for rows of `layout.prompt_row`; `names` seed the random streams."""
+        return split(self.decoder(prompts, names, self.capped(thinking)), self.dim)
+
+    def signals(self, queries: Queries) -> list[Signal]:
+        """What a gate looks at, from one short pass without thinking."""
+        return [each.signal for each in self._thinker.decode(queries, Thinking(), lambda _: False)]
 
     def capped(self, thinking: Thinking) -> Thinking:
         """The same with no more tokens than the layout keeps of a thought."""
-        return replace(thinking, max_tokens=min(thinking.max_tokens, self.layout.thought_length))
+        return self._thinker.capped(thinking)
 
-    def _thought(self, query: Query, sample: int, trace: Trace, thinking: Thinking) -> Thought | None:
-        decoded = self.tokenizer.decode(list(trace.token_ids), skip_special_tokens=True)
-        text = str(decoded).strip()
-        if not text:
-            return None
-        source = Source(
-            model=self.name,
-            revision=self.digest,
-            temperature=thinking.temperature,
-            top_p=thinking.top_p,
-            max_tokens=self.capped(thinking).max_tokens,
-            seed=thinking.seed,
-            finish_reason="stop" if trace.finished else "length",
-            completion_tokens=len(trace.token_ids),
+    def text_of(self, trace: Trace) -> str:
+        """What a decoded thought says."""
+        return trace_text(self.tokenizer, trace)
+
+    def encode_rows(self, rows: Sequence[Row]) -> Vectors:
+        """Vectors [rows, dim] of rows that `o1_model.layout` builds."""
+        self.tokens_read += sum(len(row.ids) for row in rows)
+        return encode_rows(
+            self.backbone, self.layout, rows, pad_id=self._pad_id, batch_tokens=self.batch_tokens
         )
-        name = f"{query.query_id}#{sample}"
-        return Thought(query_id=query.query_id, thought_id=name, text=text, source=source)
-
-    def _encode_with_thoughts(
-        self, queries: Sequence[Any], thoughts: Sequence[Sequence[str]], with_query: bool
-    ) -> Vectors:
-        owners = [index for index, own in enumerate(thoughts) for _ in own]
-        flat = [text for own in thoughts for text in own]
-        v_t = self._encode(self._query_rows([queries[index] for index in owners], flat))
-        needed = [i for i, own in enumerate(thoughts) if with_query or not own]
-        v_q = np.zeros((len(queries), self.dim), dtype=np.float32)
-        v_q[needed] = self._encode(self._query_rows([queries[i] for i in needed], [None] * len(needed)))
-        bounds = np.cumsum([len(own) for own in thoughts])[:-1]
-        return aggregate(v_q, np.split(v_t, bounds), with_query=with_query)
-
-    def _query_rows(self, queries: Sequence[Any], thoughts: Sequence[str | None]) -> list[Row]:
-        texts = [q if isinstance(q, str) else query_text(q) for q in queries]
-        thought_ids = text_ids(self.tokenizer, [text or "" for text in thoughts])
-        return [
-            query_row(self.layout, ids, None if text is None else own)
-            for ids, text, own in zip(text_ids(self.tokenizer, texts), thoughts, thought_ids, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _encode(self, rows: Sequence[Row]) -> Vectors:
-        # equal rows (an empty thought of each sample, a repeated document) are encoded once
-        unique = list({row.ids: row for row in rows}.values())
-        place = {row.ids: number for number, row in enumerate(unique)}
-        vectors = np.zeros((len(unique), self.dim), dtype=np.float32)
-        read_out = READ_OUTS[self.layout.readout]
-        for group, batch in self._batches(unique):
-            states = self.backbone.encode(batch, self.layout)
-            vectors[group] = normalise(read_out(states, batch.mask, batch.last)).cpu().numpy()
-        return vectors[np.array([place[row.ids] for row in rows], dtype=np.intp)]
-
-    def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Batch]]:
-        for group in by_length([len(row.ids) for row in rows], BATCH_TOKENS):
-            batch = collate([rows[index] for index in group], self._pad_id)
-            yield group, batch.to(self.backbone.device)
 
 
 def _refuse_longer_than(lm: Any, layout: Layout) -> None:
@@ -273,10 +256,3 @@ def _refuse_longer_than(lm: Any, layout: Layout) -> None:
             f"the layout has rows of up to {layout.longest} tokens, the model takes {positions}; "
             "lower query_length, thought_length or document_length"
         )
-
-
-def _queries(queries: Sequence[str] | Sequence[Query]) -> list[Query]:
-    return [
-        Query(query_id=hashlib.sha256(q.encode()).hexdigest()[:16], text=q) if isinstance(q, str) else q
-        for q in queries
-    ]

@@ -1,88 +1,91 @@
-"""One causal pass over the query side gives v_q, the thought's loss and v_t.
+"""What a training step reads, and the encoder that turns it into vectors, part by part.
 
-`L = w * (InfoNCE(v_q) + InfoNCE(v_t)) / 2 + (1 - w) * L_think` (O1 Embedder, section 3.3, with both
-read-outs of its figure 2).
+One causal pass over the query side gives v_q, the thought's loss and v_t (O1 Embedder, section 3.3). How
+the parts become one loss and one gradient is `gradcache.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from o1_model.backbone import Backbone
 from o1_model.batch import Batch
+from o1_model.data import JointBatch
+from o1_model.encode import right_padded_states
+from o1_model.head import head_loss
 from o1_model.layout import Layout
-from o1_model.loss import embed_loss, think_loss
-from o1_model.objective import Objective
 from o1_model.pooling import READ_OUTS, normalise
+from o1_model.step import StepVectors
 
-
-@dataclass(frozen=True)
-class JointBatch:
-    """One training step's input.
-
-    `queries` is sorted into groups of similar length, `query_order` says which example each row is;
-    the same holds for `documents`. `target` is the document of each example, `ignore` [examples,
-    documents] marks further positives. `has_thought` [examples].
-    """
-
-    queries: Sequence[Batch]
-    query_order: Tensor
-    documents: Sequence[Batch]
-    document_order: Tensor
-    target: Tensor
-    ignore: Tensor
-    has_thought: Tensor
+Vectors = tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]
 
 
 class JointModel(nn.Module):
-    """The backbone with its objective; `forward` returns the loss and its terms."""
+    """The backbone under its layout: what is trained, wrapped, sharded and checkpointed.
 
-    def __init__(self, backbone: Backbone, layout: Layout, objective: Objective) -> None:
+    With `use_head` every pass uses the head, so that it has a gradient, if only of zeros: where a wrapper
+    reduces gradients in each backward pass, processes must bring those of the same weights.
+    """
+
+    def __init__(self, backbone: Backbone, layout: Layout) -> None:
         super().__init__()
         self.backbone = backbone
         self.layout = layout
-        self.objective = objective
+        self.use_head = False
 
-    def forward(self, batch: JointBatch) -> dict[str, Tensor]:
-        """Loss terms of one batch: `loss`, `embed_q`, `embed_t`, `think`."""
-        device = self.backbone.device
-        sides = [self.query_side(part.to(device)) for part in batch.queries]
-        v_q, v_t = (_restore(parts, batch.query_order) for parts in zip(*[s[:2] for s in sides], strict=True))
-        documents = _restore(
-            [self.document_side(part.to(device)) for part in batch.documents], batch.document_order
-        )
-        target, ignore, rows = (t.to(device) for t in (batch.target, batch.ignore, batch.has_thought))
-        temperature = self.objective.temperature
-        embed_q = embed_loss(v_q, documents, target, temperature=temperature, ignore=ignore)
-        embed_t = embed_loss(v_t[rows], documents, target[rows], temperature=temperature, ignore=ignore[rows])
-        labels = torch.cat([part.label_ids for part in batch.queries]).to(device)
-        think = think_loss(self.backbone.logits, torch.cat([side[2] for side in sides]), labels)
-        embed = (embed_q + embed_t) / 2 if bool(batch.has_thought.any()) else embed_q
-        weight = self.objective.embed_weight
-        loss = weight * embed + (1 - weight) * think
-        return {"loss": loss, "embed_q": embed_q, "embed_t": embed_t, "think": think}
+    def forward(self, part: Batch, denominator: Tensor | int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors at both read-outs of each row, and the part's share of the thinking loss.
 
-    def query_side(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, "labels dim"]]:
-        """v_q, v_t (equal to v_q where there is no thought) and the states that predict the labels."""
-        states = self.backbone.encode(batch, self.layout)
+        The share is the sum over labels, divided by `denominator`; 0 when that is None, and then no logits
+        are computed. Vectors and share are float32 or better.
+        """
+        states = right_padded_states(self.backbone, self.layout, part)
         read_out = READ_OUTS[self.layout.readout]
-        v_q = normalise(read_out(states, batch.mask, batch.first))
-        v_t = normalise(read_out(states, batch.mask, batch.last))
-        return v_q, v_t, states[batch.label_row, batch.label_column]
+        first, last = (normalise(read_out(states, part.mask, place)) for place in (part.first, part.last))
+        if denominator is not None and len(part.label_ids):
+            labelled = states[part.label_row, part.label_column]
+            return first, last, head_loss(self.backbone, labelled, part.label_ids, denominator)
+        if self.use_head:
+            return first, last, 0.0 * self.backbone.logits(states[:1, 0]).sum().to(first.dtype)
+        return first, last, first.new_zeros(())
 
-    def document_side(self, batch: Batch) -> Float[Tensor, "batch dim"]:
-        """Unit vectors of documents."""
-        states = self.backbone.encode(batch, self.layout)
-        return normalise(READ_OUTS[self.layout.readout](states, batch.mask, batch.last))
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """Let the layers keep no activations: the Trainer calls this for `--activation_checkpointing`."""
+        self.backbone.lm.activation_checkpointing_enable(**settings)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """The same under the name of transformers before 5.20."""
+        lm: Any = self.backbone.lm
+        lm.gradient_checkpointing_enable(**settings)
 
 
-def _restore(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+def parts_of(batch: JointBatch) -> list[Batch]:
+    """Every part of a batch in the order of encoding: queries, documents, reasoning queries."""
+    return [*batch.queries, *batch.documents, *batch.reasoning]
+
+
+def step_vectors(batch: JointBatch, encoded: Sequence[Vectors]) -> StepVectors:
+    """What the parts of `parts_of` became, in the order of the examples and their documents."""
+    middle = len(batch.queries) + len(batch.documents)
+    queries, documents = encoded[: len(batch.queries)], encoded[len(batch.queries) : middle]
+    vectors = StepVectors(
+        v_q=_restore([first for first, _ in queries], batch.query_order),
+        v_t=_restore([last for _, last in queries], batch.query_order),
+        documents=_restore([last for _, last in documents], batch.document_order),
+    )
+    if batch.reasoning_order is None:
+        return vectors
+    return replace(vectors, reasoning=_restore([last for _, last in encoded[middle:]], batch.reasoning_order))
+
+
+def _restore(
+    parts: Sequence[Float[Tensor, "_ dim"]], order: Int[Tensor, "rows"]
+) -> Float[Tensor, "rows dim"]:
     stacked = torch.cat(list(parts))
     return stacked[order.argsort().to(stacked.device)]

@@ -1,13 +1,16 @@
-"""The only place where text becomes control tokens.
+r"""The only place where text becomes control tokens.
 
 ```
-query side     [bos] <query> q <emb> <thought> t <eos> <emb>
-                               ^ v_q                   ^ v_t
-document side  [bos] <doc> d <emb>
+o1         [bos] <query> q <emb> <thought> t <eos> <emb>      [bos] <doc> d <emb>
+                           ^ v_q                   ^ v_t
+reference  [bos] <query> q </query> <thought> t <eos> <emb>   [bos] d <emb>
+instruct   [bos] Instruct: {instruction}\nQuery: q <eos>     [bos] d <eos>
 ```
-(O1 Embedder, arXiv 2502.07555, figure 2.) v_q is a prefix of v_t's pass, so that the fast mode is
-the same computation. Control tokens enter by id: text that spells `<emb>` stays text. Truncation cuts
-q, t or d, never the control tokens around them.
+`o1` is O1 Embedder's figure 2 (arXiv 2502.07555): v_q is a prefix of v_t's pass, so that the fast mode
+is the same computation. `reference` is the layout of checkpoints trained with the public O1 code: one
+read-out; without a thought the row is `<query> q </query> <emb>`. `instruct` is ReasonEmbed's and
+Qwen3-Embedding's: the last token is read and no thought stands inside. Control tokens enter by id:
+text that spells `<emb>` stays text. Truncation cuts q, t or d, never the control tokens around them.
 """
 
 from __future__ import annotations
@@ -20,12 +23,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from o1_records import InputError, Record, atomic_write
+from o1_records import InputError, Query, Record, atomic_write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONTROL_TOKENS = ("<query>", "<emb>", "<thought>", "<doc>")
+Name = Literal["o1", "reference", "instruct"]
+
+CONTROL_TOKENS: dict[Name, dict[str, str]] = {
+    "o1": {"query": "<query>", "emb": "<emb>", "thought": "<thought>", "doc": "<doc>"},
+    "reference": {"query": "<query>", "query_end": "</query>", "thought": "<thought>", "emb": "<emb>"},
+    "instruct": {},
+}
 FILE_NAME = "o1_layout.json"
 
 Length = Annotated[int, Meta(ge=1)]
@@ -35,34 +44,62 @@ TokenId = Annotated[int, Meta(ge=0)]
 class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the control tokens stand, and how the vectors are read out. Saved with a checkpoint.
 
-    `readout` is "token" (the state at `<emb>`) or "mean" (v_q: mean up to the first `<emb>`; v_t and
-    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `<emb>` see
+    `readout` is "token" (the state at `emb`) or "mean" (v_q: mean up to the first `emb`; v_t and
+    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `emb` see
     each other both ways and only the thought is causal. An encoder used as a decoder keeps what it
     knows with mean and prefix (docs/decisions/0005); a decoder wants token and causal, as the paper.
+    `bos` is absent where the tokenizer has none (Qwen2). In `instruct`, `emb` is `eos`.
+    `instruction` is for queries that bring none of their own.
     """
 
-    bos: TokenId
     eos: TokenId
-    query: TokenId
     emb: TokenId
-    thought: TokenId
-    doc: TokenId
+    bos: TokenId | None = None
+    query: TokenId | None = None
+    query_end: TokenId | None = None
+    thought: TokenId | None = None
+    doc: TokenId | None = None
     readout: Literal["token", "mean"] = "token"
     attention: Literal["causal", "prefix"] = "causal"
     query_length: Length = 64
     thought_length: Length = 64
     document_length: Length = 192
-    name: Literal["o1"] = "o1"
+    instruction: str = ""
+    name: Name = "o1"
+
+    def __post_init__(self) -> None:
+        """Refuse a layout whose parts do not belong together."""
+        wanted = CONTROL_TOKENS[self.name]
+        for part in ("query", "query_end", "thought", "doc"):
+            if (getattr(self, part) is not None) != (part in wanted):
+                needs = ", ".join(wanted) or "no control tokens"
+                raise InputError(f"layout {self.name!r} has {needs}; got {part}={getattr(self, part)}")
+        if self.name == "instruct" and self.emb != self.eos:
+            raise InputError(f"layout 'instruct' reads the eos token {self.eos}; got emb={self.emb}")
+        if self.name == "reference" and self.attention == "prefix":
+            raise InputError("layout 'reference' has no prefix to attend both ways in; use causal attention")
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought can stand in the query side."""
+        return self.thought is not None
+
+    @property
+    def two_read_outs(self) -> bool:
+        """Whether v_q is read inside the pass that gives v_t, and so costs nothing when thinking."""
+        return self.name == "o1"
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row that can occur."""
-        return max(self.query_length + self.thought_length + 6, self.document_length + 3)
+        thought = self.thought_length + 3 if self.thinks else 0
+        return max(self.query_length + 3 + thought, self.document_length + 3)
 
     @property
     def control_ids(self) -> tuple[int, ...]:
         """Ids that no text can produce and no sampling may choose."""
-        return (self.query, self.emb, self.thought, self.doc)
+        emb = None if self.emb == self.eos else self.emb
+        return _present(self.query, self.query_end, emb, self.thought, self.doc)
 
     def save(self, folder: str | Path) -> None:
         """Write the layout beside the weights."""
@@ -81,17 +118,32 @@ def load_layout(folder: str | Path) -> Layout:
         raise InputError(f"{path}: {error}") from error
 
 
-def new_layout(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Layout:
+def new_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name = "o1", **settings: Any) -> Layout:
     """Add the control tokens to a tokenizer that lacks them and return the layout of their ids."""
-    tokenizer.add_tokens(list(CONTROL_TOKENS), special_tokens=True)
-    bos, eos = (_first_id(tokenizer, names) for names in (("bos", "cls"), ("eos", "sep")))
-    ids: Any = tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS))
-    query, emb, thought, doc = ids
-    layout = Layout(bos=bos, eos=eos, query=query, emb=emb, thought=thought, doc=doc, **settings)
+    if name not in CONTROL_TOKENS:
+        raise InputError(f"no layout is called {name!r}; choose from {', '.join(CONTROL_TOKENS)}")
+    tokens = CONTROL_TOKENS[name]
+    # also when they are known: as special tokens they can be told from text that spells them
+    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
+    eos = _eos(tokenizer)
+    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens.values()))
+    parts = {"emb": eos, **dict(zip(tokens, ids, strict=True))}
     try:
+        layout = Layout(name=name, bos=_bos(tokenizer, name), eos=eos, **parts, **settings)
         return msgspec.convert(msgspec.to_builtins(layout), Layout)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TypeError) as error:
         raise InputError(f"layout: {error}; got {settings}") from error
+
+
+def known_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name, **settings: Any) -> Layout:
+    """The layout of a tokenizer that has its control tokens. Raises InputError where one is absent."""
+    missing = [token for token in CONTROL_TOKENS.get(name, {}).values() if token not in tokenizer.get_vocab()]
+    if missing:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} lacks {', '.join(missing)} of layout {name!r}; "
+            "was this checkpoint trained with another layout?"
+        )
+    return new_layout(tokenizer, name=name, **settings)
 
 
 @dataclass(frozen=True)
@@ -111,29 +163,56 @@ class Row:
 def query_row(layout: Layout, text: Sequence[int], thought: Sequence[int] | None = None) -> Row:
     """The query side. Without a thought it ends at the first `<emb>`.
 
-    A thought cut at `thought_length` is followed by EOS, which then is no label.
+    A thought cut at `thought_length` is followed by EOS, which then is no label. Raises InputError
+    for a thought where the layout has no place for one.
     """
-    ids = [layout.bos, layout.query, *text[: layout.query_length], layout.emb]
+    ids = [*_query_start(layout, text), layout.emb]
     first = len(ids) - 1
     if thought is None:
         return Row(tuple(ids), first, first, range(0))
+    prompt = prompt_row(layout, text)
     kept = thought[: layout.thought_length]
-    ids += [layout.thought, *kept, layout.eos, layout.emb]
-    start = first + 2
+    ids = [*prompt.ids, *kept, layout.eos, layout.emb]
+    last = len(ids) - 1
+    start = len(prompt.ids)
     stop = start + len(kept) + (len(kept) == len(thought))
-    return Row(tuple(ids), first, len(ids) - 1, range(start, stop))
+    return Row(tuple(ids), first if layout.two_read_outs else last, last, range(start, stop))
 
 
 def prompt_row(layout: Layout, text: Sequence[int]) -> Row:
-    """The query side up to `<thought>`: what the model continues when it thinks."""
-    row = query_row(layout, text)
-    return Row((*row.ids, layout.thought), row.first, row.first, range(0))
+    """The query side up to `<thought>`: what the model continues when it thinks.
+
+    v_q is read at `first` only where the layout has two read-outs; elsewhere it takes a `query_row`.
+    """
+    if layout.thought is None:
+        raise InputError(
+            f"the layout {layout.name!r} has no thought inside; write the thought into the query's text"
+        )
+    ids = _query_start(layout, text)
+    if layout.two_read_outs:
+        ids.append(layout.emb)
+    first = len(ids) - 1
+    return Row((*ids, layout.thought), first, first, range(0))
 
 
 def document_row(layout: Layout, text: Sequence[int]) -> Row:
     """The document side."""
-    ids = (layout.bos, layout.doc, *text[: layout.document_length], layout.emb)
+    ids = (*_present(layout.bos, layout.doc), *text[: layout.document_length], layout.emb)
     return Row(ids, len(ids) - 1, len(ids) - 1, range(0))
+
+
+def query_text(layout: Layout, query: str | Query) -> str:
+    """The text of a query with its instruction before it; a string has the layout's own instruction."""
+    own, text = ("", query) if isinstance(query, str) else (query.instruction, query.text)
+    return query_prefix(layout, own) + text
+
+
+def query_prefix(layout: Layout, instruction: str = "") -> str:
+    """What stands before a query's text: its instruction, or the layout's, in the layout's words."""
+    instruction = instruction or layout.instruction
+    if not instruction:
+        return ""
+    return f"Instruct: {instruction}\nQuery: " if layout.name == "instruct" else f"{instruction} "
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -152,9 +231,35 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     return ids
 
 
-def _first_id(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> int:
-    for name in names:
-        token_id = getattr(tokenizer, f"{name}_token_id")
-        if token_id is not None:
-            return int(token_id)
-    raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no {' or '.join(names)} token; set one")
+def _query_start(layout: Layout, text: Sequence[int]) -> list[int]:
+    before = _present(layout.bos, layout.query)
+    return [*before, *text[: layout.query_length], *_present(layout.query_end)]
+
+
+def _present(*ids: int | None) -> tuple[int, ...]:
+    return tuple(token for token in ids if token is not None)
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase, name: Name) -> int | None:
+    """The token that opens a row, if any.
+
+    The other layouts are those of models trained through the tokenizer itself: they have a bos
+    only where it puts one.
+    """
+    own = _first_id(tokenizer, ("bos", "cls"))
+    if name == "o1":
+        return own
+    opening: Any = tokenizer("a")["input_ids"]
+    return own if own in opening[:1] else None
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    eos = _first_id(tokenizer, ("eos", "sep"))
+    if eos is None:
+        raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no eos or sep token; set one")
+    return eos
+
+
+def _first_id(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> int | None:
+    ids = (getattr(tokenizer, f"{name}_token_id") for name in names)
+    return next((int(token_id) for token_id in ids if token_id is not None), None)

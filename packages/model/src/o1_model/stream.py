@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
@@ -13,6 +15,13 @@ from o1_records import Document, InputError, Query, quoted
 from o1_records.vectors import VectorWriter
 
 Item = TypeVar("Item", Document, Query)
+
+
+class Encoded(NamedTuple):
+    """Vectors of one shard [rows, dim], and how many tokens were read for them."""
+
+    vectors: Vectors
+    tokens: int = 0
 
 
 def embed_stream(
@@ -26,26 +35,44 @@ def embed_stream(
 
     Raises InputError when those rows belong to other ids: the input has changed since.
     """
-    start = 0
-    with tqdm(unit="row", desc="embed") as progress:
-        for chunk in batched(items, shard_rows):
-            ids = [item.key[0] for item in chunk]
-            stop = start + len(ids)
-            known = writer.ids[start:stop]
-            if not known:
-                writer.write([str(name) for name in ids], encode(chunk))
-            elif known != ids:
-                raise InputError(
-                    f"{writer.folder}: an unfinished run holds {quoted(known[:2])}… where the input "
-                    f"now has {quoted(ids[:2])}…; remove {writer.folder}.partial"
-                )
-            start = stop
+    write_shards(
+        writer, items, lambda chunks: (Encoded(encode(chunk)) for chunk in chunks), shard_rows=shard_rows
+    )
+
+
+def write_shards(
+    writer: VectorWriter,
+    items: Iterable[Item],
+    encode_all: Callable[[Iterator[list[Item]]], Iterator[Encoded]],
+    *,
+    shard_rows: int,
+    total: int | None = None,
+) -> None:
+    """As `embed_stream`, where `encode_all` takes the shards' items one by one and yields in that order.
+
+    It may take some ahead: memory holds what it took and has not yielded. `total` is the number of items,
+    for the progress bar.
+    """
+    rest = _not_held(writer, items)
+    taken: deque[list[str]] = deque()
+
+    def chunks() -> Iterator[list[Item]]:
+        for chunk in batched(rest, shard_rows):
+            taken.append([str(item.key[0]) for item in chunk])
+            yield chunk
+
+    tokens = 0
+    with (
+        tqdm(total=total, initial=len(writer.ids), unit="row", desc="embed") as progress,
+        closing(_generator(encode_all(chunks()))) as shards,
+    ):
+        for shard in shards:
+            ids = taken.popleft()
+            writer.write(ids, shard.vectors)
+            tokens += shard.tokens
+            if tokens:
+                progress.set_postfix_str(f"{tokens / progress.format_dict['elapsed']:,.0f} tokens/s", False)
             progress.update(len(ids))
-    if start < len(writer.ids):
-        raise InputError(
-            f"{writer.folder}: an unfinished run holds {len(writer.ids)} rows, the input now has {start}; "
-            f"remove {writer.folder}.partial"
-        )
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -53,3 +80,26 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     source = iter(items)
     while chunk := list(islice(source, size)):
         yield chunk
+
+
+def _not_held(writer: VectorWriter, items: Iterable[Item]) -> Iterator[Item]:
+    """The items after those that the writer holds."""
+    rest = iter(items)
+    for number, held in enumerate(writer.ids):
+        item = next(rest, None)
+        if item is None:
+            raise InputError(
+                f"{writer.folder}: an unfinished run holds {len(writer.ids)} rows, the input now has "
+                f"{number}; remove {writer.folder}.partial"
+            )
+        if item.key[0] != held:
+            raise InputError(
+                f"{writer.folder}: an unfinished run holds {quoted(held)} as row {number} where the "
+                f"input now has {quoted(item.key[0])}; remove {writer.folder}.partial"
+            )
+    return rest
+
+
+def _generator(shards: Iterator[Encoded]) -> Generator[Encoded, None, None]:
+    """The same with a `close`, which ends what runs behind it as soon as writing fails."""
+    yield from shards

@@ -1,47 +1,37 @@
-"""Training from files: arguments, checks of the data, one run that starts again where it stopped."""
+"""Training from files: checks of the data, one run that starts again where it stopped, its card."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
+import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import msgspec
 import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
+from o1_model import checks
+from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, changed
+from o1_model.card import Card
 from o1_model.data import JointCollator
 from o1_model.embedder import Embedder
+from o1_model.evaluate import EvaluatedTrainer, open_collection
+from o1_model.lora import Lora, add_lora, base_of, four_bits, merge_lora
 from o1_model.objective import Objective
+from o1_model.order import ExampleOrder
+from o1_model.own_thoughts import OwnThoughts
+from o1_model.resume import examples_digest, has_effect, newest_checkpoint, refuse_other_run, settings_of
 from o1_model.trainer import JointTrainer
-from o1_records import Example, InputError, atomic_write, read_jsonl
+from o1_records import Example, InputError, read_jsonl
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class ModelArguments:
-    """What to train, on what (the names are FlagEmbedding's and Tevatron's)."""
-
-    model_name_or_path: str = field(metadata={"help": "folder or hub id of a causal LM or a BERT"})
-    train_data: str = field(metadata={"help": "JSONL of Example records, as o1-vote elect writes"})
-    readout: Literal["token", "mean"] = field(
-        default="token", metadata={"help": "the state at <emb>, or the mean"}
-    )
-    attention: Literal["causal", "prefix"] = field(
-        default="causal", metadata={"help": "prefix suits encoders: two-way up to the first <emb>"}
-    )
-    query_length: int = field(default=64, metadata={"help": "tokens of a query"})
-    thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
-    document_length: int = field(default=192, metadata={"help": "tokens of a document"})
-    dropout: float | None = field(default=None, metadata={"help": "rate instead of the backbone's own"})
-    negatives: int = field(default=15, metadata={"help": "hard negatives an example, at most"})
-    embed_weight: float = field(default=0.8, metadata={"help": "w of the joint loss"})
-    contrastive_temperature: float = field(default=0.02, metadata={"help": "InfoNCE temperature"})
-    chunk_tokens: int = field(default=2048, metadata={"help": "padded tokens of one forward pass"})
+NO_EVALUATION = EvalArguments()
+PAPER = Objective()
 
 
 class Examples(Dataset[Example]):
@@ -58,81 +48,157 @@ class Examples(Dataset[Example]):
 
 
 def train(
-    model: ModelArguments, args: TrainingArguments, *, examples: Sequence[Example] | None = None
+    model: ModelArguments,
+    data: DataArguments,
+    args: TrainingArguments,
+    *,
+    objective: Objective = PAPER,
+    evaluation: EvalArguments = NO_EVALUATION,
+    examples: Sequence[Example] | None = None,
 ) -> Path:
-    """Train and save a checkpoint in `args.output_dir`; returns its folder.
+    """Train and save a checkpoint and its card in `args.output_dir`; returns its folder.
 
-    Starts again from the newest checkpoint in the folder. Raises InputError for unusable data.
+    `examples` take the place of the file `data.train_data`. Starts again from the newest checkpoint in
+    the folder. Whatever can be known to be wrong stops before the first step: raises InputError.
     """
-    data = list(read_jsonl(model.train_data, Example)) if examples is None else list(examples)
-    if not data:
-        raise InputError(f"{model.train_data}: holds no examples")
-    if args.world_size > 1 or args.n_gpu > 1:
-        raise InputError(
-            f"training runs on one process and device so far, not on {args.world_size} x {args.n_gpu}: "
-            "negatives would not be shared; set CUDA_VISIBLE_DEVICES to one"
-        )
+    checks.refuse_several_devices(args)
+    known = list(read_jsonl(data.train_data, Example)) if examples is None else list(examples)
+    said = _look(model, data, args, objective, known, data.train_data if examples is None else None)
+    collection = open_collection(evaluation)
+    embedder = _embedder(model, args.seed)
+    groups = (model, data, objective, evaluation)
+    card = Card(
+        base_model=model.model_name_or_path,
+        data=data.train_data,
+        data_sha256=examples_digest(known),
+        examples=known,
+        lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
+        settings={name: value for name, value in changed(*groups, args).items() if has_effect(name)},
+        processes=args.world_size,
+        measured_on=str(collection),
+    )
+    said += checks.spelt_control_tokens(known, embedder.tokenizer, embedder.layout)
+    for sentence in [
+        *said,
+        checks.table(card.lengths, len(known)),
+        *([str(collection)] if collection else []),
+    ]:
+        logger.info(sentence)
+
     output = Path(str(args.output_dir))
-    _refuse_other_run(output, model, args, data)
-    args.remove_unused_columns = False
-    torch.manual_seed(args.seed)
+    base = base_of(model.model_name_or_path) if model.lora_rank else None
+    digests = {"examples_sha256": card.data_sha256, "base_sha256": base.digest if base else None}
+    refuse_other_run(output, {**settings_of(groups, args), **digests})
+    trainer = EvaluatedTrainer(
+        embedder,
+        objective,
+        collection=collection,
+        samples=evaluation.eval_samples,
+        base=base,
+        **_batches(embedder, known, data, objective, args),
+    )
+    _run(trainer, newest_checkpoint(output))
+    _save(trainer, card, merge=bool(model.lora_rank) and model.merge)
+    return output
+
+
+def _look(
+    model: ModelArguments,
+    data: DataArguments,
+    args: TrainingArguments,
+    objective: Objective,
+    examples: Sequence[Example],
+    path: str | None,
+) -> list[str]:
+    """What can be known before the model is loaded; sentences for the user. Raises InputError."""
+    checks.refuse_several_devices(args)
+    checks.refuse_adapter(model.model_name_or_path)
+    checks.refuse_unsafe_files(model.model_name_or_path)
+    batch = args.per_device_train_batch_size * args.world_size
+    return [
+        *checks.check_examples(examples, path, negatives=data.negatives, batch=batch),
+        *checks.check_terms(examples, path, objective),
+        *checks.check_saving(objective, args),
+    ]
+
+
+def _save(trainer: EvaluatedTrainer, card: Card, *, merge: bool) -> None:
+    """Write the model as it is now, which need not be as it was last, and its card."""
+    output = Path(str(trainer.args.output_dir))
+    figures, steps = trainer.figures(), trainer.state.global_step
+    saved = trainer.evaluate(metric_key_prefix="saved")
+    if saved:
+        logger.info("saved: %s", ", ".join(f"{name[6:]} {value}" for name, value in saved.items()))
+    if merge:
+        merge_lora(trainer.embedder.backbone)
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        replace(card, steps=steps, figures=figures, saved=saved).write(output)
+
+
+def _run(trainer: JointTrainer, checkpoint: str | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{checkpoint}: has pickles of more than tensors in it; remove it") from error
+
+
+def _embedder(model: ModelArguments, seed: int) -> Embedder:
+    torch.manual_seed(seed)
     embedder = Embedder.from_backbone(
         model.model_name_or_path,
+        quantization=four_bits(rank=model.lora_rank, merge=model.merge) if model.load_in_4bit else None,
+        name=model.layout,
         readout=model.readout,
         attention=model.attention,
         query_length=model.query_length,
         thought_length=model.thought_length,
         document_length=model.document_length,
+        instruction=model.instruction,
     )
     if model.dropout is not None:
         set_dropout(embedder.backbone, model.dropout)
-    collator = JointCollator(
-        tokenizer=embedder.tokenizer,
-        layout=embedder.layout,
-        negatives=model.negatives,
-        chunk_tokens=model.chunk_tokens,
-    )
-    objective = Objective(embed_weight=model.embed_weight, temperature=model.contrastive_temperature)
-    trainer = JointTrainer(
-        embedder, objective, args=args, train_dataset=Examples(data), data_collator=collator
-    )
-    trainer.train(resume_from_checkpoint=newest_checkpoint(output))
-    trainer.save_model(str(output))
-    return output
+    if model.lora_rank:
+        add_lora(embedder.backbone, Lora(model.lora_rank, model.lora_alpha, model.lora_dropout))
+    return embedder
 
 
-def newest_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written to its end; the Trainer writes its state last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)
-
-
-def _refuse_other_run(
-    folder: Path, model: ModelArguments, args: TrainingArguments, data: Sequence[Example]
-) -> None:
-    """Stop when the folder belongs to a training with other data or settings: they would be mixed."""
-    examples = hashlib.sha256()
-    for example in data:
-        examples.update(msgspec.json.encode(example) + b"\n")
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed", "bf16")
-    this = {
-        "examples_sha256": examples.hexdigest(),
-        **{name: value for name, value in vars(model).items() if name != "train_data"},
-        **{name: getattr(args, name) for name in names},
+def _batches(
+    embedder: Embedder,
+    examples: Sequence[Example],
+    data: DataArguments,
+    objective: Objective,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """What JointTrainer is told of data, their order and the passes of a step."""
+    # the collator reads whole examples, which have no columns to remove
+    args.remove_unused_columns = False
+    seed = args.seed if args.data_seed is None else args.data_seed
+    own = OwnThoughts(embedder, objective, chunk_tokens=data.chunk_tokens, seed=seed)
+    return {
+        "args": args,
+        "train_dataset": Examples(examples),
+        "data_collator": JointCollator(
+            tokenizer=embedder.tokenizer,
+            layout=embedder.layout,
+            negatives=data.negatives,
+            chunk_tokens=data.chunk_tokens,
+            thought_dropout=data.thought_dropout,
+            reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
+            seed=seed,
+        ),
+        "order": ExampleOrder(
+            examples,
+            args.per_device_train_batch_size,
+            world_size=args.world_size,
+            seed=seed,
+            same_dataset=data.same_dataset,
+            group_size=data.negatives + 1,
+            drop_last=args.dataloader_drop_last,
+        ),
+        "own_thoughts": own if objective.own_thoughts else None,
+        "grad_cache": data.grad_cache,
     }
-    path = folder / "o1_training.json"
-    if not path.exists():
-        with atomic_write(path) as file:
-            file.write(json.dumps(this, indent=1).encode())
-        return
-    other = json.loads(path.read_bytes())
-    for name, value in this.items():
-        if other.get(name) != value:
-            raise InputError(
-                f"{folder}: was trained with {name} {other.get(name)}, this run has {value}; "
-                "choose another output_dir or remove it"
-            )
 
 
 def set_dropout(backbone: torch.nn.Module, rate: float) -> None:

@@ -1,0 +1,44 @@
+"""`o1-model serve`: an OpenAI-compatible server of one checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from o1_model.commands import options
+from o1_model.embedder import Embedder
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Where to listen, and how much to take."""
+    options.model(command)
+    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument("--port", type=int, default=8080)
+    command.add_argument(
+        "--default-input-type",
+        choices=("query", "document"),
+        default="document",
+        help="what a text is when the client does not say (default: document)",
+    )
+    command.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a shared batch")
+    command.add_argument("--max-waiting", type=int, default=4096, help="inputs in the queue; then 429")
+    command.add_argument("--max-inputs", type=int, default=2048, help="inputs of a request; then 413")
+    command.add_argument("--drain-seconds", type=int, default=30, help="time to finish after SIGTERM")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM."""
+    from o1_model.serving.server import Serving, serve
+
+    serving = Serving(
+        default_input_type=args.default_input_type,
+        batch_tokens=args.batch_tokens,
+        max_waiting=args.max_waiting,
+        max_inputs=args.max_inputs,
+    )
+    embedder = Embedder.from_pretrained(args.model, device=args.device)
+    # uvicorn drains, then raises the signal again for whoever listened before it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    serve(embedder, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)
+    return 0

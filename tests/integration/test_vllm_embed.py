@@ -1,0 +1,144 @@
+"""A checkpoint in a real vLLM server on the CPU: its pooling runner gives our vectors (nox -s vllm).
+
+vLLM gets rows of token ids; its own code runs the model, takes the last token and normalises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from o1_model import Embedder
+from o1_model.__main__ import main
+from o1_model.certificate import TEXTS
+
+pytestmark = pytest.mark.vllm
+
+STARTUP_SECONDS = 300  # an early end is noticed at once
+
+
+def write_qwen2(folder: Path) -> None:
+    """A tiny Qwen2 with a byte-level tokenizer; vLLM wants attention heads of 32 or more."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: n for n, c in enumerate([*alphabet, "<|endoftext|>"])}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(alphabet) + 1,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=len(alphabet),
+    )
+    Qwen2ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+
+
+def save_checkpoint(plain: Path, folder: Path, *, shift: float) -> Embedder:
+    import torch
+
+    model = Embedder.from_backbone(plain, query_length=32, thought_length=32, document_length=128)
+    with torch.no_grad():
+        model.backbone.control_rows.mul_(shift)
+    model.save_pretrained(folder)
+    return model
+
+
+@contextlib.contextmanager
+def vllm_server(model: Path, log: Path):
+    """Start the server in a process group of its own, yield its address, kill the group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(model), "--served-model-name", "retriever"]
+    command += ["--runner", "pooling", "--convert", "embed"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "32"]
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    with open(log, "wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    try:
+        wait_until_it_answers(server, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        # pytest shows this only when the test fails.
+        print(log.read_text(errors="replace")[-8000:])
+
+
+def wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the server ended early with code {server.returncode}"
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"the server did not answer within {STARTUP_SECONDS} s")
+
+
+def embeddings(address: str, **body: object) -> np.ndarray:
+    request = urllib.request.Request(
+        f"{address}/v1/embeddings",
+        data=json.dumps({"model": "retriever", **body}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return np.array([entry["embedding"] for entry in json.load(response)["data"]])
+
+
+def test_vllm_gives_the_vectors_of_the_checkpoint_and_no_others(tmp_path, capsys):
+    write_qwen2(tmp_path / "plain")
+    model = save_checkpoint(tmp_path / "plain", tmp_path / "saved", shift=3.0)
+    save_checkpoint(tmp_path / "plain", tmp_path / "other", shift=-3.0)
+    with vllm_server(tmp_path / "saved", tmp_path / "server.log") as address:
+        passed = main(["verify", "--model", str(tmp_path / "saved"), "--server", address])
+        said = capsys.readouterr().out
+        assert passed == 0, said
+        assert "pass (16 vectors" in said
+
+        # the certificate of another checkpoint notices
+        assert main(["verify", "--model", str(tmp_path / "other"), "--server", address]) == 4
+        assert "has cosine" in capsys.readouterr().out
+
+        # as messages, texts go through the chat template that was saved with the checkpoint
+        text = TEXTS[1]
+        message = [{"role": "user", "content": text}]
+        v_q = embeddings(address, messages=message)[0]
+        document = embeddings(address, messages=message, chat_template_kwargs={"task": "document"})[0]
+    assert float(v_q @ model.encode_query(text)) >= 0.999 * np.linalg.norm(v_q)
+    assert float(document @ model.encode_document(text)) >= 0.999 * np.linalg.norm(document)

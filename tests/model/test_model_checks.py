@@ -1,0 +1,225 @@
+"""What is looked at before the first step of a training."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import TrainingArguments
+
+from o1_model import Embedder
+from o1_model.checks import (
+    check_examples,
+    check_saving,
+    check_terms,
+    lengths,
+    place,
+    refuse_several_devices,
+    refuse_unsafe_files,
+    spelt_control_tokens,
+    table,
+)
+from o1_model.data import JointCollator
+from o1_model.objective import Objective
+from o1_records import Document, Example, InputError, Query, Source, Thought, read_jsonl, write_jsonl
+
+
+def example(number=0, *, text="open a file", thought="zip", negatives=0, positives=1):
+    query = Query(query_id=f"q{number}", text=text)
+    own = Thought(query_id=query.query_id, thought_id="t", text=thought, source=Source(model="m"))
+    return Example(
+        query=query,
+        thought=own if thought else None,
+        positives=tuple(Document(doc_id=f"p{number}.{n}", text="open file") for n in range(positives)),
+        negatives=tuple(Document(doc_id=f"n{number}.{n}", text="close file") for n in range(negatives)),
+    )
+
+
+def test_an_example_without_a_positive_is_named_with_its_line(tmp_path):
+    path = tmp_path / "e.jsonl"
+    write_jsonl(path, [example(1), example(2, positives=0)])
+    lines = path.read_text().splitlines()
+    path.write_text(f"\n{lines[0]}\n\n{lines[1]}\n")
+    examples = list(read_jsonl(path, Example))
+    with pytest.raises(InputError, match=r"e\.jsonl:4: query 'q2' has no positive document"):
+        check_examples(examples, str(path), negatives=1, batch=4)
+    assert place(None, 1) == "example 2"
+
+
+def test_a_thought_of_another_query_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "e.jsonl"
+    write_jsonl(path, [example(1), example(2)])
+    path.write_text(path.read_text().replace('"thought":{"query_id":"q2"', '"thought":{"query_id":"q1"'))
+    with pytest.raises(InputError, match=r"e\.jsonl:2: thought 't' belongs to query 'q1', not to 'q2'"):
+        list(read_jsonl(path, Example))
+
+
+def test_missing_negatives_are_counted():
+    examples = [example(1, negatives=3), example(2, negatives=1), example(3)]
+    said = check_examples(examples, None, negatives=3, batch=1)
+    assert said == [
+        "2 of 3 examples have fewer than the 3 negatives asked for (1 have none): "
+        "their other negatives are the batch's documents"
+    ]
+    assert check_examples(examples[:1], None, negatives=3, batch=1) == []
+
+
+def test_nothing_to_tell_apart_is_refused():
+    with pytest.raises(InputError, match=r"e\.jsonl: no example has a negative, and a batch of 1"):
+        check_examples([example(1), example(2)], "e.jsonl", negatives=15, batch=1)
+    with pytest.raises(InputError, match=r"e\.jsonl: holds no examples"):
+        check_examples([], "e.jsonl", negatives=15, batch=1)
+
+
+def test_examples_without_a_thought_are_counted():
+    said = check_examples([example(1, thought=""), example(2)], None, negatives=0, batch=2)
+    assert said == ["1 of 2 examples have no thought: they train v_q alone"]
+
+
+def test_lengths_tell_what_the_layout_cuts(llama):
+    # 12 tokens of a query and of a thought, 192 of a document
+    examples = [
+        example(1, text="open " * 13, thought="zip " * 12),
+        example(2, text="open " * 12, thought="", negatives=2),
+    ]
+    found = lengths(examples, llama.tokenizer, llama.layout, negatives=1)
+    assert [(part.kind, part.texts, part.longest, part.limit, part.cut) for part in found] == [
+        ("query", 2, 13, 12, 0.5),
+        ("thought", 1, 12, 12, 0.0),
+        ("document", 3, 2, 192, 0.0),
+    ]
+    assert table(found, 2).splitlines()[1].split() == ["query", "2", "12", "13", "12", "50.0%"]
+
+
+def test_terms_without_their_data_are_refused_or_told():
+    examples = [example(1, negatives=1), example(2, thought="")]
+    assert check_terms(examples, None, Objective()) == []
+    with pytest.raises(InputError, match=r"e\.jsonl: no example has a teacher score; leave --teacher out"):
+        check_terms(examples, "e.jsonl", Objective(teacher="kl"))
+    (said,) = check_terms(examples, None, Objective(redapter_from=0))
+    assert said == "1 of 2 examples have no reasoning query or thought, for --redapter_from"
+    with pytest.raises(InputError, match="no example has a reasoning query or thought"):
+        check_terms(examples[1:], None, Objective(redapter_from=0))
+
+
+def test_a_resume_that_would_not_be_exact_is_told(tmp_path):
+    objective = Objective(own_thoughts=0.5, own_thoughts_every=10)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_steps=25)
+    (said,) = check_saving(objective, args)
+    assert said.startswith("save_steps 25 is no multiple of own_thoughts_every 10")
+    args.save_steps = 20
+    assert check_saving(objective, args) == []
+    assert (
+        check_saving(Objective(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_steps=25))
+        == []
+    )
+
+
+PIECES = [
+    "<emb>",
+    "<thought>",
+    "<query>",
+    "<doc>",
+    "[SEP]",
+    "[CLS]",
+    "[PAD]",
+    "<|im_start|>",
+    "open",
+    " ",
+    "\n",
+]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module")
+def collator(plain_models):
+    embedder = Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12)
+    return JointCollator(tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(TEXTS, TEXTS, TEXTS, TEXTS)
+def test_no_control_token_comes_from_a_text(collator, query, instruction, thought, document):
+    layout = collator.layout
+    texts = Example(
+        query=Query(query_id="q", text=query, instruction=instruction),
+        thought=Thought(query_id="q", thought_id="t", text=f"x{thought}", source=Source(model="m")),
+        positives=(Document(doc_id="d", text=document, title=instruction),),
+    )
+    batch = collator([texts])["batch"]
+    special = {*layout.control_ids, *collator.tokenizer.all_special_ids} - {collator.tokenizer.unk_token_id}
+    (row,) = [part.input_ids[0].tolist() for part in batch.queries]
+    controls = [layout.bos, layout.query, layout.emb, layout.thought, layout.eos, layout.emb]
+    assert [token for token in row if token in special] == controls
+    (row,) = [part.input_ids[0].tolist() for part in batch.documents]
+    assert [token for token in row if token in special] == [layout.bos, layout.doc, layout.emb]
+
+
+def test_texts_that_spell_control_tokens_are_told(llama):
+    examples = [example(1, text="what is <emb> ?"), example(2)]
+    (said,) = spelt_control_tokens(examples, llama.tokenizer, llama.layout)
+    assert said.startswith("1 texts spell <query> or <emb> or <thought> or <doc>: they are read as ordinary")
+    assert spelt_control_tokens(examples[1:], llama.tokenizer, llama.layout) == []
+
+
+class Canary:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.write_text, (self.path, "the pickle ran"))
+
+
+def test_a_pickle_instead_of_safetensors_never_runs(tmp_path, plain_models):
+    canary = tmp_path / "canary"
+    folder = copied(plain_models["llama"], tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: is a pickle, which can run code"):
+        refuse_unsafe_files(folder)
+    with pytest.raises(InputError, match="cannot load a model"):
+        Embedder.from_backbone(folder)
+    assert not canary.exists()
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())  # noqa: S301
+    assert canary.exists(), "the canary itself must work"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_models_own_code_never_runs(tmp_path, plain_models, file):
+    canary = tmp_path / "canary"
+    folder = copied(plain_models["llama"], tmp_path / "model")
+    (folder / "own.py").write_text(f"open({str(canary)!r}, 'w').write('ran')\nclass Own: pass\n")
+    content = json.loads((folder / file).read_text())
+    if file == "config.json":
+        content |= {
+            "model_type": "own",
+            "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"},
+        }
+    else:
+        content |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="cannot load a"):
+        Embedder.from_backbone(folder)
+    if file == "config.json":
+        with pytest.raises(InputError, match=r"config\.json: auto_map .* which this package never runs"):
+            refuse_unsafe_files(folder)
+    assert not canary.exists()
+
+
+def test_one_process_with_several_gpus_is_refused(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    refuse_several_devices(args)
+    args._n_gpu = 2
+    with pytest.raises(InputError, match="2 GPUs; start one process for each with torchrun"):
+        refuse_several_devices(args)
+
+
+def copied(source, target):
+    target.mkdir()
+    for path in Path(source).iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target

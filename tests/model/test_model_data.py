@@ -1,0 +1,195 @@
+"""From examples to joint batches: groups, keys, padding; the same in the workers of a data loader."""
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from o1_model import Embedder
+from o1_model.batch import by_length, grouped
+from o1_model.data import JointCollator, digest64
+from o1_model.layout import Row
+from o1_records import Document, Example, InputError, Query, Source, Thought
+
+WORDS = ["how", "do", "i", "open", "a", "zip", "file"]
+
+
+def document(name, words=3):
+    return Document(doc_id=name, text=" ".join(WORDS[:words]))
+
+
+def example(number, *, positives="p", negatives="", thought=True, **settings):
+    query = Query(query_id=f"q{number}", text=" ".join(WORDS[: 1 + number % 5]))
+    written = Thought(query_id=query.query_id, thought_id="t", text="read bytes", source=Source(model="m"))
+    return Example(
+        query=query,
+        positives=tuple(document(name) for name in positives),
+        negatives=tuple(document(name) for name in negatives),
+        thought=written if thought else None,
+        **settings,
+    )
+
+
+def collate_with(embedder, **settings):
+    return JointCollator(tokenizer=embedder.tokenizer, layout=embedder.layout, **settings)
+
+
+def documents_of(batch, row):
+    """The documents of one example as digests, in the order of its row."""
+    own = [r for r in batch.judgements.rows[row].tolist() if r >= 0]
+    return batch.judgements.document_keys[own].tolist()
+
+
+def keys(names):
+    return [digest64(name) for name in names]
+
+
+def test_positives_come_first_and_all_of_them_up_to_the_group_size(llama):
+    examples = [
+        example(0, positives="ab", negatives="cdef"),
+        example(1, positives="abc", negatives="d", group_size=2),
+        example(2, positives="g", negatives="hijk", group_size=5),
+    ]
+    batch = collate_with(llama, negatives=2)(examples)["batch"]
+    assert [documents_of(batch, row) for row in range(3)] == [keys("abc"), keys("ab"), keys("ghijk")]
+    assert batch.judgements.n_positives.tolist() == [2, 2, 1]
+    # all positives are known, also those that found no room
+    assert [sorted(set(row)) for row in batch.judgements.positive_keys.tolist()] == [
+        sorted(keys(names)) for names in ("ab", "abc", "g")
+    ]
+
+
+def test_a_document_that_examples_share_is_encoded_once(llama):
+    batch = collate_with(llama, negatives=2)([example(0, negatives="ab"), example(1, negatives="ba")])[
+        "batch"
+    ]
+    assert batch.judgements.document_keys.tolist() == keys("pab")
+    assert sum(len(part.input_ids) for part in batch.documents) == 3
+
+
+def test_a_positive_among_the_negatives_is_no_negative(llama):
+    batch = collate_with(llama, negatives=3)([example(0, positives="a", negatives="aab")])["batch"]
+    assert documents_of(batch, 0) == keys("ab")
+    assert batch.judgements.n_positives.tolist() == [1]
+
+
+def test_teacher_scores_stay_with_their_documents(llama):
+    scored = example(0, positives="ab", negatives="bcd", teacher_scores=(5.0, 4.0, 9.0, 3.0, 2.0))
+    batch = collate_with(llama, negatives=2)([scored, example(1, negatives="c")])["batch"]
+    assert documents_of(batch, 0) == keys("abc")
+    assert batch.judgements.teacher[0].tolist() == [5.0, 4.0, 3.0]
+    assert all(math.isnan(score) for score in batch.judgements.teacher[1].tolist())
+
+
+def test_rows_are_found_again_in_the_groups(llama):
+    examples = [example(n, thought=n % 2 == 0) for n in range(7)]
+    batch = collate_with(llama, chunk_tokens=30)(examples)["batch"]
+    assert len(batch.queries) > 1
+    stacked = [
+        ids[mask.bool()].tolist()
+        for part in batch.queries
+        for ids, mask in zip(part.input_ids, part.mask, strict=True)
+    ]
+    for place, row in zip(batch.query_order.tolist(), stacked, strict=True):
+        assert tuple(row) == batch.query_rows[place].ids
+    assert batch.query_ids == [f"q{n}" for n in range(7)]
+    assert batch.judgements.has_thought.tolist() == [n % 2 == 0 for n in range(7)]
+    # two tokens of the thought and EOS
+    assert batch.n_labels == 4 * 3
+    assert batch.real_tokens == sum(len(row) for row in stacked) + 6
+
+
+def test_an_example_without_a_positive_is_named(llama):
+    with pytest.raises(InputError, match="'q3' has no positive"):
+        collate_with(llama)([example(3, positives="")])
+
+
+def test_workers_make_the_same_batches(llama):
+    examples = [example(n, negatives="abc") for n in range(8)]
+    collate = collate_with(llama, negatives=2, thought_dropout=0.5)
+    batches = [
+        [inputs["batch"] for inputs in DataLoader(examples, 4, collate_fn=collate, num_workers=n)]
+        for n in (0, 1)
+    ]
+    for here, there in zip(*batches, strict=True):
+        assert here.query_rows == there.query_rows
+        torch.testing.assert_close(vars(here.judgements), vars(there.judgements), equal_nan=True)
+
+
+def test_thoughts_are_dropped_by_seed_and_batch(llama):
+    examples = [example(n) for n in range(200)]
+
+    def kept(order, **settings):
+        rows = collate_with(llama, thought_dropout=0.1, **settings)([examples[n] for n in order])
+        return rows["batch"].judgements.has_thought.tolist()
+
+    first = kept(range(200))
+    assert first == kept(range(200))
+    assert first != kept(range(200), seed=1)
+    assert first[::-1] != kept(range(199, -1, -1))
+    assert 160 <= sum(first) <= 195
+
+
+@pytest.mark.parametrize("layout", ["reference", "instruct"])
+def test_layouts_with_one_read_out_have_no_v_t_of_their_own(plain_models, layout):
+    embedder = Embedder.from_backbone(plain_models["llama"], name=layout)
+    batch = collate_with(embedder)([example(n) for n in range(3)])["batch"]
+    assert not batch.judgements.has_thought.any()
+    assert batch.n_labels == (9 if layout == "reference" else 0)
+
+
+def test_reasoning_queries_are_the_examples_or_what_stands_in_for_them(plain_models):
+    embedder = Embedder.from_backbone(plain_models["llama"], name="instruct")
+    examples = [
+        example(0, thought=False, reasoning_query="open the zip"),
+        example(1),
+        example(2, thought=False),
+    ]
+    batch = collate_with(embedder, reasoning_queries=True)(examples)["batch"]
+    assert collate_with(embedder)(examples)["batch"].reasoning == ()
+    texts = {}
+    rows = [
+        (ids, mask) for part in batch.reasoning for ids, mask in zip(part.input_ids, part.mask, strict=True)
+    ]
+    for place, (ids, mask) in zip(batch.reasoning_order.tolist(), rows, strict=True):
+        texts[place] = embedder.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
+    # query 1 has its thought behind it, query 2 stands alone
+    assert texts == {0: "open the zip", 1: "how do read bytes", 2: "how do i"}
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200), st.sampled_from([0.0, 0.9])
+)
+def test_groups_hold_every_row_once_within_the_budget(lengths, tokens, real):
+    groups = list(by_length(lengths, tokens, real=real))
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[index] for index in group)
+        assert len(group) == 1 or len(group) * longest <= tokens
+        assert sum(lengths[index] for index in group) >= real * len(group) * longest
+
+
+LENGTHS = {
+    # 128 documents of MS MARCO (median 70), of BRIGHT cut at 512, 32 queries with thoughts, 8 of them
+    "passages": lambda draw: [min(192, int(draw.lognormvariate(4.2, 0.4))) for _ in range(128)],
+    "long documents": lambda draw: [min(512, int(draw.lognormvariate(5.5, 0.9))) for _ in range(128)],
+    "queries and thoughts": lambda draw: [draw.randint(8, 30) + draw.randint(0, 64) for _ in range(32)],
+    "eight queries": lambda draw: [draw.randint(8, 30) + draw.randint(20, 200) for _ in range(8)],
+    "queries": lambda draw: [3 + int(draw.lognormvariate(1.8, 0.4)) for _ in range(64)],
+    "some without a thought": lambda draw: [draw.randint(6, 16) + draw.choice([0, 64]) for _ in range(64)],
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_nine_tokens_in_ten_are_real(kind, seed):
+    lengths = LENGTHS[kind](random.Random(seed))
+    rows = [Row(tuple([1] * max(length, 1)), 0, 0, range(0)) for length in lengths]
+    parts, _ = grouped(rows, 0, tokens=2048)
+    real = sum(int(part.mask.sum()) for part in parts)
+    assert real / sum(part.mask.numel() for part in parts) >= 0.9

@@ -1,0 +1,201 @@
+"""Trainings on several processes, for test_model_distributed: `train_together.py MODEL OUT JOB...`.
+
+A job is `processes:case`. The interpreter imports everything once and forks the processes of each job through
+torchrun's own launcher; each writes its weights, the gradients of its first step and its log.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from safetensors.torch import save_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainingArguments
+
+from o1_model import Embedder
+from o1_model.data import JointCollator
+from o1_model.lora import Lora, add_lora, base_of
+from o1_model.objective import Objective
+from o1_model.order import ExampleOrder
+from o1_model.train import Examples
+from o1_model.trainer import JointTrainer
+from o1_records import Document, Example, InputError, Query, Source, Thought
+
+WORDS = [
+    *("open", "zip", "file", "sort", "list", "keys", "read"),
+    *("text", "bytes", "close", "the", "file", "write", "a"),
+]
+GLOBAL_BATCH = 8
+FSDP = {
+    "fsdp": True,
+    "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]},
+}
+# a checkpoint after the first step, from which another training takes the second
+STOPPED = {"save_strategy": "steps", "save_steps": 1}
+REDAPTER = Objective(temperature=0.1, redapter_from=1)
+CASES = {
+    "direct": {},
+    "cached": {"grad_cache": True},
+    "lora": {"grad_cache": True, "lora": True, "objective": REDAPTER},
+    "accumulated": {"grad_cache": True, "arguments": {"gradient_accumulation_steps": 2}},
+    "fsdp": {"grad_cache": True, "arguments": FSDP},
+    "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
+    "fsdp-direct": {"arguments": FSDP},
+    "resumed": {"grad_cache": True, "arguments": STOPPED},
+    "lora-resumed": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": STOPPED},
+    "fsdp-adamw": {"grad_cache": True, "arguments": {**FSDP, "optim": "adamw_torch"}},
+    "fsdp-adamw-resumed": {"grad_cache": True, "arguments": {**FSDP, **STOPPED, "optim": "adamw_torch"}},
+    "nan": {"nan": True},
+}
+
+
+def examples():
+    """Uneven: groups of one to three documents, shared ones, some without a thought."""
+    for number in range(32):
+        words = WORDS[number % 6 :]
+        query = Query(query_id=f"q{number}", text=" ".join(words[: 2 + number % 3]))
+        thought = Thought(
+            query_id=query.query_id,
+            thought_id="t",
+            text=" ".join(words[: 1 + number % 4]),
+            source=Source(model="m"),
+        )
+        documents = [
+            Document(doc_id=f"d{n % 20}", text=" ".join(WORDS[n % 20 % 9 :][: 3 + n % 20 % 5]))
+            for n in range(number, number + 1 + number % 3)
+        ]
+        yield Example(
+            query=query,
+            positives=tuple(documents[:1]),
+            negatives=tuple(documents[1:]),
+            thought=thought if number % 3 else None,
+        )
+
+
+class FirstGradients(TrainerCallback):
+    """Keeps the gradients before the first optimiser step."""
+
+    def __init__(self):
+        self.gradients = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        if self.gradients is None:
+            self.gradients = {
+                name.removeprefix("module."): whole(p.grad).clone()
+                for name, p in model.named_parameters()
+                if p.grad is not None
+            }
+
+
+def whole(tensor):
+    """The tensor itself, gathered where it is spread over processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_on_cpus(args):
+    """Let accelerate shard over CPU processes: it turns FSDP on for accelerators only, and says nothing."""
+    plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
+    Accelerator(cpu=True).state.fsdp_plugin = plugin
+    # every state of accelerate begins with what this one says
+    PartialState().distributed_type = DistributedType.FSDP
+
+
+def trainer_of(folder, case, out, processes):
+    """Two optimiser steps with a global batch of GLOBAL_BATCH."""
+    settings = CASES[case]
+    args = TrainingArguments(
+        output_dir=str(out / "run"),
+        per_device_train_batch_size=GLOBAL_BATCH // processes,
+        max_steps=2,
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **{"save_strategy": "no", "optim": "sgd", **settings.get("arguments", {})},
+    )
+    torch.manual_seed(0)
+    embedder = Embedder.from_backbone(folder, query_length=12, thought_length=12)
+    if settings.get("lora"):
+        add_lora(embedder.backbone, Lora(rank=4, alpha=8, dropout=0.0))
+        for name, parameter in embedder.backbone.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    if settings.get("nan") and args.process_index == 0:
+        embedder.backbone.control_rows.data.fill_(float("nan"))
+    if args.fsdp:
+        shard_on_cpus(args)
+    data = list(examples())
+    collator = JointCollator(
+        tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=2, chunk_tokens=40
+    )
+    return JointTrainer(
+        embedder,
+        settings.get("objective", Objective(temperature=0.1)),
+        args=args,
+        grad_cache=settings.get("grad_cache", False),
+        order=ExampleOrder(data, args.per_device_train_batch_size, world_size=processes, seed=1),
+        base=base_of(folder) if settings.get("lora") else None,
+        train_dataset=Examples(data),
+        data_collator=collator,
+        callbacks=[FirstGradients()],
+    )
+
+
+def train(folder, case, out, processes):
+    """Train, in two runs if the case says so, and write what came out."""
+    torch.set_num_threads(1)
+    trainer = trainer_of(folder, case, out, processes)
+    trainer.train()
+    (first,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, FirstGradients))
+    if "resumed" in case:
+        trainer = trainer_of(folder, case, out, processes)
+        trainer.train(resume_from_checkpoint=str(out / "run" / "checkpoint-1"))
+    args = trainer.args
+    if args.fsdp:
+        assert all(isinstance(p, DTensor) for p in trainer.model.parameters())
+    gathered = {name: whole(p.detach()).contiguous() for name, p in trainer.model.named_parameters()}
+    trainer.save_model(str(out / "model"))
+    rank = args.process_index
+    save_file(gathered, out / f"weights-{rank}.safetensors")
+    save_file(first.gradients, out / f"gradients-{rank}.safetensors")
+    (out / f"log-{rank}.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def work(folder, case, out, processes):
+    """One process of a job; what the user would see goes to a file."""
+    try:
+        train(folder, case, out, processes)
+    except InputError as error:
+        (out / "refused.txt").write_text(str(error))
+
+
+def main():
+    """Run the jobs one after another."""
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    for job in sys.argv[3:]:
+        processes, case = job.split(":")
+        target = out / job
+        target.mkdir(parents=True)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=int(processes),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            start_method="fork",
+            max_restarts=0,
+            monitor_interval=0.1,
+        )
+        elastic_launch(config, work)(folder, case, target, int(processes))
+
+
+if __name__ == "__main__":
+    main()
