@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=64, help="queries of the large batch")
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[16_384, 151_936])
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--way", choices=sorted(WAYS), help="measure one way in this process")
     args = parser.parse_args()
     if args.way:
@@ -163,7 +163,9 @@ def ours(embedder: Any, batch: Any) -> None:
 
 
 def ours_half(embedder: Any, batch: Any) -> None:
-    embedder.backbone.lm.activation_checkpointing_enable(every_n_layers=2)
+    from o1_model.joint import JointModel
+
+    JointModel(embedder.backbone, embedder.layout).activation_checkpointing_enable(every_n_layers=2)
     joint_step(embedder, batch, cached=False)
 
 

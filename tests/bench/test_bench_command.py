@@ -152,6 +152,19 @@ def test_a_result_verifies_until_someone_edits_it(folder, capsys):
     assert "mean of RR@10: the result says 0.5, its files give 1.0" in capsys.readouterr().out
 
 
+def test_a_damaged_result_does_not_hide_the_others(folder, capsys):
+    for name in "abc":
+        keep(folder, "good.trec", name)
+    (folder / "results" / "a" / "result.json").write_text("{")
+    (folder / "results" / "b" / "run.trec").unlink()
+    capsys.readouterr()
+    assert run_with("verify", folder / "results") == 4
+    out = capsys.readouterr().out
+    assert "not a whole result" in out
+    assert "run.trec: is missing" in out
+    assert "c/result.json: every metric came out the same" in out
+
+
 def test_a_result_is_kept_with_its_exclusions_times_and_metrics_per_query(folder, capsys):
     write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id="d3")])
     options = ["--excluded", folder / "excluded.jsonl", "--per-query", folder / "m.jsonl"]
@@ -260,6 +273,9 @@ def test_other_collections_are_compared_only_when_told_to(folder, capsys):
     out, err = capsys.readouterr()
     assert "compared on the 1 queries that all have" in err
     assert "0 better, 0 equal, 1 worse" in out
+    (folder / "m.jsonl").write_text('{"measure":"RR@10","value":1.0,"query_id":"x"}\n')
+    assert run_with("compare", pair[0], folder / "m.jsonl", "--allow-different", "--measure", "RR@10") == 4
+    assert "no query is in all of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -303,6 +319,8 @@ def test_a_report_shows_examples_from_the_runs_and_thoughts_of_its_results(folde
     keep(folder, "good.trec", "good")
     command = ("report", "--results", folder / "results", "--out", folder / "r.html", "--baseline", "poor")
     command += ("--collection", folder / "tiny", "--thoughts", folder / "thoughts.jsonl")
+    assert run_with(*command[:-2]) == 0  # nobody thought
+    assert "thought of q1" not in (folder / "r.html").read_text()
     assert run_with(*command) == 0
     page = (folder / "r.html").read_text()
     assert "thought of q1" in page

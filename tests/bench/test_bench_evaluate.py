@@ -9,9 +9,10 @@ import pytest
 
 from o1_bench import Collection, Pipeline, evaluate
 from o1_bench.controls import empty_thoughts, thought_texts
-from o1_bench.result import Milliseconds, System, verify_result
+from o1_bench.result import Milliseconds, System
 from o1_bench.retrieve import Appended, from_run, fused
 from o1_bench.score import parse_measure
+from o1_bench.verify import verify_result
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank, read_jsonl
 
 COUNT = 10

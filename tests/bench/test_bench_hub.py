@@ -113,6 +113,14 @@ def test_a_repository_that_the_hub_does_not_have_is_told(hub, tmp_path):
     assert "or copy corpus*, query*, qrels* to" in done.stderr
 
 
+def test_a_suite_goes_on_past_what_cannot_be_had_and_lists_it(hub, tmp_path):
+    done = fetch_in_a_process("r2med", tmp_path / "data", hub)
+    assert done.returncode == 3
+    assert "R2MED/Biology: ready" in done.stderr
+    assert "1 of 8 done; not done: r2med/Bioinformatics, r2med/Medical-Sciences" in done.stderr
+    assert load("r2med/Biology", tmp_path / "data").queries
+
+
 def test_being_offline_is_told_with_what_to_copy_by_hand(hub, tmp_path):
     done = fetch_in_a_process("r2med/Biology", tmp_path / "data", hub, HF_HUB_OFFLINE="1")
     assert done.returncode == 4

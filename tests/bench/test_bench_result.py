@@ -3,8 +3,9 @@ import json
 import pytest
 
 from o1_bench import Collection, load_result, save_result
-from o1_bench.result import Milliseconds, System, verify_result
+from o1_bench.result import Milliseconds, System
 from o1_bench.score import parse_measure
+from o1_bench.verify import verify_result
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank
 
 
@@ -103,6 +104,12 @@ def test_a_query_value_that_was_touched_up_dropped_or_added_is_found(tmp_path, c
         "RR@10 of q3: the result says 0.0, its files give None",
         "RR@10 of q2: the result says None, its files give 1.0",
     ]
+
+
+def test_a_measure_that_was_added_is_found(tmp_path, collection):
+    save_result(tmp_path, SYSTEM, collection=collection, hits=HITS)
+    edit(tmp_path, lambda content: content["per_query"].update({"P@1": {"q1": 1.0}}))
+    assert verify_result(tmp_path) == ["P@1 of q1: the result says 1.0, its files give None"]
 
 
 def test_judgements_of_another_collection_are_found(tmp_path, collection):

@@ -9,8 +9,8 @@ from o1_bench.report import suite_table, table
 from o1_bench.result import Milliseconds, System
 from o1_bench.rows import gain_by_length
 from o1_bench.score import parse_measure
+from o1_bench.suite_rows import by_collection, over_tasks
 from o1_bench.suites import ENTRIES, SUITES
-from o1_bench.tasks import by_collection, over_tasks
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank
 
 TASKS = {"bright/biology": 24, "bright/pony": 10, "cosqa": 30}

@@ -6,10 +6,14 @@ import pytest
 
 from o1_bench import Collection, load_result
 from o1_bench.__main__ import main
+from o1_bench.build_time import Stopwatch
+from o1_bench.collection import digest
 from o1_bench.exact import ExactSearch
-from o1_bench.result import verify_result
+from o1_bench.result import System
 from o1_bench.score import DEFAULT
-from o1_bench.systems import LAYOUT, Task, run_hybrid, run_model, slug
+from o1_bench.systems import LAYOUT, run_hybrid, run_model
+from o1_bench.task import Task, slug
+from o1_bench.verify import verify_result
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
 from o1_records.trec import write_run
@@ -90,6 +94,20 @@ def test_exact_search_keeps_the_one_total_order_and_leaves_out_what_is_excluded(
         ExactSearch(vectors, ["d1", *doc_ids[1:]])
 
 
+def test_the_time_of_building_is_added_up_over_processes_and_failures(tmp_path):
+    watch = Stopwatch(tmp_path / "new" / "index.seconds")
+    assert watch.seconds is None
+    with watch.running():
+        pass
+    first = watch.seconds
+    with pytest.raises(InputError), watch.running():
+        raise InputError("stopped")
+    again = Stopwatch(watch.path)
+    assert again.seconds > first > 0
+    watch.path.write_text("damaged")
+    assert again.seconds is None
+
+
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_a_foreign_run_is_a_system(collection, tmp_path, given):
     path = tmp_path / "tiny-test.trec"
@@ -97,6 +115,8 @@ def test_a_foreign_run_is_a_system(collection, tmp_path, given):
     (result,) = run_model(str(path if given == "file" else tmp_path), task(collection, tmp_path))
     assert result.per_query["RR@10"] == {"q0": 1.0, "q1": 0.0, "q2": 0.0}
     assert result.system.encoder["sha256"]
+    # looking its hits up is not what finding them took
+    assert (result.system.milliseconds.total, result.system.peak_memory_bytes) == (None, None)
     assert verify_result(tmp_path / "results" / slug(result.name)) == []
 
 
@@ -106,7 +126,18 @@ def test_a_run_that_is_not_there_for_a_collection_is_named(collection, tmp_path)
         run_model(str(tmp_path), task(collection, tmp_path))
 
 
-def test_two_runs_are_fused_and_their_costs_add_up(collection, tmp_path):
+def test_the_costs_of_what_is_fused_add_up(collection, tmp_path):
+    def search(queries, k):
+        yield from rank("q0", {"d0": 1.0}, k)
+
+    here = task(collection, tmp_path)
+    first, second = (here.run(System(name=name, index_bytes=3, index_seconds=2.0), search) for name in "ab")
+    both = run_hybrid(first, second, here).system
+    assert both.milliseconds.search > first.system.milliseconds.search + second.system.milliseconds.search
+    assert (both.index_bytes, both.index_seconds, both.note) == (6, 4.0, "reciprocal rank fusion")
+
+
+def test_two_runs_are_fused_and_what_is_not_known_is_said(collection, tmp_path):
     for name, best in (("a", "d0"), ("b", "d1")):
         write_run(tmp_path / f"{name}.trec", rank("q0", {best: 2.0, "d2": 1.0}))
     here = task(collection, tmp_path)
@@ -115,8 +146,9 @@ def test_two_runs_are_fused_and_their_costs_add_up(collection, tmp_path):
     assert both.name == "a + b"
     lines = (tmp_path / "results" / slug(both.name) / "run.trec").read_text().split()
     assert lines[2::6] == ["d2", "d1", "d0"]
-    parts = [result.system.milliseconds.search for result in (first, second)]
-    assert both.system.milliseconds.search > sum(parts)
+    assert (
+        both.system.note == "reciprocal rank fusion; the time of a is not known; the time of b is not known"
+    )
 
 
 @pytest.mark.extra
@@ -136,7 +168,9 @@ def test_bm25_runs_with_thoughts_and_their_controls_at_the_same_cost(collection,
     assert {r.system.thought_tokens for name, r in results.items() if name != "BM25"} == {15}
     assert {r.system.milliseconds.think for name, r in results.items() if name != "BM25"} == {70.0}
     assert results["BM25"].system.index_bytes > 0
+    assert results["BM25"].system.index_seconds > 0
     assert results["BM25 + thought"].system.sampling["thoughts"][0]["model"] == "llm"
+    assert results["BM25 + thought"].system.sampling["sha256"] == digest(reversed(THOUGHTS))
 
 
 @pytest.mark.extra
@@ -272,6 +306,7 @@ def test_a_checkpoint_is_driven_by_its_commands(collection, tmp_path, commands):
     assert shuffled.kind == "control"
     assert thinking.system.encoder["model.safetensors"]
     assert thinking.system.index_bytes > 0
+    assert thinking.system.index_seconds > 0
     lines = (tmp_path / "results" / "model" / "run.trec").read_text().splitlines()
     assert not [line for line in lines if line.startswith("q0 Q0 d4 ")]  # excluded
 
@@ -326,6 +361,9 @@ def test_any_encoder_runs_with_thoughts_hyde_and_controls(collection, tmp_path, 
     plain = results["tiny-encoder"]
     assert plain.system.encoder["digest"].startswith("sha256:")
     assert plain.system.index_bytes == 5 * 16 * 4
+    kept = Stopwatch(tmp_path / "results" / "tiny-encoder.seconds").seconds
+    assert plain.system.index_seconds == kept > 0
+    assert results["tiny-encoder, HyDE"].system.index_seconds == kept
     assert min(plain.system.milliseconds.embed, plain.system.milliseconds.search) > 0
     assert results["tiny-encoder, HyDE"].metrics["RR@10"] >= plain.metrics["RR@10"]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from o1_bench.build_time import Stopwatch
 from o1_bench.collection import Collection
 from o1_bench.exact import ExactSearch
 from o1_bench.pipeline import Vectors
@@ -102,7 +103,7 @@ class EncodedCollection:
     """A collection whose documents an encoder has embedded, and the stages to search it with.
 
     The document vectors are kept in `folder`, shard by shard: a rerun continues, and another
-    model, prompt or corpus is refused.
+    model, prompt or corpus is refused. `seconds` is what embedding took, all shards together.
     """
 
     def __init__(
@@ -120,10 +121,13 @@ class EncodedCollection:
             role="document",
         )
         source = f"sha256:{collection.digests['documents']}"
+        watch = Stopwatch(folder.with_suffix(".seconds"))
         if not folder.exists():
-            _write(VectorWriter(folder, encoder=made_by, source=source), encoder, collection, progress)
+            writer = VectorWriter(folder, encoder=made_by, source=source)
+            _write(writer, encoder, collection, watch, progress)
         vectors = VectorSet(folder)
         refuse_other_origin(vectors, made_by, source)
+        self.seconds = watch.seconds
         self.search = ExactSearch(vectors.load(), vectors.ids(), excluded=collection.excluded)
 
     def appended(self, queries: Sequence[Query], *, thoughts: Sequence[Sequence[str]] | None) -> Vectors:
@@ -148,7 +152,9 @@ class EncodedCollection:
         return [query.instruction or self._collection.instruction for query in queries]
 
 
-def _write(writer: Any, encoder: SentenceEncoder, collection: Collection, progress: bool) -> None:
+def _write(
+    writer: Any, encoder: SentenceEncoder, collection: Collection, watch: Stopwatch, progress: bool
+) -> None:
     from tqdm import tqdm
 
     kept = set(writer.ids)
@@ -157,7 +163,8 @@ def _write(writer: Any, encoder: SentenceEncoder, collection: Collection, progre
         total=len(collection), initial=len(kept), desc="documents", disable=None if progress else True
     ) as bar:
         while shard := list(islice(missing, _SHARD)):
-            writer.write([d.doc_id for d in shard], encoder.documents(_texts(shard)))
+            with watch.running():
+                writer.write([d.doc_id for d in shard], encoder.documents(_texts(shard)))
             bar.update(len(shard))
     writer.close()
 

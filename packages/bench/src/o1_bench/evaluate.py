@@ -19,7 +19,7 @@ from o1_bench.controls import thought_texts
 from o1_bench.journal import Codec, Journal
 from o1_bench.pipeline import Pipeline, Vectors
 from o1_bench.result import Milliseconds, Result, System, load_result, save_result
-from o1_bench.retrieve import Appended, Retrieve
+from o1_bench.retrieve import Appended, GivenRun, Retrieve
 from o1_bench.score import DEFAULT, Measure, to_dict
 from o1_records import Hit, Query, Thought, rank
 
@@ -131,7 +131,8 @@ def _run(collection: Collection, retrieve: Retrieve | Pipeline, stages: _Stages,
     count = len(collection.queries)
     if not isinstance(retrieve, Pipeline):
         found = stages.run("search", lambda queries: list(retrieve(queries, depth)), _HITS, stages.parts)
-        return _Made(_best(found, collection, k), count, [], _given(retrieve) or {}, ("search",))
+        timed = () if isinstance(retrieve, GivenRun) else ("search",)
+        return _Made(_best(found, collection, k), count, [], _given(retrieve) or {}, timed)
     thoughts, texts = [], retrieve.thoughts
     if (think := retrieve.think) is not None:
         made = stages.run("think", lambda queries: list(think(queries)), _THOUGHTS, stages.parts)
@@ -167,7 +168,7 @@ def _measured(system: System, journal: Journal, made: _Made) -> System:
         system,
         milliseconds=Milliseconds(**(known | times)),
         thought_tokens=tokens or system.thought_tokens,
-        peak_memory_bytes=journal.peak_memory(),
+        peak_memory_bytes=journal.peak_memory() if made.stages else None,
     )
 
 

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from o1_bench.collection import Collection
-from o1_bench.datasets.beir import load_beir
+from o1_bench.datasets.beir import load_beir, read_judgements
 from o1_bench.datasets.manifest import NAME
 from o1_bench.datasets.stdlib import load_stdlib
 from o1_bench.result import load_result
 from o1_bench.score import DEFAULT, Measure, by_query, score
-from o1_bench.suites import expand, load, measures, named
-from o1_bench.systems import Task, slug
+from o1_bench.suites import load, measures, named
+from o1_bench.task import slug
 from o1_records import InputError, Metric, Qrel, Thought, quoted, read_jsonl
 from o1_records.trec import read_qrels, read_run
 
+Excluded = Mapping[str, Set[str]]  # query_id to doc_ids
 
-def load_collection(folder: Path, split: str, excluded: Mapping[str, Set[str]] | None = None) -> Collection:
+
+def load_collection(folder: Path, split: str, excluded: Excluded | None = None) -> Collection:
     """Load a split of a BEIR folder or of a built one, or `ROOT/NAME`: a collection that has a name.
 
     Such a name (`data/bright/biology`, see `o1_bench.suites`) brings its split, exclusions and
-    instruction. Raises InputError for anything else.
+    instruction; `excluded` takes the place of its exclusions. Raises InputError for anything else.
     """
     if (folder / NAME).is_file():
         loaded = load_stdlib(folder, split)
-    elif (known := named(folder)) and not (folder / "qrels").is_dir():
-        if split != "test":
-            raise InputError(f"{folder}: {known[0]} has a split of its own; leave out {quoted(split)}")
+    elif known := _named(folder, split):
         loaded = load(*known)
     elif folder.is_dir():
-        loaded = load_beir(folder, split)
+        return load_beir(folder, split, excluded=excluded)
     else:
         raise InputError(f"{folder}: not a folder; a collection is a BEIR folder, or ROOT/bright/biology")
-    return dataclasses.replace(loaded, excluded=excluded) if excluded else loaded
+    return loaded if excluded is None else dataclasses.replace(loaded, excluded=excluded)
 
 
-def load_qrels(path: Path, split: str) -> list[Qrel]:
-    """Load the judgements of a BEIR folder's split or of a TREC file."""
-    if path.is_dir():
-        return list(load_beir(path, split).qrels)
-    return list(read_qrels(path))
+def load_judgements(path: Path, split: str) -> tuple[list[Qrel], Excluded]:
+    """Load the judgements and the documents that are never counted.
+
+    Of a TREC file or a split of a BEIR folder only the judgements are read. `ROOT/NAME` is loaded
+    whole, as its protocol says what is excluded.
+    """
+    if path.is_file():
+        return list(read_qrels(path)), {}
+    if _named(path, split):
+        collection = load_collection(path, split)
+        return list(collection.qrels), collection.excluded
+    if not path.is_dir():
+        raise InputError(f"{path}: neither a TREC qrels file nor a BEIR folder nor ROOT/bright/biology")
+    return list(read_judgements(path, split)), {}
+
+
+def protocol(path: Path) -> tuple[Measure, ...]:
+    """The measures of a collection that has a name (the path ends in it), else the usual ones."""
+    known = named(path)
+    return measures(known[0]) if known else DEFAULT
 
 
 def load_values(path: Path, measure: Measure, *, qrels: Path | None, split: str) -> dict[str, float]:
@@ -56,7 +70,8 @@ def load_values(path: Path, measure: Measure, *, qrels: Path | None, split: str)
     elif path.suffix == ".jsonl":
         known = by_query(read_jsonl(path, Metric))
     elif qrels:
-        known = by_query(score(load_qrels(qrels, split), read_run(path), measures=[measure]))
+        judged, excluded = load_judgements(qrels, split)
+        known = by_query(score(judged, read_run(path), measures=[measure], excluded=excluded))
     else:
         raise InputError(f"{path}: a run needs --qrels; or give metrics (.jsonl) or a result")
     if str(measure) not in known:
@@ -82,47 +97,16 @@ def result_files(path: Path) -> list[Path]:
     return found
 
 
-def tasks(args: argparse.Namespace) -> Iterator[Task]:
-    """What `o1-bench run` runs on: each collection with its protocol, loaded when its turn comes.
-
-    Raises InputError for unknown names before anything is loaded.
-    """
-    for collection, protocol in _collections(args):
-        yield Task(
-            collection=collection,
-            folder=args.out / slug(collection.name),
-            measures=args.measures or protocol,
-            k=args.k,
-            thoughts=load_thoughts(args.thoughts, collection.name) if args.thoughts else (),
-            think_ms=args.think_ms,
-            oracle=args.oracle,
-            think=args.think,
-            controls=args.controls,
-            device=args.device,
-            lexical={"k1": args.k1, "b": args.b, "split_identifiers": args.split_identifiers},
-            query_times=args.query_times,
-            encoder={
-                "batch": args.batch,
-                "max_length": args.max_length,
-                "query_prompt": args.query_prompt,
-                "document_prompt": args.document_prompt,
-            },
-            options={"think": args.think_options, "embed": args.embed_options},
-        )
-
-
-def _collections(args: argparse.Namespace) -> Iterator[tuple[Collection, Sequence[Measure]]]:
-    if args.collection:
-        known = named(args.collection)
-        yield load_collection(args.collection, args.split), measures(known[0]) if known else DEFAULT
-        return
-    names = expand(args.suite)
-    if args.thoughts and len(names) > 1 and not args.thoughts.is_dir():
-        raise InputError(f"{args.thoughts}: {len(names)} collections need a folder with a file for each")
-    for name in names:
-        yield load(name, args.data), measures(name)
-
-
 def load_thoughts(path: Path, collection: str) -> list[Thought]:
     """The thoughts of a file, or of a folder's file for a collection."""
     return list(read_jsonl(path / f"{slug(collection)}.jsonl" if path.is_dir() else path, Thought))
+
+
+def _named(path: Path, split: str) -> tuple[str, Path] | None:
+    """The name and the root of `ROOT/NAME`; None for a folder that has judgements of its own."""
+    known = named(path)
+    if known is None or (path / "qrels").is_dir():
+        return None
+    if split != "test":
+        raise InputError(f"{path}: {known[0]} has a split of its own; leave out {quoted(split)}")
+    return known

@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 
 from o1_bench.result import Result
 from o1_bench.rows import main_measure
-from o1_bench.tasks import by_collection
+from o1_bench.suite_rows import by_collection
 from o1_records import Record, read_jsonl
 from o1_records.types import NonBlank
 

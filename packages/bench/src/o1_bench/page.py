@@ -9,7 +9,7 @@ from o1_bench import words
 from o1_bench.pictures import Point, gain_curve, length_curve, quality_against_time
 from o1_bench.result import Result
 from o1_bench.rows import Row, gain_by_length, main_measure
-from o1_bench.tasks import SuiteRow
+from o1_bench.suite_rows import SuiteRow
 from o1_records import InputError, quoted
 
 _WIDE, _NARROW = (760, 400), (350, 440)

@@ -13,7 +13,7 @@ from o1_bench.leaderboard import leaderboard
 from o1_bench.page import page, suite_focus, suite_page
 from o1_bench.result import Result
 from o1_bench.rows import Row, main_measure, side_by_side
-from o1_bench.tasks import SuiteRow, by_collection, over_tasks
+from o1_bench.suite_rows import SuiteRow, by_collection, over_tasks
 from o1_records import MissingExtraError, atomic_write
 
 _KINDS = {"control": "control", "oracle": "oracle: looks at the answer"}

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from o1_bench.collection import Collection, digest
+from o1_bench.collection import Collection
 from o1_bench.machine import Hardware, hardware, versions
-from o1_bench.score import DEFAULT, Measure, by_query, means, parse_measure, provider, score
+from o1_bench.score import DEFAULT, Measure, by_query, means, provider, score
 from o1_records import (
     Exclusion,
     Hit,
@@ -27,19 +27,17 @@ from o1_records import (
     Record,
     Thought,
     atomic_write,
-    read_jsonl,
     sha256_file,
     write_jsonl,
 )
 from o1_records.jsonl import encode
-from o1_records.trec import read_qrels, read_run, write_qrels, write_run
+from o1_records.trec import write_qrels, write_run
 from o1_records.types import Count, NonBlank
 
 Kind = Literal["system", "control", "oracle"]
 
-_RUN, _QRELS, _EXCLUDED = _FILES = ("run.trec", "qrels.trec", "excluded.jsonl")
-_THOUGHTS = "thoughts.jsonl"
-_TOLERANCE = 1e-9
+RUN, QRELS, EXCLUDED = FILES = ("run.trec", "qrels.trec", "excluded.jsonl")
+THOUGHTS = "thoughts.jsonl"
 
 
 class Milliseconds(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +61,7 @@ class System(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     looks at the answer. `note` says so in words, as "oracle: uses the answer's own docstring".
     `encoder` is the model's fingerprint, whatever names it: path, digest, layout, pooling, length.
     `prompts` are what stands before queries and documents, `sampling` is how thoughts were drawn.
+    `index_seconds` is what embedding the documents and building the index took, all of it.
     None: not known or not measured.
     """
 
@@ -75,6 +74,7 @@ class System(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     milliseconds: Milliseconds = Milliseconds()
     thought_tokens: Count = 0
     index_bytes: Count | None = None
+    index_seconds: float | None = None
     peak_memory_bytes: Count | None = None
     device: str = ""
 
@@ -151,7 +151,7 @@ def save_result(
         collection=stamp(collection),
         metrics=means(metrics),
         per_query=by_query(metrics),
-        files={name: sha256_file(folder / name) for name in (*_FILES, *([_THOUGHTS] if thoughts else []))},
+        files={name: sha256_file(folder / name) for name in (*FILES, *([THOUGHTS] if thoughts else []))},
         packages=versions(),
         hardware=hardware(),
         created=datetime.now(UTC).date().isoformat(),
@@ -172,32 +172,6 @@ def load_result(path: str | Path) -> Result:
         return msgspec.json.decode(path.read_bytes(), type=Result)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"{path}: not a whole result: {error}; make it again") from error
-
-
-def verify_result(path: str | Path) -> list[str]:
-    """Recompute the metrics from the files beside a result; what differs, in words.
-
-    An empty list means that every file has its digest and every metric came out the same to 1e-9.
-    """
-    path = _file(path)
-    folder, result = path.parent, load_result(path)
-    if changed := _changed_files(folder, result.files):
-        return changed
-    qrels = list(read_qrels(folder / _QRELS))
-    excluded = list(read_jsonl(folder / _EXCLUDED, Exclusion))
-    found = {"qrels": digest(qrels), "excluded": digest(excluded)}
-    said = {name: result.collection.digests.get(name) for name in found}
-    differing = _differences("digest", said, found)
-    metrics = score(
-        qrels,
-        read_run(folder / _RUN),
-        measures=[parse_measure(name) for name in result.metrics],
-        excluded=excluded_ids(excluded),
-    )
-    differing += _differences("mean", result.metrics, means(metrics))
-    for measure, values in by_query(metrics).items():
-        differing += _differences(measure, result.per_query.get(measure, {}), values)
-    return differing
 
 
 def stamp(collection: Collection) -> Stamp:
@@ -230,13 +204,13 @@ def exclusions(excluded: Mapping[str, Set[str]]) -> Iterator[Exclusion]:
 def _write_files(
     folder: Path, collection: Collection, hits: Iterable[Hit], thoughts: Sequence[Thought]
 ) -> None:
-    write_run(folder / _RUN, hits)
-    write_qrels(folder / _QRELS, collection.qrels)
-    write_jsonl(folder / _EXCLUDED, exclusions(collection.excluded))
+    write_run(folder / RUN, hits)
+    write_qrels(folder / QRELS, collection.qrels)
+    write_jsonl(folder / EXCLUDED, exclusions(collection.excluded))
     if thoughts:
-        write_jsonl(folder / _THOUGHTS, thoughts)
+        write_jsonl(folder / THOUGHTS, thoughts)
     else:
-        (folder / _THOUGHTS).unlink(missing_ok=True)
+        (folder / THOUGHTS).unlink(missing_ok=True)
 
 
 def _words(thoughts: Iterable[Thought]) -> dict[str, int]:
@@ -248,27 +222,3 @@ def _words(thoughts: Iterable[Thought]) -> dict[str, int]:
 
 def _file(path: str | Path) -> Path:
     return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
-
-
-def _changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    changed = []
-    for name in (*_FILES, *({_THOUGHTS} & digests.keys())):
-        if not (folder / name).is_file():
-            changed.append(f"{name}: is missing")
-        elif sha256_file(folder / name) != digests.get(name):
-            changed.append(f"{name}: is not the file that was scored (its sha256 differs)")
-    return changed
-
-
-def _differences(what: str, said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{what} of {name}: the result says {said.get(name)}, its files give {found.get(name)}"
-        for name in {**said, **found}
-        if not _same(said.get(name), found.get(name))
-    ]
-
-
-def _same(said: Any, found: Any) -> bool:
-    if isinstance(said, float) and isinstance(found, float):
-        return abs(said - found) <= _TOLERANCE
-    return bool(said == found)

@@ -1,9 +1,9 @@
 """Scores as trec_eval gives them, through ir-measures, with one order of hits for every measure.
 
 The hits of a query are ranked by (float32 score, doc_id descending) and the scorer sees scores
-made from that rank: ir-measures sends RR@k to another provider than nDCG@k, and that one breaks
-ties the other way. Queries that retrieved nothing count 0; documents nobody judged count as not
-relevant; queries nobody judged are left out.
+made from that rank, so that no provider of ir-measures breaks ties its own way. RR@k is
+trec_eval's reciprocal rank where that is 1/k or more. Queries that retrieved nothing count 0;
+documents nobody judged count as not relevant; queries nobody judged are left out.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def score(
     ranked = _ranked(hits, judged, excluded or {}, _depth(measures))
     values = _values(judged, ranked, list(dict.fromkeys(measures)))
     for measure, by_query in values.items():
-        total = measure.aggregator()
+        name, total = str(measure), measure.aggregator()
         for query_id in judged:
             total.add(by_query[query_id])
-            metrics.append(_metric(measure, by_query[query_id], query_id))
-        metrics.append(_metric(measure, total.result()))
+            metrics.append(Metric(measure=name, value=float(by_query[query_id]), query_id=query_id))
+        metrics.append(Metric(measure=name, value=float(total.result())))
     return metrics
 
 
@@ -116,7 +116,8 @@ def from_dict(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Hit]:
 def provider(measure: Measure) -> str:
     """Which of ir-measures' providers computes a measure, as `pytrec_eval`."""
     pipeline: Any = ir_measures.DefaultPipeline
-    found = (p for p in pipeline.providers if p.is_available() and p.supports(measure))
+    asked = _asked(measure)
+    found = (p for p in pipeline.providers if p.is_available() and p.supports(asked))
     return str(next(found).NAME)
 
 
@@ -153,13 +154,14 @@ def _places(query_id: str, scores: Mapping[str, float], depth: int | None) -> di
     values = np.frombuffer(rounded, dtype=np.float32)
     if not np.isfinite(values).all():
         rank(query_id, scores)  # names the document
-    pairs = list(zip(rounded, scores, strict=True))
-    if depth and depth < len(pairs):
-        least = np.partition(values, -depth)[-depth]  # what ties with it takes part: doc_id decides
-        pairs = [pairs[place] for place in np.flatnonzero(values >= least).tolist()]
-    best = sorted(pairs, reverse=True)[:depth]
-    places = range(len(best), 0, -1)
-    return {doc_id: place for place, (_, doc_id) in zip(places, best, strict=True)}
+    order = np.argsort(values)[::-1]
+    if depth and depth < len(order):  # what ties with the last one takes part: doc_id decides
+        order = order[: np.count_nonzero(values >= values[order[depth - 1]])]
+    doc_ids, best = list(scores), values[order]
+    found = [doc_ids[place] for place in order.tolist()]
+    if (best[1:] == best[:-1]).any():
+        found = [doc_id for _, doc_id in sorted(zip(best.tolist(), found, strict=True), reverse=True)]
+    return dict(zip(found[:depth], range(len(found[:depth]), 0, -1), strict=True))
 
 
 def _depth(measures: Sequence[Measure]) -> int | None:
@@ -173,11 +175,27 @@ def _depth(measures: Sequence[Measure]) -> int | None:
 def _values(
     judged: dict[str, dict[str, int]], ranked: dict[str, dict[str, int]], measures: list[Measure]
 ) -> dict[Measure, dict[str, float]]:
-    values: dict[Measure, dict[str, float]] = {measure: {} for measure in measures}
-    for group in _groups(measures):
+    asked = {measure: _asked(measure) for measure in measures}
+    values: dict[Measure, dict[str, float]] = {measure: {} for measure in asked.values()}
+    for group in _groups(list(values)):
         for metric in ir_measures.evaluator(group, judged).iter_calc(ranked):
             values[metric.measure][metric.query_id] = metric.value
-    return values
+    return {measure: _cut(measure, values[instead]) for measure, instead in asked.items()}
+
+
+def _asked(measure: Measure) -> Measure:
+    """What ir-measures is asked for: RR for RR@k, whose own provider takes as long as all others."""
+    if measure.NAME != "RR":
+        return measure
+    return ir_measures.RR(**{name: value for name, value in measure.params.items() if name != "cutoff"})
+
+
+def _cut(measure: Measure, values: dict[str, float]) -> dict[str, float]:
+    """RR@k of RR: a first relevant document beyond rank k counts 0."""
+    if measure.NAME != "RR" or "cutoff" not in measure.params:
+        return values
+    least = 1 / measure.params["cutoff"]
+    return {query_id: value if value >= least else 0.0 for query_id, value in values.items()}
 
 
 def _groups(measures: list[Measure]) -> list[list[Measure]]:
@@ -186,7 +204,3 @@ def _groups(measures: list[Measure]) -> list[list[Measure]]:
     alone = [measure for measure in measures if "gains" in measure.params]
     together = [measure for measure in measures if "gains" not in measure.params]
     return [group for group in (together, *([measure] for measure in alone)) if group]
-
-
-def _metric(measure: Measure, value: float, query_id: str | None = None) -> Metric:
-    return Metric(measure=str(measure), value=float(value), query_id=query_id)

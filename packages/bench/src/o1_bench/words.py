@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from o1_bench.compare import Comparison, paired_test
 from o1_bench.result import Milliseconds, Result
 from o1_bench.rows import CHANCE, Row, find, main_measure
-from o1_bench.tasks import SuiteRow
+from o1_bench.suite_rows import SuiteRow
 
 
 def value(number: float) -> str:

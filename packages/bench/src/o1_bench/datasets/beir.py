@@ -105,7 +105,7 @@ def load_beir(
     Collection does, which also says what `excluded` and `absent` are.
     """
     folder = Path(folder)
-    qrels = tuple(_read_qrels(folder, split))
+    qrels = tuple(read_judgements(folder, split))
     judged = {qrel.query_id for qrel in qrels}
     queries = (row for _, row in read_rows(need_table(folder, "queries", _REMEDY), _Query))
     return Collection(
@@ -127,7 +127,7 @@ def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collect
     default, and without it ArguAna and Quora find the query itself.
     """
     split = split_of(name)
-    judged = {qrel.query_id for qrel in _read_qrels(Path(folder), split)}
+    judged = {qrel.query_id for qrel in read_judgements(Path(folder), split)}
     return load_beir(
         folder,
         split,
@@ -138,16 +138,8 @@ def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collect
     )
 
 
-def split_of(name: str) -> str:
-    """The split of a public set that is reported on: dev for MS MARCO, test for all others."""
-    return "dev" if name == "msmarco" else "test"
-
-
-def _document(row: _Document) -> Document:
-    return Document(doc_id=row.doc_id, text=row.text, title=row.title or "")
-
-
-def _read_qrels(folder: Path, split: str) -> Iterator[Qrel]:
+def read_judgements(folder: Path, split: str) -> Iterator[Qrel]:
+    """The judgements of a split; nothing else of the folder is read. Raises InputError without the split."""
     places = (folder / "qrels", folder.with_name(f"{folder.name}-qrels"))
     as_text = {path.stem: path for place in places for path in place.glob("*.tsv")}
     as_table = {name: place for place in places for name in table_names(place)}
@@ -160,3 +152,12 @@ def _read_qrels(folder: Path, split: str) -> Iterator[Qrel]:
     else:
         known = ", ".join(sorted({*as_text, *as_table})) or "none"
         raise InputError(f"{folder}: no split {quoted(split)} in qrels/; it has {known}")
+
+
+def split_of(name: str) -> str:
+    """The split of a public set that is reported on: dev for MS MARCO, test for all others."""
+    return "dev" if name == "msmarco" else "test"
+
+
+def _document(row: _Document) -> Document:
+    return Document(doc_id=row.doc_id, text=row.text, title=row.title or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from o1_bench.build_time import Stopwatch
 from o1_bench.collection import Collection
 from o1_bench.pipeline import Vectors
 from o1_bench.result import exclusions
@@ -43,6 +44,7 @@ class CheckpointSearch:
     ) -> None:
         self._model, self._folder, self._device = model, folder, device
         self._collection, self._options = collection, options or {}
+        self._watch = Stopwatch(folder / "index.seconds")
         for name in INSTALL:
             program(name)
 
@@ -51,9 +53,15 @@ class CheckpointSearch:
         corpus, index = self._folder / "corpus.jsonl", self._folder / "index"
         if not index.exists():
             write_jsonl(corpus, self._collection.documents)
-            self._run("o1-model", "embed", "--corpus", corpus, "--out", self._folder / "documents")
-            run("o1-index", "build", "--vectors", self._folder / "documents", "--out", index)
+            with self._watch.running():
+                self._run("o1-model", "embed", "--corpus", corpus, "--out", self._folder / "documents")
+                run("o1-index", "build", "--vectors", self._folder / "documents", "--out", index)
         return sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
+
+    @property
+    def seconds(self) -> float | None:
+        """How long `build` took, with starting the commands; None: not known."""
+        return self._watch.seconds
 
     def think(self, queries: Sequence[Query]) -> list[Thought]:
         """The model's own thoughts; what came out blank is left out."""
