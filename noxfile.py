@@ -26,6 +26,7 @@ TEST_TOOLS = ["pytest", "hypothesis"]
 TESTED_EXTRAS = {"records": "[vectors,bm25]", "index": "[cpu]", "bench": "[bm25]"}
 ALL_EXTRAS = {
     "records": "[vectors,bm25,parquet,zstd]",
+    "synth": "[transformers]",
     "vote": "[dense,static,dedup]",
     "model": "[weights,serve,mteb,sentence-transformers]",
     "index": "[cpu,hybrid]",

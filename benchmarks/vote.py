@@ -124,9 +124,7 @@ def thoughts_about(queries: list[Query], documents: list[Document], count: int) 
             yield Thought(query_id=query.query_id, thought_id=name, text=text, source=Source(model="words"))
 
 
-def ours(
-    args: argparse.Namespace, model: Any, documents: Any, queries: Any, qrels: Any, thoughts: Any
-) -> int:
+def ours(args: argparse.Namespace, documents: Any, queries: Any, qrels: Any, thoughts: Any) -> int:
     from o1_vote import BM25Member, SentenceTransformerMember, elect
     from o1_vote.vector_cache import VectorCache
 

@@ -42,7 +42,7 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
-from o1_synth import ChatExpert, DocstringExpert
+from o1_synth import ChatExpert, Checks, DocstringExpert, Job
 from o1_synth import think as synthesise_thoughts
 
 ROOT = Path(__file__).resolve().parents[1] / "quickstart"
@@ -170,6 +170,7 @@ def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
         out=candidates,
         samples=SAMPLES,
         progress=True,
+        job=Job(checks=Checks() if expert else None),  # what a docstring says needs no check
     )
     if summary.failed:
         raise InputError(f"{summary.failed} thoughts failed ({summary.failures}); run again to ask for them")

@@ -32,11 +32,19 @@ def main() -> None:
     for name, records in files.items():
         write_jsonl(FOLDER / f"{name}.jsonl", records)
         arguments += [f"--{name}", str(FOLDER / f"{name}.jsonl")]
-    command = [str(Path(sys.executable).parent / "o1-vote"), "elect", *arguments]
-    subprocess.run([*command, "--member", "bm25", "--out", str(FOLDER / "examples.jsonl")], check=True)
+    o1_vote = str(Path(sys.executable).parent / "o1-vote")
+    outputs = ["--out", str(FOLDER / "examples.jsonl"), "--ballots", str(FOLDER / "ballots.jsonl")]
+    subprocess.run([o1_vote, "elect", *arguments, "--member", "bm25", *outputs], check=True)
     (example,) = read_jsonl(FOLDER / "examples.jsonl", Example)
     if example.thought is None or example.thought.thought_id != "b":
         sys.exit(f"the wrong thought was elected: {example.thought}")
+    told = [f"--{name}={FOLDER / name}.jsonl" for name in ("ballots", "thoughts", "queries")]
+    subprocess.run([o1_vote, "explain", "q1", *told], check=True)
+    subprocess.run([o1_vote, "report", *told, "--out", str(FOLDER / "report.html")], check=True)
+    mined = ["--out", str(FOLDER / "mined.jsonl"), "--reasons", str(FOLDER / "unmined.jsonl")]
+    examples = ["--examples", str(FOLDER / "examples.jsonl"), "--corpus", str(FOLDER / "corpus.jsonl")]
+    subprocess.run([o1_vote, "mine", *examples, "--member", "bm25", *mined], check=True)
+    subprocess.run([o1_vote, "stats", str(FOLDER / "mined.jsonl")], check=True)
     sys.stdout.write("o1-vote alone elected the right thought, without torch\n")
 
 

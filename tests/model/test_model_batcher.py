@@ -130,3 +130,30 @@ def test_a_batch_that_fails_fails_its_requests_and_the_next_one_works():
         return batcher.waiting, await batcher.answer("a", [5])
 
     assert run(scenario) == (0, [25])
+
+
+def test_what_is_being_prepared_takes_places_in_the_queue():
+    async def scenario(batcher, recorder):
+        recorder.go.set()
+        with batcher.room(8):
+            with pytest.raises(QueueFullError, match="8 inputs are waiting"):
+                await batcher.answer("a", range(3))
+            assert await batcher.answer("a", [2]) == [4]
+        return await batcher.answer("a", range(3))
+
+    assert run(scenario, max_waiting=10) == [0, 1, 4]
+
+
+def test_closing_cancels_what_nobody_will_answer():
+    async def scenario(batcher, recorder):
+        running = asyncio.create_task(batcher.answer("a", [1]))
+        await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(batcher.answer("a", [2]))
+        await queued(batcher, 1)
+        await batcher.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        running.cancel()
+        return True
+
+    assert run(scenario)

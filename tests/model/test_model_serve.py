@@ -223,6 +223,23 @@ def test_a_full_queue_answers_429_with_the_time_to_come_back(checkpoint):
     assert all(int(r.headers["Retry-After"]) >= 1 for r in replies if r.status_code == 429)
 
 
+def test_what_an_empty_queue_cannot_hold_is_too_large_and_not_told_to_come_back(local):
+    address, stop = running(local, max_waiting=4)
+    reply, fits = post(address, input=["a"] * 5), post(address, input=["a"] * 4)
+    stop()
+    assert (reply.status_code, fits.status_code) == (413, 200)
+    assert "Retry-After" not in reply.headers
+
+
+@pytest.mark.parametrize("option", ["--batch-tokens", "--max-waiting", "--max-inputs"])
+def test_a_limit_of_nothing_is_refused_before_the_model_is_loaded(option, capsys):
+    from o1_model.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["serve", "--model", "nowhere", option, "0"])
+    assert "1 or more" in capsys.readouterr().err
+
+
 def test_a_client_that_leaves_frees_its_work(checkpoint):
     address, stop = running(slow(checkpoint, 0.3), batch_tokens=16)
     host, port = address.removeprefix("http://").split(":")

@@ -88,7 +88,7 @@ def test_bytes_that_are_not_plain_utf8_are_refused(tmp_path, content):
 
 
 def test_an_endless_line_is_refused_without_being_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("o1_records.jsonl.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("o1_records.lines.MAX_LINE_BYTES", 1000)
     path = tmp_path / "queries.jsonl"
     path.write_bytes(b'{"query_id": "' + b"x" * 2000)
     with pytest.raises(InputError, match="longer than 1000 bytes"):

@@ -9,7 +9,7 @@ import pytest
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_synth import ChatExpert, NoThought, Reply, Retry, Sampling, think
 from o1_synth.expert import sample_seed
-from o1_synth.journal import Failure
+from o1_synth.ledger import Failure
 
 QUICK = Retry(timeout=1.0, attempts=4, pause=0.01)
 
@@ -77,7 +77,7 @@ def test_what_goes_on_failing_is_listed_with_its_reason_and_never_stored(serve, 
     asked = queries(3)
     server = serve(lambda text, attempt: fault if text == asked[1].text else "")
     out = tmp_path / "t.jsonl"
-    retry = Retry(timeout=0.2, attempts=2, pause=0.01)
+    retry = Retry(timeout=0.2, attempts=2, pause=0.01, patience=0)
     expert = ChatExpert(server.base_url, "echo", retry=retry)
     summary = think(asked, expert, out=out, samples=2)
     assert summary.failures == {reason: 2}
@@ -185,7 +185,7 @@ class Whimsical:
 
     source = Source(model="whim")
 
-    async def think(self, query, sample):
+    async def think(self, query, sample, draw=0):
         if sample == 2:
             raise NoThought("exhausted")
         return Reply(text=" \n" if sample == 0 else "\ud800", source=self.source)

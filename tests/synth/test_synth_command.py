@@ -142,8 +142,14 @@ def test_a_bad_line_names_file_and_line(tmp_path, capsys):
     assert "q.jsonl:2: Expected `str`, got `int` - at `$.query_id`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [[], ["--base-url", "http://x/v1"], ["--model", "m"]])
-def test_an_expert_must_be_named_in_full(tmp_path, given):
+@pytest.mark.parametrize("given", [[], ["--model", "m"]])
+def test_an_expert_must_be_named(tmp_path, given):
     with pytest.raises(SystemExit) as ended:
         main(["think", "--queries", "q", "--out", str(tmp_path / "t.jsonl"), *given])
     assert ended.value.code == 2
+
+
+def test_a_server_needs_a_model(tmp_path, capsys):
+    given = ["think", "--queries", "q", "--out", str(tmp_path / "t.jsonl"), "--base-url", "http://x/v1"]
+    assert main(given) == 2
+    assert capsys.readouterr().err == "error: --base-url needs --model\n"

@@ -32,7 +32,7 @@ class InterruptedExpert:
     source = Source(model="people")
     closed = False
 
-    async def think(self, query, sample):
+    async def think(self, query, sample, draw=0):
         if query == QUERIES[-1]:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             await asyncio.sleep(60)
@@ -65,7 +65,7 @@ def test_ctrl_c_ends_it_and_keeps_what_is_finished(tmp_path, call):
 
 def test_an_error_inside_a_running_loop_is_the_callers(tmp_path):
     class Hopeless(InterruptedExpert):
-        async def think(self, query, sample):
+        async def think(self, query, sample, draw=0):
             raise InputError("the key is wrong")
 
     with pytest.raises(InputError, match="the key is wrong"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -62,7 +63,9 @@ def test_kill_9_loses_nothing_repeats_nothing_and_mixes_nothing(serve, tmp_path)
     rng = random.Random(7)
     for goal in (60, 250):
         process = start(server, tmp_path)
+        known = committed(tmp_path) if goal > 60 else set()
         wait_for(lambda goal=goal: sum(server.answered.values()) >= goal + rng.randrange(20))
+        wait_for(lambda known=known: committed(tmp_path) > known)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
@@ -85,23 +88,38 @@ def test_kill_9_loses_nothing_repeats_nothing_and_mixes_nothing(serve, tmp_path)
         assert server.asked[request] == before[request], "a finished sample was asked for again"
 
 
-def test_ctrl_c_keeps_what_is_finished_and_a_rerun_completes_it(serve, tmp_path):
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_resume(serve, tmp_path):
     server = serve(delay=(0.005, 0.03))
     write_jsonl(tmp_path / "queries.jsonl", queries(60))
     process = start(server, tmp_path)
     wait_for(lambda: sum(server.answered.values()) >= 60)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "run the same command again to resume" in told
+    assert process.returncode == 3
     assert "Traceback" not in told
-    kept = len(committed(tmp_path))
-    answered = sum(server.answered.values())
-    assert answered - 16 <= kept <= answered
-    finished = run(server, tmp_path)
+    assert not (tmp_path / "t.jsonl").exists()
+    assert len(committed(tmp_path)) == sum(server.answered.values()) == sum(server.asked.values())
+    resume = told.splitlines()[-1].strip()
+    assert resume.startswith("o1-synth think --base-url")
+    module = [sys.executable, "-m", "o1_synth", *shlex.split(resume)[1:]]
+    finished = subprocess.run(module, capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr
     assert len(list(read_jsonl(tmp_path / "t.jsonl", Thought))) == 180
-    assert sum(server.asked.values()) <= 180 + 16
+    assert sum(server.asked.values()) == 180
+
+
+def test_a_second_ctrl_c_leaves_what_is_in_flight(serve, tmp_path):
+    server = serve(lambda text, attempt: "stall" if "number 7 " in text else "")
+    write_jsonl(tmp_path / "queries.jsonl", queries(10))
+    process = start(server, tmp_path)
+    wait_for(lambda: sum(server.answered.values()) == 27 and len(committed(tmp_path)) == 27)
+    process.send_signal(signal.SIGINT)
+    assert "finishing what is in flight" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "run the same command again to resume" in told
+    assert len(committed(tmp_path)) == 27
 
 
 def test_another_model_behind_the_same_address_stops_and_names_both(serve, tmp_path):
@@ -197,7 +215,8 @@ def test_a_damaged_journal_is_named(tmp_path):
 
 def test_a_thought_is_never_replaced_by_a_failure(tmp_path):
     from o1_synth.expert import Reason
-    from o1_synth.journal import Failure, failed_outcome, thought_outcome
+    from o1_synth.journal import failed_outcome, thought_outcome
+    from o1_synth.ledger import Failure
 
     with Journal(tmp_path / "t.jsonl", Source(model="m")) as journal:
         journal.plan(queries(1))

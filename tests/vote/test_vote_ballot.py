@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from o1_records import Document, InputError, Qrel, Query, Source, Thought
 from o1_vote import BM25Member, cast, nominate
-from o1_vote.ballot import Nomination, query_thought_similarity
-from o1_vote.retriever import CosineMember
+from o1_vote.ballot import Nomination
+from o1_vote.cosine import CosineMember
+from o1_vote.measure import query_thought_similarity
 
 QUERIES = [
     Query(query_id="q1", text="open an archive"),

@@ -130,12 +130,13 @@ class Embedder(OtherNames):
 
     def fingerprint(self, *, role: str = "", thoughts: str = "") -> Encoder:
         """What made these vectors, for manifests."""
+        length = self.layout.query_length if role == "query" else self.layout.document_length
         return Encoder(
             model=self.name,
             digest=self.digest,
             layout=f"{self.layout.name} {self.layout.attention}",
             pooling=self.layout.readout,
-            max_length=self.layout.document_length,
+            max_length=length,
             dtype=str(self.backbone.control_rows.dtype).removeprefix("torch."),
             role=role,
             thoughts=thoughts,

@@ -14,6 +14,7 @@ from o1_records.files import (
     MissingExtraError,
     atomic_write,
     quoted,
+    refuse_overwriting,
     run_command,
     sha256_file,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "quoted",
     "rank",
     "read_jsonl",
+    "refuse_overwriting",
     "run_command",
     "sha256_file",
     "write_jsonl",

@@ -1,30 +1,20 @@
-"""The `o1-records` command."""
+"""The `o1-records` command: check, convert and look at files of records."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 import o1_records
+from o1_records.commands import convert, head, schema, validate
 from o1_records.files import run_command
-from o1_records.jsonl import read_jsonl
 
-RECORD_TYPES: dict[str, type[o1_records.Record]] = {
-    kind.__name__.lower(): kind
-    for kind in (
-        o1_records.Query,
-        o1_records.Document,
-        o1_records.Qrel,
-        o1_records.Exclusion,
-        o1_records.Hit,
-        o1_records.Thought,
-        o1_records.Ballot,
-        o1_records.Example,
-        o1_records.Metric,
-    )
+COMMANDS = {
+    "validate": (validate, "check every line of files"),
+    "convert": (convert, "from one file format to another"),
+    "schema": (schema, "print the JSON Schema of a record"),
+    "head": (head, "print the first records of a file"),
 }
 
 
@@ -34,24 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    args = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="o1-records", description=__doc__)
     parser.add_argument("--version", action="version", version=o1_records.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    validate = commands.add_parser("validate", help="check every line of JSONL files")
-    validate.add_argument("files", nargs="+")
-    validate.add_argument("--type", required=True, choices=RECORD_TYPES)
-    schema = commands.add_parser("schema", help="print the JSON Schema of a record")
-    schema.add_argument("--type", required=True, choices=RECORD_TYPES)
-    args = parser.parse_args(argv)
-    record_type = RECORD_TYPES[args.type]
-    if args.command == "schema":
-        encoded = msgspec.json.encode(msgspec.json.schema(record_type))
-        print(msgspec.json.format(encoded, indent=2).decode())
-        return 0
-    for path in args.files:
-        count = sum(1 for _ in read_jsonl(path, record_type))
-        print(f"{path}: {count} {args.type} records")
-    return 0
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, purpose) in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.set_defaults(run=module.run)
+        module.declare(command)
+    return parser
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from typing import Any
 import msgspec
 
 from o1_records.files import InputError, atomic_write, quoted
-from o1_records.jsonl import numbered_lines
+from o1_records.jsonl import decode_line
+from o1_records.keys import KeySet
+from o1_records.lines import Refuse, checked_lines
+from o1_records.streams import open_output
 from o1_records.types import Document, Id, Qrel, Query
 
 _HEADER = ["query-id", "corpus-id", "score"]
@@ -32,13 +35,23 @@ class _BeirQuery(msgspec.Struct, frozen=True, kw_only=True, rename={"query_id": 
 
 def read_corpus(folder: str | Path) -> Iterator[Document]:
     """Yield the documents in file order. Raises InputError with file and line."""
-    for line in _read(Path(folder) / "corpus.jsonl", _BeirDocument, "doc_id"):
-        yield Document(doc_id=line.doc_id, text=line.text, title=line.title)
+    return read_corpus_file(Path(folder) / "corpus.jsonl")
 
 
 def read_queries(folder: str | Path) -> Iterator[Query]:
     """Yield the queries of all splits in file order. Raises InputError with file and line."""
-    for line in _read(Path(folder) / "queries.jsonl", _BeirQuery, "query_id"):
+    return read_queries_file(Path(folder) / "queries.jsonl")
+
+
+def read_corpus_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Document]:
+    """Yield the documents of one `corpus.jsonl`."""
+    for line in _read(path, _BeirDocument, "doc_id", refused):
+        yield Document(doc_id=line.doc_id, text=line.text, title=line.title)
+
+
+def read_queries_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Query]:
+    """Yield the queries of one `queries.jsonl`."""
+    for line in _read(path, _BeirQuery, "query_id", refused):
         yield Query(query_id=line.query_id, text=line.text)
 
 
@@ -47,20 +60,20 @@ def read_qrels(folder: str | Path, split: str = "test") -> Iterator[Qrel]:
     return read_qrels_file(Path(folder) / "qrels" / f"{split}.tsv")
 
 
-def read_qrels_file(path: str | Path) -> Iterator[Qrel]:
+def read_qrels_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Qrel]:
     """Yield the judgements of one `query-id corpus-id score` file, with or without that header."""
-    seen: set[tuple[str, str]] = set()
-    with open(path, "rb") as file:
-        for number, line in numbered_lines(file, path):
-            place = f"{path}:{number}"
-            fields = _text(line, place).split("\t")
-            if number == 1 and fields == _HEADER:
-                continue
-            qrel = _qrel(fields, place)
-            if (qrel.query_id, qrel.doc_id) in seen:
-                raise InputError(f"{place}: judged twice: {quoted(qrel.query_id)}, {quoted(qrel.doc_id)}")
-            seen.add((qrel.query_id, qrel.doc_id))
-            yield qrel
+    seen = KeySet()
+
+    def decode(line: bytes, place: str) -> Qrel | None:
+        fields = _text(line, place).split("\t")
+        if fields == _HEADER and place.endswith(":1"):
+            return None
+        qrel = _qrel(fields, place)
+        if not seen.add((qrel.query_id, qrel.doc_id)):
+            raise InputError(f"{place}: judged twice: {quoted(qrel.query_id)}, {quoted(qrel.doc_id)}")
+        return qrel
+
+    return (qrel for qrel in checked_lines(path, decode, refused) if qrel is not None)
 
 
 def write_beir(
@@ -75,33 +88,47 @@ def write_beir(
     Raises InputError for what the format cannot hold: repeated ids, instructions, tabs in ids.
     """
     folder = Path(folder)
-    _write(folder / "corpus.jsonl", (_document_row(document) for document in documents))
-    _write(folder / "queries.jsonl", (_query_row(query) for query in queries))
+    write_corpus_file(folder / "corpus.jsonl", documents)
+    write_queries_file(folder / "queries.jsonl", queries)
     for split, judgements in qrels.items():
-        with atomic_write(folder / "qrels" / f"{split}.tsv") as file:
-            file.write("\t".join(_HEADER).encode() + b"\n")
-            for qrel in judgements:
-                for name in (qrel.query_id, qrel.doc_id):
-                    if not name or set(name) & set("\t\r\n"):
-                        raise InputError(f"{folder}: id {quoted(name)} is empty or has a tab or a new line")
-                file.write(f"{qrel.query_id}\t{qrel.doc_id}\t{qrel.relevance}\n".encode())
+        write_qrels_file(folder / "qrels" / f"{split}.tsv", judgements)
 
 
-def _read(path: Path, line_type: type[Any], key: str) -> Iterator[Any]:
+def write_corpus_file(path: str | Path, documents: Iterable[Document]) -> int:
+    """Write one `corpus.jsonl`; returns the number of documents."""
+    return _write(path, (_document_row(document) for document in documents))
+
+
+def write_queries_file(path: str | Path, queries: Iterable[Query]) -> int:
+    """Write one `queries.jsonl`; returns the number of queries."""
+    return _write(path, (_query_row(query) for query in queries))
+
+
+def write_qrels_file(path: str | Path, qrels: Iterable[Qrel]) -> int:
+    """Write one `qrels/<split>.tsv` with its header; returns the number of judgements."""
+    count = 0
+    with atomic_write(path) as file:
+        file.write("\t".join(_HEADER).encode() + b"\n")
+        for qrel in qrels:
+            count += 1
+            for name in (qrel.query_id, qrel.doc_id):
+                if not name or set(name) & set("\t\r\n"):
+                    raise InputError(f"{path}: id {quoted(name)} is empty or has a tab or a new line")
+            file.write(f"{qrel.query_id}\t{qrel.doc_id}\t{qrel.relevance}\n".encode())
+    return count
+
+
+def _read(path: str | Path, line_type: type[Any], key: str, refused: Refuse | None) -> Iterator[Any]:
     decoder = msgspec.json.Decoder(line_type)
-    seen: set[str] = set()
-    with open(path, "rb") as file:
-        for number, line in numbered_lines(file, path):
-            place = f"{path}:{number}"
-            try:
-                decoded = decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-                raise InputError(f"{place}: {error}; in {quoted(line[:200])}") from error
-            name = getattr(decoded, key)
-            if name in seen:
-                raise InputError(f"{place}: _id {quoted(name)} stands twice; keep one of them")
-            seen.add(name)
-            yield decoded
+    seen = KeySet()
+
+    def decode(line: bytes, place: str) -> Any:
+        decoded = decode_line(decoder, line, place)
+        if not seen.add((getattr(decoded, key),)):
+            raise InputError(f"{place}: _id {quoted(getattr(decoded, key))} stands twice; keep one of them")
+        return decoded
+
+    return checked_lines(path, decode, refused)
 
 
 def _qrel(fields: list[str], place: str) -> Qrel:
@@ -136,14 +163,14 @@ def _query_row(query: Query) -> dict[str, str]:
     return {"_id": query.query_id, "text": query.text}
 
 
-def _write(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    seen: set[str] = set()
-    with atomic_write(path) as file:
+def _write(path: str | Path, rows: Iterable[dict[str, str]]) -> int:
+    seen = KeySet()
+    with open_output(path) as file:
         for row in rows:
-            if row["_id"] in seen:
+            if not seen.add((row["_id"],)):
                 raise InputError(f"{path}: _id {quoted(row['_id'])} stands twice; nothing was written")
-            seen.add(row["_id"])
             try:
                 file.write(msgspec.json.encode(row) + b"\n")
             except UnicodeError as error:
                 raise InputError(f"{path}: {quoted(row)}: {error}") from error
+    return len(seen)

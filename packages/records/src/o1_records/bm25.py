@@ -7,10 +7,14 @@ packages import no other sibling (docs/decisions/0002).
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
-from o1_records.files import InputError, MissingExtraError
+import msgspec
+
+from o1_records.files import InputError, MissingExtraError, quoted, sha256_file, sync_folder
 from o1_records.ranking import rank
 from o1_records.types import Document, Hit, Query
 
@@ -22,6 +26,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("o1-records", "bm25", "BM25") from error
 
+_SETTINGS, _DIGESTS = "o1.json", "sha256.json"
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -61,6 +66,44 @@ class BM25:
         if not any(terms):
             raise InputError(f"BM25: none of the {len(texts)} documents has a term to index")
         self._index.index(terms, show_progress=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to a new folder, which appears whole or not at all."""
+        folder = Path(folder)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self._index.save(partial, show_progress=False)
+        settings = {"language": self._language, "split": self._split, "doc_ids": self.doc_ids}
+        (partial / _SETTINGS).write_bytes(msgspec.json.encode(settings))
+        digests = {path.name: sha256_file(path) for path in sorted(partial.iterdir())}
+        (partial / _DIGESTS).write_bytes(msgspec.json.encode(digests))
+        partial.rename(folder)
+        sync_folder(folder.parent)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25:
+        """Open a saved index, mapped from the disk. Raises InputError where a file is damaged."""
+        folder = Path(folder)
+        try:
+            digests = msgspec.json.decode((folder / _DIGESTS).read_bytes(), type=dict[str, str])
+            damaged = [name for name, digest in digests.items() if sha256_file(folder / name) != digest]
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeError) as error:
+            raise InputError(f"{folder}: not a whole BM25 index ({error}); remove it") from error
+        if damaged or _SETTINGS not in digests:
+            raise InputError(f"{folder}: {quoted(damaged)} is damaged; remove the folder")
+        settings = msgspec.json.decode((folder / _SETTINGS).read_bytes())
+        self = cls.__new__(cls)
+        self._language, self._split = settings["language"], settings["split"]
+        self._stemmer = Stemmer.Stemmer(self._language)
+        self.doc_ids = settings["doc_ids"]
+        self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
+        self._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the index in bytes, without its vocabulary."""
+        return sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
 
     def tokenize(self, texts: list[str]) -> list[list[str]]:
         """Terms of each text as they are counted."""

@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +29,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     The bytes go to a temporary file beside `path`, are synced to the disk and renamed.
     On any error the temporary file is removed and an older `path` stays as it was.
     """
+    import tempfile  # here, so that `import o1_records` stays light
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -82,6 +83,38 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return 130
     print(f"error: {message}", file=sys.stderr)
     return 4
+
+
+def refuse_overwriting(
+    inputs: Mapping[str, str | Path | None], outputs: Mapping[str, str | Path | None]
+) -> None:
+    """Raise InputError where an output is a file of an input; both map an option to its path.
+
+    Of an input that is a BEIR folder its files count. Links are followed.
+    """
+    written = {option: Path(path) for option, path in outputs.items() if path is not None}
+    for option, path in inputs.items():
+        if path is None:
+            continue
+        for name, out in written.items():
+            for file in _files_of(Path(path)):
+                if _same(file, out):
+                    raise InputError(
+                        f"{name} {out} would write over {file} of {option}; choose another {name}"
+                    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file itself; of a folder those that BEIR gives a meaning."""
+    if not path.is_dir():
+        return [path]
+    return [path / "corpus.jsonl", path / "queries.jsonl", *sorted((path / "qrels").glob("*"))]
+
+
+def _same(file: Path, other: Path) -> bool:
+    if file.exists() and other.exists():
+        return file.samefile(other)
+    return file.resolve() == other.resolve()
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from o1_records import beir, trec
 from o1_records.files import InputError
 from o1_records.jsonl import read_jsonl
+from o1_records.streams import plain_name
 from o1_records.types import Document, Qrel, Query
 
 
@@ -34,7 +35,7 @@ def open_qrels(path: str | Path, split: str = "test") -> Iterator[Qrel]:
     """Yield judgements of a BEIR folder, a JSONL file of records, or a TREC or BEIR qrels file."""
     if _is_folder(path):
         return beir.read_qrels(path, split)
-    suffix = Path(path).suffix
+    suffix = Path(plain_name(path)).suffix
     if suffix == ".jsonl":
         return read_jsonl(path, Qrel)
     return beir.read_qrels_file(path) if suffix == ".tsv" else trec.read_qrels(path)

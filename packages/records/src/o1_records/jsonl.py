@@ -1,40 +1,52 @@
-"""JSON lines of records: reading validates, writing validates, a file is whole or absent."""
+"""JSON lines of records: reading validates, writing validates, a file is whole or absent.
+
+Names that end in `.gz` or `.zst` are compressed.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, atomic_write, quoted
+from o1_records.files import InputError, quoted
+from o1_records.keys import KeySet
+from o1_records.lines import Refuse, checked_lines
+from o1_records.lines import numbered_lines as numbered_lines  # where others import it from
+from o1_records.streams import open_output
 from o1_records.types import Record
 
+T = TypeVar("T")
 RecordT = TypeVar("RecordT", bound=Record)
 
-MAX_LINE_BYTES = 64 * 2**20
-_BOM = b"\xef\xbb\xbf"
 
-
-def read_jsonl(path: str | Path, record_type: type[RecordT]) -> Iterator[RecordT]:
+def read_jsonl(
+    path: str | Path, record_type: type[RecordT], *, refused: Refuse | None = None
+) -> Iterator[RecordT]:
     """Yield the records of a file in order, each checked.
 
     Raises InputError at the first bad line, as `file.jsonl:17: Expected `str`, got `int` - at
     `$.query_id``: a wrong type, a missing, unknown or repeated field, a repeated key, a
-    non-finite number, bytes that are not UTF-8, a line of more than 64 MiB.
+    non-finite number, bytes that are not UTF-8, a line of more than 64 MiB. With `refused` such
+    lines go there instead, and the reading goes on.
     """
     decoder = msgspec.json.Decoder(record_type)
-    seen: set[tuple[object, ...]] = set()
-    with open(path, "rb") as file:
-        for number, line in numbered_lines(file, path):
-            place = f"{path}:{number}"
-            record = _decode(decoder, line, place)
-            if record.key_fields and record.key in seen:
-                raise InputError(f"{place}: repeated key {quoted(record.key)}; keep one of them")
-            seen.add(record.key)
-            yield record
+    seen = KeySet()
+
+    def decode(line: bytes, place: str) -> RecordT:
+        record = decode_line(decoder, line, place)
+        # msgspec lets the last of two equal fields win. What we wrote ourselves re-encodes to the
+        # same bytes, so only foreign lines pay for the slow look.
+        if msgspec.json.encode(record) != line:
+            refuse_repeated_fields(line, place)
+        if record.key_fields and not seen.add(record.key):
+            raise InputError(f"{place}: repeated key {quoted(record.key)}; keep one of them")
+        return record
+
+    return checked_lines(path, decode, refused)
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
@@ -42,19 +54,18 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
 
     Each line is decoded again before it counts, so nothing is written that `read_jsonl` refuses.
     """
-    seen: set[tuple[object, ...]] = set()
+    seen = KeySet()
     decoders: dict[type[Record], msgspec.json.Decoder[Record]] = {}
     count = 0
-    with atomic_write(path) as file:
+    with open_output(path) as file:
         for record in records:
             count += 1
             place = f"{path}: record {count}"
             if type(record) not in decoders:
                 decoders[type(record)] = msgspec.json.Decoder(type(record))
             line = encode(record, place, decoders[type(record)])
-            if record.key_fields and record.key in seen:
+            if record.key_fields and not seen.add(record.key):
                 raise InputError(f"{place}: repeated key {quoted(record.key)}; nothing was written")
-            seen.add(record.key)
             file.write(line + b"\n")
     return count
 
@@ -69,40 +80,30 @@ def encode(record: Record, place: str, decoder: msgspec.json.Decoder[Any] | None
     return line
 
 
-def numbered_lines(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line without newline) in bounded memory; skip blank lines."""
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise InputError(
-                f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes; split the record"
-            )
-        if number == 1 and line.startswith(_BOM):
-            raise InputError(f"{path}:1: starts with a byte order mark; save it as UTF-8 without one")
-        line = line.strip(b"\r\n \t")
-        if line:
-            yield number, line
-
-
-def _decode(decoder: msgspec.json.Decoder[RecordT], line: bytes, place: str) -> RecordT:
+def decode_line(decoder: msgspec.json.Decoder[T], line: bytes, place: str) -> T:
+    """Decode one line; InputError with its place and its beginning where it is not valid."""
     try:
-        record = decoder.decode(line)
+        return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise InputError(f"{place}: {error}; in {quoted(line[:200])}") from error
-    # msgspec lets the last of two equal fields win. What we wrote ourselves re-encodes to the
-    # same bytes, so only foreign lines pay for the slow look.
-    if msgspec.json.encode(record) != line:
-        _refuse_repeated_fields(line, place)
-    return record
+        raise InputError(f"{place}: {error}{_hint(error, line)}; in {quoted(line[:200])}") from error
 
 
-def _refuse_repeated_fields(line: bytes, place: str) -> None:
+def _hint(error: Exception, line: bytes) -> str:
+    """Msgspec takes a surrogate without its other half for the end of the data."""
+    if "truncated" in str(error) and line.endswith(b"}") and rb"\ud" in line.lower():
+        return r" (a lone surrogate, a \ud... escape without its other half)"
+    return ""
+
+
+def refuse_repeated_fields(line: bytes, place: str) -> None:
+    """Raise InputError where an object of a valid line has two fields of one name."""
+
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"{place}: field {quoted(name)} stands twice; keep one of them")
-        return dict(pairs)
+        named = dict(pairs)
+        if len(named) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{place}: field {quoted(twice)} stands twice; keep one of them")
+        return named
 
     json.loads(line, object_pairs_hook=check)

@@ -7,17 +7,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from o1_records.files import InputError, atomic_write, quoted
-from o1_records.jsonl import numbered_lines
+from o1_records.files import InputError, quoted
+from o1_records.keys import KeySet
+from o1_records.lines import Refuse, checked_lines
+from o1_records.streams import open_output
 from o1_records.types import Hit, Qrel
 
 Number = TypeVar("Number", int, float)
 
 
-def read_run(path: str | Path) -> Iterator[Hit]:
+def read_run(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Hit]:
     """Yield the hits of a run in file order. Raises InputError with file and line."""
-    seen: set[tuple[str, str]] = set()
-    for place, fields in _rows(path, 6, "query_id Q0 doc_id rank score tag"):
+    seen = KeySet()
+
+    def decode(line: bytes, place: str) -> Hit:
+        fields = _fields(line, place, 6, "query_id Q0 doc_id rank score tag")
         query_id, _, doc_id, rank, score, _ = fields
         hit = Hit(
             query_id=query_id,
@@ -26,14 +30,16 @@ def read_run(path: str | Path) -> Iterator[Hit]:
             rank=_number(rank, int, place, "rank"),
         )
         _refuse_repeat(seen, query_id, doc_id, place)
-        yield hit
+        return hit
+
+    return checked_lines(path, decode, refused)
 
 
 def write_run(path: str | Path, hits: Iterable[Hit], tag: str = "o1") -> int:
     """Write a run that appears whole or not at all; returns the number of hits."""
-    seen: set[tuple[str, str]] = set()
+    seen = KeySet()
     count = 0
-    with atomic_write(path) as file:
+    with open_output(path) as file:
         for hit in hits:
             count += 1
             place = f"{path}: hit {count}"
@@ -46,24 +52,28 @@ def write_run(path: str | Path, hits: Iterable[Hit], tag: str = "o1") -> int:
     return count
 
 
-def read_qrels(path: str | Path) -> Iterator[Qrel]:
+def read_qrels(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Qrel]:
     """Yield the judgements of a qrels file in file order. Raises InputError with file and line."""
-    seen: set[tuple[str, str]] = set()
-    for place, fields in _rows(path, 4, "query_id 0 doc_id relevance"):
-        query_id, _, doc_id, relevance = fields
-        _refuse_repeat(seen, query_id, doc_id, place)
-        yield Qrel(
+    seen = KeySet()
+
+    def decode(line: bytes, place: str) -> Qrel:
+        query_id, _, doc_id, relevance = _fields(line, place, 4, "query_id 0 doc_id relevance")
+        qrel = Qrel(
             query_id=query_id,
             doc_id=doc_id,
             relevance=_number(relevance, int, place, "relevance"),
         )
+        _refuse_repeat(seen, query_id, doc_id, place)
+        return qrel
+
+    return checked_lines(path, decode, refused)
 
 
 def write_qrels(path: str | Path, qrels: Iterable[Qrel]) -> int:
     """Write judgements that appear whole or not at all; returns their number."""
-    seen: set[tuple[str, str]] = set()
+    seen = KeySet()
     count = 0
-    with atomic_write(path) as file:
+    with open_output(path) as file:
         for qrel in qrels:
             count += 1
             place = f"{path}: judgement {count}"
@@ -72,19 +82,14 @@ def write_qrels(path: str | Path, qrels: Iterable[Qrel]) -> int:
     return count
 
 
-def _rows(path: str | Path, width: int, form: str) -> Iterator[tuple[str, list[str]]]:
-    with open(path, "rb") as file:
-        for number, line in numbered_lines(file, path):
-            place = f"{path}:{number}"
-            try:
-                fields = line.decode().split()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{place}: not UTF-8: {error}") from error
-            if len(fields) != width:
-                raise InputError(
-                    f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}"
-                )
-            yield place, fields
+def _fields(line: bytes, place: str, width: int, form: str) -> list[str]:
+    try:
+        fields = line.decode().split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8: {error}") from error
+    if len(fields) != width:
+        raise InputError(f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}")
+    return fields
 
 
 def _number(text: str, kind: type[Number], place: str, name: str) -> Number:
@@ -97,10 +102,9 @@ def _number(text: str, kind: type[Number], place: str, name: str) -> Number:
     return value
 
 
-def _refuse_repeat(seen: set[tuple[str, str]], query_id: str, doc_id: str, place: str) -> None:
-    if (query_id, doc_id) in seen:
+def _refuse_repeat(seen: KeySet, query_id: str, doc_id: str, place: str) -> None:
+    if not seen.add((query_id, doc_id)):
         raise InputError(f"{place}: document {quoted(doc_id)} stands twice for query {quoted(query_id)}")
-    seen.add((query_id, doc_id))
 
 
 def _word(text: str, place: str) -> str:

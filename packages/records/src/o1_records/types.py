@@ -77,7 +77,10 @@ class Hit(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Source(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a thought comes from: enough to ask for it again."""
+    """Where a thought comes from: enough to ask for it again.
+
+    `tokenizer` names the vocabulary of the thought's token ids.
+    """
 
     model: NonBlank
     revision: str = ""
@@ -89,16 +92,21 @@ class Source(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     finish_reason: str = ""
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
+    tokenizer: str = ""
 
 
 class Thought(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Text written about a query before it is embedded. Never blank."""
+    """Text written about a query before it is embedded. Never blank.
+
+    `token_ids` are what the model chose, where it is known: the text tokenised again can differ.
+    """
 
     key_fields: ClassVar[tuple[str, ...]] = ("query_id", "thought_id")
     query_id: Id
     thought_id: Id
     text: NonBlank
     source: Source
+    token_ids: tuple[Count, ...] = ()
 
 
 class Ballot(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,18 +5,23 @@ query it belongs to. Experts: `ChatExpert` (a language model behind an OpenAI-co
 and `DocstringExpert` (what people already wrote).
 """
 
-from o1_synth.chat import ChatExpert, Retry, Sampling
+from o1_synth.chat import ChatExpert, Sampling
+from o1_synth.checks import Checks
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert, NoThought, Reason, Reply
-from o1_synth.generate import Summary, think
+from o1_synth.generate import Job, Summary, think
+from o1_synth.post import Retry
 from o1_synth.prompt import Prompt
+from o1_synth.throttle import Throttle
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ChatExpert",
+    "Checks",
     "DocstringExpert",
     "Expert",
+    "Job",
     "NoThought",
     "Prompt",
     "Reason",
@@ -24,5 +29,6 @@ __all__ = [
     "Retry",
     "Sampling",
     "Summary",
+    "Throttle",
     "think",
 ]

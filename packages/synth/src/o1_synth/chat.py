@@ -1,7 +1,8 @@
 """An expert behind any OpenAI-compatible server: vLLM, SGLang, llama.cpp, a hosted one.
 
-One request per (query, sample), with a seed of its own. What is worth another attempt is tried
-again with growing pauses; what is not becomes a typed NoThought.
+One request per (query, sample), with a seed of its own, or one for several samples of a query. What
+is worth another attempt is tried again with growing pauses; what is not becomes a typed NoThought.
+Answers are streamed, so that a server that stops in the middle is noticed by its tokens.
 """
 
 from __future__ import annotations
@@ -9,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from o1_records import InputError, Query, Source, quoted
 from o1_synth.expert import NoThought, Reason, Reply, sample_seed
-from o1_synth.prompt import Prompt
-from o1_synth.wire import KEY_NAMES, model_root, parse_answer, said
-
-if TYPE_CHECKING:
-    import httpx2
+from o1_synth.post import Poster, Retry, TryAgain
+from o1_synth.prompt import Message, Prompt
+from o1_synth.throttle import Throttle
+from o1_synth.wire import KEY_NAMES, Answer, model_root
 
 _LONGEST_PAUSE = 60.0
-_ASK_AGAIN = frozenset({408, 409, 425, 429})  # and all of 5xx
-# No sample can succeed after these: the key, the model or the address is wrong.
-_HOPELESS = frozenset({401, 403, 404})
+_BYTES_PER_TOKEN = 4  # to charge a prompt before the server has counted it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retry:
-    """Each attempt has `timeout` seconds, body included; pauses begin at `pause` and double."""
+class Prompting(Protocol):
+    """Builds the messages that ask about a query; `digest` names everything that shapes them."""
 
-    timeout: float = 300.0
-    attempts: int = 5
-    pause: float = 0.5
+    digest: str
+
+    def messages(self, query: Query) -> list[Message]:
+        """The chat messages of a query, always the same."""
 
 
 class ChatExpert:
@@ -62,20 +62,26 @@ class ChatExpert:
         base_url: str,
         model: str,
         *,
-        prompt: Prompt | None = None,
+        prompt: Prompting | None = None,
         sampling: Sampling | None = None,
         retry: Retry | None = None,
+        throttle: Throttle | None = None,
+        stream: bool = True,
         api_key: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.prompt = prompt or Prompt()
         self.sampling = sampling or Sampling()
         self.retry = retry or Retry()
-        self._headers = _headers(api_key)
-        self._client: httpx2.AsyncClient | None = None
+        if self.retry.attempts < 1:
+            raise InputError(f"attempts is {self.retry.attempts}; it must be 1 or more")
+        self.throttle = throttle or Throttle()
+        self.stream = stream
+        headers = _headers(api_key)
+        self._poster = Poster(self.base_url, model, headers, self.retry)
         self._source = Source(
             model=model,
-            revision=model_root(self.base_url, model, self._headers),
+            revision=model_root(self.base_url, model, headers),
             prompt_digest=self.prompt.digest,
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
@@ -88,31 +94,41 @@ class ChatExpert:
         """Model, revision, prompt digest and sampling; `seed` is the seed of all seeds."""
         return self._source
 
-    async def think(self, query: Query, sample: int) -> Reply:
+    async def think(self, query: Query, sample: int, draw: int = 0) -> Reply:
         """Ask for one thought; the reply's `seed` is the one that was sent.
 
         Raises NoThought with the last attempt's reason, InputError when no request can succeed.
         """
-        seed = sample_seed(self.sampling.seed, query.query_id, sample)
-        body = msgspec.json.encode(self._request(query, seed))
-        for attempt in range(1, self.retry.attempts + 1):
+        (reply,) = await self.think_together(query, (sample,), draw)
+        if isinstance(reply, NoThought):
+            raise reply
+        return reply
+
+    async def think_together(
+        self, query: Query, samples: Sequence[int], draw: int = 0
+    ) -> list[Reply | NoThought]:
+        """Ask for several thoughts in one request, whose seed is that of the first sample."""
+        seed = sample_seed(self.sampling.seed, query.query_id, samples[0], draw)
+        body = msgspec.json.encode(self._request(query, seed, len(samples)))
+        began, attempt = time.monotonic(), 0
+        while True:
+            attempt += 1
             try:
-                return self._reply(await self._post(body), seed)
-            except _TryAgain as again:
-                if attempt == self.retry.attempts:
+                answers = await self._attempt(body, len(samples))
+                return [self._reply(answer, seed, len(samples)) for answer in answers]
+            except TryAgain as again:
+                patient = again.slow_down and time.monotonic() - began < self.retry.patience
+                if attempt >= self.retry.attempts and not patient:
                     detail = f"{again.detail} (attempt {attempt} of {attempt})"
                     raise NoThought(again.reason, detail) from again
                 await asyncio.sleep(self._pause(attempt, again.wait))
-        raise InputError(f"attempts is {self.retry.attempts}; it must be 1 or more")
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._poster.close()
 
-    def _request(self, query: Query, seed: int) -> dict[str, Any]:
-        return {
+    def _request(self, query: Query, seed: int, count: int) -> dict[str, Any]:
+        request = {
             "model": self._source.model,
             "messages": self.prompt.messages(query),
             "temperature": self.sampling.temperature,
@@ -120,74 +136,47 @@ class ChatExpert:
             "max_tokens": self.sampling.max_tokens,
             "seed": seed,
         }
+        if count > 1:
+            request["n"] = count
+        if self.stream:
+            request.update(stream=True, stream_options={"include_usage": True})
+        return request
 
-    async def _post(self, body: bytes) -> bytes:
-        """The body of a 200; everything else raises."""
-        import httpx2
+    async def _attempt(self, body: bytes, count: int) -> list[Answer]:
+        """The answers of one request, in its turn; everything but a 200 of that many choices raises."""
+        charged = len(body) // _BYTES_PER_TOKEN + count * self.sampling.max_tokens
+        async with self.throttle.turn(charged) as began:
+            try:
+                answers = await self._poster.post(body)
+            except TryAgain as again:
+                if again.slow_down:
+                    self.throttle.refused(began, min(again.wait, _LONGEST_PAUSE))
+                raise
+        spent = answers[0].prompt_tokens + answers[0].completion_tokens
+        self.throttle.answered(charged, spent or charged)
+        if len(answers) < count:
+            raise NoThought(Reason.MALFORMED, f"{len(answers)} choices for n = {count}; leave out n")
+        return answers[:count]
 
-        try:
-            async with asyncio.timeout(self.retry.timeout):
-                response = await self._open().post(f"{self.base_url}/chat/completions", content=body)
-        except (TimeoutError, httpx2.TimeoutException) as error:
-            raise _TryAgain(Reason.TIMEOUT, f"no answer in {self.retry.timeout:g} s") from error
-        except httpx2.TransportError as error:
-            raise _TryAgain(Reason.UNREACHABLE, said(error)) from error
-        except httpx2.RequestError as error:
-            raise _TryAgain(Reason.MALFORMED, said(error)) from error
-        if response.status_code != 200:
-            raise self._refusal(response)
-        return response.content
-
-    def _refusal(self, response: httpx2.Response) -> Exception:
-        """What a status other than 200 ends: this attempt, this sample or the whole job."""
-        status = response.status_code
-        detail = f"{status}: {quoted(response.text, 200)}"
-        if status in _ASK_AGAIN or status >= 500:
-            wait = _seconds(response.headers.get("retry-after", ""))
-            return _TryAgain(Reason.HTTP_STATUS, detail, wait)
-        if status in _HOPELESS:
-            return InputError(f"{self.base_url} refuses model {self._source.model!r}: {detail}")
-        return NoThought(Reason.HTTP_STATUS, detail)
-
-    def _reply(self, body: bytes, seed: int) -> Reply:
-        try:
-            answer = parse_answer(body)
-        except ValueError as error:
-            raise _TryAgain(Reason.MALFORMED, f"{error}; in {quoted(body, 200)}") from error
+    def _reply(self, answer: Answer, seed: int, count: int) -> Reply | NoThought:
+        if answer.finish_reason == "content_filter" or (answer.refusal and not answer.text):
+            return NoThought(Reason.REFUSAL, quoted(answer.refusal or answer.finish_reason, 200))
         if not answer.text:
-            # The same seed would write the same nothing again.
-            raise NoThought(Reason.EMPTY, f"finish_reason {answer.finish_reason!r}")
+            thought = f", after {len(answer.reasoning)} characters of reasoning" if answer.reasoning else ""
+            return NoThought(Reason.EMPTY, f"finish_reason {answer.finish_reason!r}{thought}")
         source = msgspec.structs.replace(
             self._source,
             seed=seed,
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
+            completion_tokens=answer.completion_tokens // count,
         )
-        return Reply(text=answer.text, source=source)
+        return Reply(text=answer.text, source=source, answered_by=answer.model)
 
     def _pause(self, attempt: int, wait: float) -> float:
         """Seconds before the next attempt: doubling, with jitter, never less than was asked for."""
         grown = self.retry.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
         return float(min(max(grown, wait), _LONGEST_PAUSE))
-
-    def _open(self) -> httpx2.AsyncClient:
-        import httpx2
-
-        if self._client is None:
-            # The scheduler bounds the connections; the deadline of `_post` covers every phase.
-            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-            headers = {**self._headers, "content-type": "application/json"}
-            self._client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None)
-        return self._client
-
-
-class _TryAgain(Exception):  # noqa: N818
-    """An attempt failed in a way that another may not; `wait` is what the server asked for."""
-
-    def __init__(self, reason: Reason, detail: str, wait: float = 0.0) -> None:
-        super().__init__(detail)
-        self.reason, self.detail, self.wait = reason, detail, wait
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
@@ -196,12 +185,3 @@ def _headers(api_key: str | None) -> dict[str, str]:
     if not key.isascii() or not (key.isprintable()):
         raise InputError(f"the key in {' or '.join(KEY_NAMES)} has characters that no header can hold")
     return {"authorization": f"Bearer {key}"} if key else {}
-
-
-def _seconds(retry_after: str) -> float:
-    """Seconds of a Retry-After header; a date or nonsense counts as none."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        return 0.0
-    return seconds if 0 < seconds < float("inf") else 0.0

@@ -54,7 +54,7 @@ class DocstringExpert:
         """The revision is a digest of all texts."""
         return self._source
 
-    async def think(self, query: Query, sample: int) -> Reply:
+    async def think(self, query: Query, sample: int, draw: int = 0) -> Reply:
         """The candidate number `sample`; raises NoThought(EXHAUSTED) when there are no more."""
         text = self._thoughts.get(query.query_id, "")
         for place, candidate in enumerate(candidates(text, max_words=self._max_words)):

@@ -8,26 +8,51 @@ flight. Inside a running event loop (a notebook) the work has a loop and a threa
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from o1_records import InputError, Query, Thought, write_jsonl
-from o1_synth.expert import Expert, NoThought, Reason
-from o1_synth.journal import Failure, Journal, Outcome, failed_outcome, thought_outcome
+import msgspec
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from o1_records import InputError, Query, write_jsonl
+from o1_synth.checks import Checks
+from o1_synth.expert import Expert, Reason
+from o1_synth.journal import Journal, Outcome
+from o1_synth.settle import Settler
+from o1_synth.watch import Prices, Watch
 
 _COMMIT_EVERY = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Job:
+    """How a job is worked on.
+
+    `checks` are applied to every text; one that fails is drawn again up to `redraws` times. A
+    request asks for `n_per_request` samples of a query. After `deadline` seconds what is in
+    flight is given up and listed. Once `stop` is set, what is in flight is finished and no more
+    is asked for. A journal of another model, prompt or sampling is moved aside when `new_job`.
+    """
+
+    checks: Checks | None = None
+    redraws: int = 2
+    n_per_request: int = 1
+    deadline: float | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    new_job: bool = False
+    prices: Prices = field(default_factory=Prices)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a job stands: every (query, sample) is a thought, exhausted or a failure."""
+    """How a job stands: every (query, sample) is a thought, exhausted or a failure.
+
+    `failures` maps a reason to its count; `not_asked` are the samples that had no turn yet.
+    `asked` counts the samples asked for in this run. When `interrupted`, nothing was published.
+    """
 
     queries: int
     thoughts: int
@@ -35,6 +60,7 @@ class Summary:
     failures: dict[str, int] = field(default_factory=dict)
     failures_path: Path
     asked: int
+    interrupted: bool = False
 
     @property
     def failed(self) -> int:
@@ -50,6 +76,7 @@ def think(
     samples: int = 3,
     concurrency: int = 64,
     progress: bool = False,
+    job: Job | None = None,
 ) -> Summary:
     """Write `samples` thoughts per query to `out`, ordered by query_id and sample.
 
@@ -60,34 +87,35 @@ def think(
     Raises InputError for a repeated query_id, another expert or another text than the job was
     begun with, a job that another process works on, and what the expert calls hopeless.
     """
-    for name, value in (("samples", samples), ("concurrency", concurrency)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be 1 or more")
+    job = job or Job()
+    for name, value, least in (
+        ("samples", samples, 1),
+        ("concurrency", concurrency, 1),
+        ("n_per_request", job.n_per_request, 1),
+        ("redraws", job.redraws, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} is {value}; it must be {least} or more")
+    if job.n_per_request > 1 and not hasattr(expert, "think_together"):
+        raise InputError(f"n_per_request is {job.n_per_request}, but this expert answers one at a time")
     out = Path(out)
-    with Journal(out, expert.source) as journal:
+    fingerprint = {"n_per_request": str(job.n_per_request)}
+    with Journal(out, expert.source, fingerprint, new_job=job.new_job) as journal:
         count = journal.plan(queries)
-        asked = _run(_work(journal, expert, count * samples, samples, concurrency, progress))
-        return _published(journal, out, samples, count, asked)
-
-
-def _published(journal: Journal, out: Path, samples: int, queries: int, asked: int) -> Summary:
-    """Write thoughts and failures as they stand."""
-    write_jsonl(out, journal.thoughts(samples))
-    counts = journal.counts(samples)
-    thoughts, exhausted = counts.pop("", 0), counts.pop(Reason.EXHAUSTED, 0)
-    failures_path = path_of_failures(out)
-    if counts:
-        write_jsonl(failures_path, journal.failures(samples))
-    else:
-        failures_path.unlink(missing_ok=True)
-    return Summary(
-        queries=queries,
-        thoughts=thoughts,
-        exhausted=exhausted,
-        failures=counts,
-        failures_path=failures_path,
-        asked=asked,
-    )
+        journal.set_note("samples", str(samples))
+        total = count * samples
+        before = journal.counts(samples)
+        settled = before.get("", 0) + before.get(Reason.EXHAUSTED, 0)
+        with Watch(total, settled, job.prices, shown=progress) as watch:
+            settler = Settler(expert, journal, watch, checks=job.checks, redraws=job.redraws)
+            todo = journal.remaining(samples, job.n_per_request)
+            _run(_Scheduler(journal, settler, watch, job, todo).work(expert, concurrency))
+        after = journal.counts(samples)
+        whole = after.get("", 0) + after.get(Reason.EXHAUSTED, 0) == total
+        interrupted = job.stop.is_set() and not whole
+        if not interrupted:
+            _publish(journal, out, samples, whole=whole)
+        return _summary(journal, out, samples, count, watch.asked, interrupted=interrupted)
 
 
 def path_of_failures(out: Path) -> Path:
@@ -95,122 +123,120 @@ def path_of_failures(out: Path) -> Path:
     return out.with_name(out.name + ".failures.jsonl")
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
+def _publish(journal: Journal, out: Path, samples: int, *, whole: bool) -> None:
+    """Write thoughts and, where they are not all, failures as they stand."""
+    write_jsonl(out, journal.thoughts(samples))
+    if whole:
+        path_of_failures(out).unlink(missing_ok=True)
+    else:
+        write_jsonl(path_of_failures(out), journal.failures(samples))
+
+
+def _summary(
+    journal: Journal, out: Path, samples: int, queries: int, asked: int, *, interrupted: bool
+) -> Summary:
+    counts = journal.counts(samples)
+    not_asked = queries * samples - sum(counts.values())
+    if not_asked:
+        counts[Reason.NOT_ASKED] = not_asked
+    return Summary(
+        queries=queries,
+        thoughts=counts.pop("", 0),
+        exhausted=counts.pop(Reason.EXHAUSTED, 0),
+        failures=counts,
+        failures_path=path_of_failures(out),
+        asked=asked,
+        interrupted=interrupted,
+    )
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run to the end, in this thread or, where a loop runs in it already, beside it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    return _run_beside(work)
+        asyncio.run(work)
+        return
+    _run_beside(work)
 
 
-def _run_beside(work: Coroutine[Any, Any, int]) -> int:
+def _run_beside(work: Coroutine[Any, Any, None]) -> None:
     """Run in a thread of its own; Ctrl-C here cancels it there and waits for its last commit."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
-    with contextlib.closing(loop), ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(loop.run_until_complete, task)
+    done: Future[None] = Future()
+
+    def body() -> None:
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(task.cancel)
-            raise
+            done.set_result(loop.run_until_complete(task))
+        except BaseException as error:  # noqa: BLE001  raised again where the caller waits
+            done.set_exception(error)
+
+    try:
+        threading.Thread(target=body).start()
+        done.result()
+    except KeyboardInterrupt:  # here, or while the thread began
+        loop.call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        wait([done])
+        loop.close()
 
 
-async def _work(
-    journal: Journal, expert: Expert, total: int, samples: int, concurrency: int, progress: bool
-) -> int:
-    """Ask for all that remains; returns how many samples were asked for."""
-    finished: list[Outcome] = []
-    todo = journal.remaining(samples)
-    with _Progress(total, journal.counts(samples), progress) as bar:
-        workers = [asyncio.create_task(_worker(todo, expert, finished, bar)) for _ in range(concurrency)]
+class _Scheduler:
+    """Workers that share one list, and one committer."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        settler: Settler,
+        watch: Watch,
+        job: Job,
+        todo: Iterator[tuple[Query, tuple[int, ...]]],
+    ) -> None:
+        self._journal, self._settler, self._watch, self._job = journal, settler, watch, job
+        self._todo = todo
+        self._finished: list[Outcome] = []
+        self._deadline: float | None = None
+
+    async def work(self, expert: Expert, concurrency: int) -> None:
+        """Ask for all that remains, until it is done, the time is over or the job is stopped."""
+        if self._job.deadline is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._job.deadline
+        workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
         pending = set(workers)
         try:
             while pending:
                 done, pending = await asyncio.wait(
                     pending, timeout=_COMMIT_EVERY, return_when=asyncio.FIRST_EXCEPTION
                 )
-                _commit(journal, finished)
+                self._commit()
                 for task in done:
                     task.result()
         finally:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            _commit(journal, finished)
+            self._commit()
             await expert.close()
-        return bar.asked
 
+    async def _worker(self) -> None:
+        """Take one request after another from the list that all workers share."""
+        while not self._over() and (item := next(self._todo, None)):
+            query, samples = item
+            self._watch.begin(len(samples))
+            outcomes = await self._settler.settle(query, samples, self._deadline)
+            self._finished += outcomes
+            self._watch.end(outcomes)
+            await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
 
-def _commit(journal: Journal, finished: list[Outcome]) -> None:
-    if finished:
-        journal.record(finished)
-        finished.clear()
+    def _over(self) -> bool:
+        late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+        return late or self._job.stop.is_set()
 
-
-async def _worker(
-    todo: Iterator[tuple[Query, int]], expert: Expert, finished: list[Outcome], bar: _Progress
-) -> None:
-    """Take one sample after another from the list that all workers share."""
-    for query, sample in todo:
-        bar.begin()
-        outcome = await _ask(expert, query, sample)
-        finished.append(outcome)
-        bar.end(outcome)
-        await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
-
-
-async def _ask(expert: Expert, query: Query, sample: int) -> Outcome:
-    """One sample's outcome, filed under the query it was asked for."""
-    try:
-        reply = await expert.think(query, sample)
-        if not reply.text.strip():
-            raise NoThought(Reason.EMPTY)
-        thought = Thought(
-            query_id=query.query_id,
-            thought_id=f"{query.query_id}#{sample}",
-            text=reply.text,
-            source=reply.source,
-        )
-        return _filed(sample, thought)
-    except NoThought as none:
-        return failed_outcome(
-            Failure(query_id=query.query_id, sample=sample, reason=none.reason, detail=none.detail)
-        )
-
-
-def _filed(sample: int, thought: Thought) -> Outcome:
-    try:
-        return thought_outcome(sample, thought)
-    except InputError as error:
-        raise NoThought(Reason.MALFORMED, str(error)) from error
-
-
-class _Progress:
-    """A bar of done / failed / in flight on stderr; it counts even when it is not shown."""
-
-    def __init__(self, total: int, settled: dict[str, int], shown: bool) -> None:
-        from tqdm import tqdm
-
-        done = settled.get("", 0) + settled.get(Reason.EXHAUSTED, 0)
-        self.asked = self._failed = self._in_flight = 0
-        self._bar: tqdm[None] = tqdm(
-            total=total, initial=done, desc="think", unit="sample", disable=not shown
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def begin(self) -> None:
-        self.asked += 1
-        self._in_flight += 1
-
-    def end(self, outcome: Outcome) -> None:
-        self._in_flight -= 1
-        self._failed += outcome.reason not in ("", Reason.EXHAUSTED)
-        self._bar.set_postfix_str(f"{self._failed} failed, {self._in_flight} in flight", refresh=False)
-        self._bar.update()
+    def _commit(self) -> None:
+        state = self._watch.tick()
+        if self._finished or state:
+            status = msgspec.json.encode(state).decode() if state else None
+            self._journal.record(self._finished, status=status)
+            self._finished.clear()

@@ -2,7 +2,7 @@
 
 ```
 T.jsonl.job/journal.sqlite   job(source)   query(query_id, text, instruction, wanted)
-                             outcome(query_id, sample, reason, body)
+                             outcome(query_id, sample, reason, body)   note(name, value)
 T.jsonl.job/lock             who works on the job now; the kernel frees it when they die
 ```
 A row that was committed survives kill -9 and power cuts (WAL, synchronous=FULL). It is never
@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records import InputError, Query, Record, Source, Thought, quoted
+from o1_records import InputError, Query, Source, Thought, quoted
 from o1_records.jsonl import encode
-from o1_synth.expert import Reason
+from o1_synth.ledger import Failure, Ledger, folder_of
 from o1_synth.lock import held
 
 _SCHEMA = """
@@ -33,21 +32,10 @@ CREATE TABLE IF NOT EXISTS query (
 CREATE TABLE IF NOT EXISTS outcome (
     query_id TEXT NOT NULL, sample INTEGER NOT NULL, reason TEXT NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (query_id, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_WANTED = "JOIN query USING (query_id) WHERE wanted AND sample < ?"
-_PAGE = 500
 _THOUGHT = ""  # the reason of a row that holds a thought
-RecordT = TypeVar("RecordT", bound=Record)
-
-
-class Failure(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sample that has no thought yet; running the same command again asks for it again."""
-
-    key_fields = ("query_id", "sample")
-    query_id: str
-    sample: int
-    reason: Reason
-    detail: str = ""
+_THOUGHT_DECODER = msgspec.json.Decoder(Thought)
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class Outcome:
 def thought_outcome(sample: int, thought: Thought) -> Outcome:
     """The outcome of a sample with a thought; InputError when it is blank or not UTF-8."""
     place = f"thought {thought.thought_id!r}"
-    return Outcome(thought.query_id, sample, _THOUGHT, encode(thought, place))
+    return Outcome(thought.query_id, sample, _THOUGHT, encode(thought, place, _THOUGHT_DECODER))
 
 
 def failed_outcome(failure: Failure) -> Outcome:
@@ -72,29 +60,33 @@ def failed_outcome(failure: Failure) -> Outcome:
     return Outcome(failure.query_id, failure.sample, failure.reason, body)
 
 
-class Journal:
+class Journal(Ledger):
     """The journal beside `out`, opened for one process at a time; a context manager.
 
-    Raises InputError when another process holds the job, when the job was begun by another
-    source, when the file is damaged or the disk full.
+    `fingerprint` is what the thoughts of one job share beyond their source. Raises InputError when
+    another process holds the job, when the job was begun by another source or fingerprint (unless
+    `new_job` moves that journal aside), when the file is damaged or the disk full.
     """
 
-    def __init__(self, out: str | Path, source: Source) -> None:
-        out = Path(out)
-        self.folder = out.with_name(out.name + ".job")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(held(self.folder / "lock"))
-            self._db = stack.enter_context(contextlib.closing(self._connect()))
-            self._prepare()
-            self._check_source(source)
-            self._stack = stack.pop_all()
+    def __init__(
+        self,
+        out: str | Path,
+        source: Source,
+        fingerprint: Mapping[str, str] | None = None,
+        *,
+        new_job: bool = False,
+    ) -> None:
+        self.folder = folder_of(out)
+        try:
+            self._open(source, fingerprint or {})
+        except _ChangedJobError:
+            if not new_job:
+                raise
+            self.folder.rename(_free_name(self.folder))
+            self._open(source, fingerprint or {})
 
     def __enter__(self) -> Journal:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def plan(self, queries: Iterable[Query]) -> int:
         """Say which queries are wanted from now on; returns how many.
@@ -110,50 +102,37 @@ class Journal:
                 count += 1
         return count
 
-    def remaining(self, samples: int) -> Iterator[tuple[Query, int]]:
-        """Yield what has no thought yet and is not exhausted, in order of query_id; lazily."""
-        after = ""
-        while page := self._page(after):
-            for query_id, text, instruction in page:
-                query = Query(query_id=query_id, text=text, instruction=instruction)
-                done = self._settled(query_id)
-                yield from ((query, sample) for sample in range(samples) if sample not in done)
-            after = page[-1][0]
-
-    def record(self, outcomes: Iterable[Outcome]) -> None:
-        """Commit outcomes in one transaction; a thought is never replaced."""
+    def record(self, outcomes: Iterable[Outcome], *, status: str | None = None) -> None:
+        """Commit outcomes, and how the run stands, in one transaction; a thought is never replaced."""
         with self._transaction():
             self._db.executemany(
                 "INSERT INTO outcome VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET reason = excluded.reason, body = excluded.body WHERE reason != ''",
                 ((made.query_id, made.sample, made.reason, made.body) for made in outcomes),
             )
+            if status is not None:
+                self._note("status", status)
 
-    def counts(self, samples: int) -> dict[str, int]:
-        """How many wanted samples ended in each reason; thoughts stand under the empty string."""
-        sql = f"SELECT reason, count(*) FROM outcome {_WANTED} GROUP BY reason"
-        return dict(self._rows(sql, samples))
+    def set_note(self, name: str, value: str) -> None:
+        """Write down something about the job."""
+        with self._transaction():
+            self._note(name, value)
 
-    def thoughts(self, samples: int) -> Iterator[Thought]:
-        """The wanted thoughts, ordered by query_id and sample."""
-        yield from self._bodies("reason = ''", samples, Thought)
-
-    def failures(self, samples: int) -> Iterator[Failure]:
-        """The wanted samples that failed, ordered by query_id and sample."""
-        yield from self._bodies(f"reason NOT IN ('', '{Reason.EXHAUSTED}')", samples, Failure)
-
-    def _connect(self) -> sqlite3.Connection:
-        with self._explained():
-            # one thread at a time uses it, but `think` may lend it to another
-            return sqlite3.connect(
-                self.folder / "journal.sqlite", isolation_level=None, check_same_thread=False
-            )
-
-    def _prepare(self) -> None:
-        with self._explained():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
+    def _open(self, source: Source, fingerprint: Mapping[str, str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held(self.folder / "lock"))
+            with self.explained():
+                # one thread at a time uses it, but `think` may lend it to another
+                path = self.folder / "journal.sqlite"
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                stack.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.executescript(_SCHEMA)
+            self._check_source(source)
+            self._check_fingerprint(fingerprint)
+            self._stack = stack.pop_all()
 
     def _check_source(self, source: Source) -> None:
         with self._transaction():
@@ -164,10 +143,15 @@ class Journal:
                 return
         begun = msgspec.json.decode(row[0], type=Source)
         if begun != source:
-            raise InputError(
-                f"{self.folder}: was begun with {_difference(begun, source)}, "
-                f"this is {_difference(source, begun)}; remove it or choose another --out"
-            )
+            raise _ChangedJobError(self.folder, _difference(begun, source), _difference(source, begun))
+
+    def _check_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
+        for name, value in fingerprint.items():
+            begun = self.note(name)
+            if begun is None:
+                self.set_note(name, value)
+            elif begun != value:
+                raise _ChangedJobError(self.folder, f"{name} {begun}", f"{name} {value}")
 
     def _want(self, query: Query) -> None:
         known = self._db.execute("SELECT * FROM query WHERE query_id = ?", (query.query_id,))
@@ -175,7 +159,7 @@ class Journal:
         if wanted:
             raise InputError(f"query_id {quoted(query.query_id)} stands twice; keep one of them")
         changed = text is not None and (text, instruction) != (query.text, query.instruction)
-        if changed and self._settled(query.query_id):
+        if changed and self.settled(query.query_id):
             raise InputError(
                 f"{self.folder}: holds thoughts about {quoted(text)}, but query "
                 f"{quoted(query.query_id)} is now {quoted(query.text)}; remove it or choose "
@@ -184,29 +168,12 @@ class Journal:
         row = (query.query_id, query.text, query.instruction)
         self._db.execute("INSERT OR REPLACE INTO query VALUES (?, ?, ?, 1)", row)
 
-    def _settled(self, query_id: str) -> set[int]:
-        sql = "SELECT sample FROM outcome WHERE query_id = ? AND reason IN (?, ?)"
-        return {sample for (sample,) in self._rows(sql, query_id, _THOUGHT, Reason.EXHAUSTED)}
-
-    def _page(self, after: str) -> list[tuple[str, str, str]]:
-        sql = (
-            "SELECT query_id, text, instruction FROM query "
-            "WHERE wanted AND query_id > ? ORDER BY query_id LIMIT ?"
-        )
-        return list(self._rows(sql, after, _PAGE))
-
-    def _bodies(self, condition: str, samples: int, kind: type[RecordT]) -> Iterator[RecordT]:
-        decoder = msgspec.json.Decoder(kind)
-        sql = f"SELECT body FROM outcome {_WANTED} AND {condition} ORDER BY query_id, sample"
-        yield from (decoder.decode(body) for (body,) in self._rows(sql, samples))
-
-    def _rows(self, sql: str, *values: object) -> Iterator[Any]:
-        with self._explained():
-            yield from self._db.execute(sql, values)
+    def _note(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (name, value))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._explained():
+        with self.explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -215,15 +182,23 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self.folder / 'journal.sqlite'}: {error}; if the disk is full, free space and "
-                "run the same command again; if the file is damaged, remove its folder"
-            ) from error
+
+class _ChangedJobError(InputError):
+    """A job was begun by another source or fingerprint than this one."""
+
+    def __init__(self, folder: Path, begun: str, now: str) -> None:
+        super().__init__(
+            f"{folder}: was begun with {begun}, this is {now}; "
+            "choose another --out, or move the old job aside with --new-job"
+        )
+
+
+def _free_name(folder: Path) -> Path:
+    """Where an older job can be kept."""
+    number = 1
+    while (name := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    return name
 
 
 def _difference(source: Source, other: Source) -> str:

@@ -32,3 +32,13 @@ def held(path: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
         yield
+
+
+def owner(path: Path) -> str:
+    """Who holds the lock file `path` now; "" when nobody does."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(300).decode(errors="replace") or "another process"
+    return ""

@@ -1,4 +1,4 @@
-"""The prompt: a task sentence, exemplars drawn per query, the query.
+"""The prompt: a task sentence, exemplars drawn per query, the query, put together by a template.
 
 An exemplar is a query with its gold passage. The query's own positives never appear among them:
 they are taken out before the draw (O1 Embedder's public code did not, and leaked them).
@@ -7,11 +7,13 @@ they are taken out before the draw (O1 Embedder's public code did not, and leake
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -20,9 +22,10 @@ from o1_records import Example, InputError, Qrel, Query
 # O1 Embedder, section 3.1 (arXiv 2502.07555).
 TASK = "Think about a plausible response to address the query."
 
-_HEAD = "{task} Answer with your thoughts alone.\n"
 _EXEMPLAR = "\nExample query:\n{query}\nIts response:\n{passage}\n"
-_TAIL = "\nQuery:\n{query}\n"
+_BYTES_PER_TOKEN = 4  # to estimate without a tokenizer; English has more, other scripts fewer
+
+_MARKER = re.compile(r"\{(task|exemplars|query)\}")
 
 Message = dict[str, str]
 
@@ -43,7 +46,9 @@ class Prompt:
     `examples` are where exemplars are drawn from (their first positive is the passage) and, with
     `qrels`, all that is known of which documents answer which query. A positive of an equal text
     or of a query with an equal text counts as the query's own. Without examples: no exemplars.
-    `digest` names everything above: two prompts of one digest build the same messages.
+    Exemplars end before they take more than `exemplar_tokens` (estimated, none is cut).
+    `template` is a text with `{query}` and, where wanted, `{task}` and `{exemplars}`; see
+    `read_template`. `digest` names everything above: two prompts of one digest build the same.
     """
 
     def __init__(
@@ -53,15 +58,19 @@ class Prompt:
         examples: Iterable[Example] = (),
         qrels: Iterable[Qrel] = (),
         exemplar_count: int = 3,
+        exemplar_tokens: int | None = None,
+        template: str | None = None,
         seed: int = 0,
     ) -> None:
         if exemplar_count < 0:
             raise InputError(f"exemplar_count is {exemplar_count}; it must be 0 or more")
+        self._template = checked_template(template or read_template("paper"), "the template")
+        self.exemplar_tokens = exemplar_tokens
         self.task, self.exemplar_count, self.seed = task, exemplar_count, seed
         self._pool: list[Exemplar] = []
         self._positives: defaultdict[str, set[str]] = defaultdict(set)
         self._texts: dict[str, str] = {}
-        settings = [_HEAD, _EXEMPLAR, _TAIL, task, exemplar_count, seed]
+        settings = [self._template, _EXEMPLAR, task, exemplar_count, exemplar_tokens, seed]
         hasher = hashlib.sha256(msgspec.json.encode(settings))
         for example in examples:
             hasher.update(msgspec.json.encode(example))
@@ -86,27 +95,61 @@ class Prompt:
 
     def messages(self, query: Query) -> list[Message]:
         """The chat messages that ask for a thought about a query."""
-        parts = [_HEAD.format(task=self.task)]
-        for exemplar in self.exemplars(query):
-            shown = {"query": fenced(exemplar.query), "passage": fenced(exemplar.passage)}
-            parts.append(_EXEMPLAR.format(**shown))
         asked = f"{query.instruction}\n{query.text}" if query.instruction else query.text
-        parts.append(_TAIL.format(query=fenced(asked)))
-        return [{"role": "user", "content": "".join(parts)}]
+        parts = {
+            "task": self.task,
+            "exemplars": "".join(_shown(exemplar) for exemplar in self.exemplars(query)),
+            "query": fenced(asked),
+        }
+        # in one pass, so that a marker inside a text stays text
+        content = _MARKER.sub(lambda found: parts[found[1]], self._template)
+        return [{"role": "user", "content": content}]
 
     def exemplars(self, query: Query) -> list[Exemplar]:
         """Up to `exemplar_count` exemplars, seeded by the query's id, none of which answers the query."""
-        own = set(_query_keys(query))
-        banned = set().union(*(self._positives.get(key, ()) for key in own))
+        banned = set().union(*(self._positives.get(key, ()) for key in _query_keys(query)))
         rng = random.Random(f"{self.seed}\0{query.query_id}")
+        left = math.inf if self.exemplar_tokens is None else self.exemplar_tokens
         chosen: list[Exemplar] = []
         for place in _permutation(len(self._pool), rng):
             if len(chosen) == self.exemplar_count:
                 break
             exemplar = self._pool[place]
-            if banned.isdisjoint(_passage_keys(exemplar.doc_id, exemplar.passage)):
-                chosen.append(exemplar)
+            if not banned.isdisjoint(_passage_keys(exemplar.doc_id, exemplar.passage)):
+                continue
+            left -= len(_shown(exemplar).encode()) / _BYTES_PER_TOKEN
+            if left < 0:
+                break
+            chosen.append(exemplar)
         return chosen
+
+
+def read_template(name: str | Path) -> str:
+    """The text of a template: a file, or one of `paper`, `reason` and `keywords`.
+
+    `paper` is O1 Embedder's, `reason` asks for reasoning in steps (in the manner of BRIGHT's),
+    `keywords` for a few words that relevant documents hold.
+    """
+    path = Path(name) if Path(name).suffix else Path(__file__).parent / "templates" / f"{name}.txt"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "templates").glob("*.txt")))
+        raise InputError(f"there is no template {str(name)!r}: name a file (with a suffix) or one of {known}")
+    try:
+        return checked_template(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
+
+
+def checked_template(text: str, place: str) -> str:
+    """The text, where its markers are known and `{query}` is one. Other braces stay as they are."""
+    markers = re.findall(r"\{(\w+)\}", text)
+    unknown = sorted(set(markers) - {"query", "task", "exemplars"})
+    if unknown or "query" not in markers:
+        raise InputError(
+            f"{place}: has markers {sorted(set(markers))}; it needs {{query}} and may have {{task}} and "
+            "{exemplars}, and no other"
+        )
+    return text
 
 
 def fenced(text: str) -> str:
@@ -114,6 +157,10 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"
+
+
+def _shown(exemplar: Exemplar) -> str:
+    return _EXEMPLAR.format(query=fenced(exemplar.query), passage=fenced(exemplar.passage))
 
 
 def _query_keys(query: Query) -> tuple[str, str]:

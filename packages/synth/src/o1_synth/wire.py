@@ -12,19 +12,26 @@ from o1_records import InputError
 
 KEY_NAMES = ("O1_API_KEY", "OPENAI_API_KEY")
 _LISTING_TIMEOUT = 30.0
+_OPEN, _CLOSE = "<think>", "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The first choice of a chat completion. `text` is stripped and may be empty."""
+    """One choice of a chat completion. `text` is stripped, without reasoning, and may be empty.
+
+    Token counts are those of the whole request. `model` is what the server says that answered.
+    """
 
     text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+    reasoning: str = ""
+    refusal: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = ""
 
 
-def parse_answer(body: bytes) -> Answer:
+def parse_answers(body: bytes) -> list[Answer]:
     """Read a chat completion. Raises ValueError for what is none: HTML, cut JSON, no choice."""
     try:
         completion = msgspec.json.decode(body, type=_Completion)
@@ -32,13 +39,40 @@ def parse_answer(body: bytes) -> Answer:
         raise ValueError(str(error)) from error
     if not completion.choices:
         raise ValueError("no choice")
-    choice, usage = completion.choices[0], completion.usage or _Usage()
+    usage = completion.usage or Usage()
+    choices = sorted(completion.choices, key=lambda choice: choice.index)
+    return [
+        answer_of(choice.message, choice.finish_reason or "", usage, completion.model or "")
+        for choice in choices
+    ]
+
+
+def answer_of(message: Message, finish_reason: str, usage: Usage, model: str) -> Answer:
+    """The answer of a whole message, its reasoning apart."""
+    text, thinking = separated(message.content or "")
     return Answer(
-        text=(choice.message.content or "").strip(),
-        finish_reason=choice.finish_reason or "",
+        text=text,
+        reasoning=(message.reasoning_content or message.reasoning or thinking).strip(),
+        refusal=message.refusal or "",
+        finish_reason=finish_reason,
         prompt_tokens=usage.prompt_tokens or 0,
         completion_tokens=usage.completion_tokens or 0,
+        model=model,
     )
+
+
+def separated(content: str) -> tuple[str, str]:
+    """Split (answer, reasoning) of a model that thinks aloud between `<think>` and `</think>`.
+
+    Without an end all after the beginning is reasoning; without a beginning (templates that end
+    in `<think>`) all before the end is. Only a block that opens the content counts.
+    """
+    content = content.strip()
+    if not content.startswith(_OPEN):
+        before, found, after = content.partition(_CLOSE)
+        return (after.strip(), before.strip()) if found and _OPEN not in before else (content, "")
+    reasoning, _, answer = content.removeprefix(_OPEN).partition(_CLOSE)
+    return answer.strip(), reasoning.strip()
 
 
 def model_root(base_url: str, model: str, headers: Mapping[str, str]) -> str:
@@ -86,23 +120,32 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
         ) from error
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """What a choice says; reasoning models use one of two names for their reasoning."""
+
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
 
 
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
+class Usage(msgspec.Struct):
+    """Tokens of a request, all its choices together."""
 
-
-class _Usage(msgspec.Struct):
     prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     completion_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
+class _Choice(msgspec.Struct):
+    message: Message
+    index: int = 0
+    finish_reason: str | None = None
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
-    usage: _Usage | None = None
+    usage: Usage | None = None
+    model: str | None = None
 
 
 class _Card(msgspec.Struct):

@@ -1,7 +1,6 @@
-"""What stands for election and what a member measures about it.
+"""What stands for election, and the ballots that a member casts about it.
 
 `nominate` joins queries, thoughts and positives by their ids; `cast` yields a member's ballots.
-A measure is a function, so that a new one needs no change here.
 """
 
 from __future__ import annotations
@@ -9,20 +8,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from o1_records import Ballot, Document, InputError, Qrel, Query, Record, Thought, quoted
 from o1_records.types import Id, NonBlank
+from o1_vote.measure import Candidate, Measure, thought_similarity
 from o1_vote.retriever import Retriever
+from o1_vote.scores import ScoreFileMember
 
 _T = TypeVar("_T")
 
 BLOCK = 256
 """Queries that a member sees at a time: memory stays bounded and progress can be shown."""
+
+NO_POSITIVE = "no document is judged relevant, so thoughts cannot be compared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Nomination:
     query: Query
     thoughts: tuple[Thought, ...]
     positives: tuple[Document, ...]
+    negatives: tuple[Document, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a query without positives and a thought about another query."""
@@ -52,18 +55,6 @@ class Reason(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key_fields: ClassVar[tuple[str, ...]] = ("query_id",)
     query_id: Id
     reason: NonBlank
-
-
-class Candidate(NamedTuple):
-    """One thing to measure: a thought about a query, or the query alone (None)."""
-
-    query: Query
-    thought: Thought | None
-    positives: tuple[Document, ...]
-
-
-Measure: TypeAlias = Callable[[Retriever, Sequence[Candidate]], NDArray[np.float32]]
-"""Score every candidate with a member: float32 [candidates], higher is better."""
 
 
 def nominate(
@@ -90,44 +81,35 @@ def nominate(
         if positives[name]:
             nominations.append(Nomination(query, candidates[name], positives[name]))
         else:
-            reason = "no document is judged relevant, so thoughts cannot be compared"
-            reasons.append(Reason(query_id=name, reason=reason))
+            reasons.append(Reason(query_id=name, reason=NO_POSITIVE))
     return nominations, reasons
 
 
-def thought_similarity(member: Retriever, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-    """The thought against the positives, the best positive counts (O1 Embedder, refinement).
-
-    Where there is no thought the query stands in its place.
-    """
-    texts = [(c.thought.text if c.thought else c.query.text) for c in candidates]
-    return _best_positive(member, texts, candidates)
-
-
-def query_thought_similarity(member: Retriever, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-    """Query and thought, as one text, against the positives; the best positive counts."""
-    texts = [(f"{c.query.text} {c.thought.text}" if c.thought else c.query.text) for c in candidates]
-    return _best_positive(member, texts, candidates)
-
-
 def cast(
-    nominations: Iterable[Nomination], member: Retriever, *, measure: Measure = thought_similarity
+    nominations: Iterable[Nomination],
+    member: Retriever | ScoreFileMember,
+    *,
+    measure: Measure = thought_similarity,
 ) -> Iterator[Ballot]:
     """Yield a member's ballots: for each query the query alone, then its thoughts.
 
-    The raw score is kept. Raises InputError for a score that is not finite.
+    The raw score is kept. What a score file says is taken as it is, whatever the measure. Raises
+    InputError for a score that is not finite.
     """
     remaining = iter(nominations)
     while block := list(itertools.islice(remaining, BLOCK)):
         candidates = [candidate for nomination in block for candidate in _candidates(nomination)]
-        scores = measure(member, candidates)
-        for candidate, score in zip(candidates, scores.tolist(), strict=True):
+        if isinstance(member, ScoreFileMember):
+            scores = member.scores(candidates)
+        else:
+            scores = measure(member, candidates).tolist()
+        for candidate, score in zip(candidates, scores, strict=True):
             yield _ballot(candidate, member.name, score)
 
 
 def _candidates(nomination: Nomination) -> Iterator[Candidate]:
     for thought in (None, *nomination.thoughts):
-        yield Candidate(nomination.query, thought, nomination.positives)
+        yield Candidate(nomination.query, thought, nomination.positives, nomination.negatives)
 
 
 def _ballot(candidate: Candidate, name: str, score: float) -> Ballot:
@@ -138,22 +120,6 @@ def _ballot(candidate: Candidate, name: str, score: float) -> Ballot:
             f"thought {quoted(thought_id)}"
         )
     return Ballot(query_id=candidate.query.query_id, thought_id=thought_id, retriever=name, score=score)
-
-
-def _best_positive(
-    member: Retriever, texts: Sequence[str], candidates: Sequence[Candidate]
-) -> NDArray[np.float32]:
-    pairs = [
-        (text, positive.doc_id)
-        for text, candidate in zip(texts, candidates, strict=True)
-        for positive in candidate.positives
-    ]
-    if not pairs:
-        return np.zeros(0, dtype=np.float32)
-    counts = [len(candidate.positives) for candidate in candidates]
-    starts = np.cumsum([0, *counts[:-1]])
-    best: NDArray[np.float32] = np.maximum.reduceat(member.similarities(pairs), starts)
-    return best
 
 
 def _by_id(kind: str, items: Iterable[tuple[str, _T]]) -> dict[str, _T]:

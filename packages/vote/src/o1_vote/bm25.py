@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ class BM25Member:
     The inverse document frequencies are those of the corpus, never of the few candidates that
     stand for election: over three texts a term in two of them has idf <= 0 in the classic formula,
     and the better match gets the lower score. `split_identifiers` breaks `snake_case` and
-    `camelCase` words of code.
+    `camelCase` words of code. With `saved` the index is kept in that folder and mapped from the disk;
+    the folder must be another for another corpus or other options (`documents` are not read then).
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class BM25Member:
         name: str = "bm25",
         language: str = "english",
         split_identifiers: bool = False,
+        saved: Path | None = None,
     ) -> None:
         if language not in LANGUAGES:
             raise InputError(f"BM25: language {quoted(language)} is none of {', '.join(LANGUAGES)}")
@@ -41,7 +44,12 @@ class BM25Member:
         from o1_records.bm25 import BM25
 
         self.name = name
-        self._bm25 = BM25(documents, language=language, split_identifiers=split_identifiers)
+        if saved is None or not saved.exists():
+            self._bm25 = BM25(documents, language=language, split_identifiers=split_identifiers)
+            if saved is not None:
+                self._bm25.save(saved)
+        if saved is not None:
+            self._bm25 = BM25.load(saved)
         self._known = frozenset(self._bm25.doc_ids)
 
     def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
@@ -56,3 +64,17 @@ class BM25Member:
             for place in mentions:
                 result[place] = scores[self._bm25.row(pairs[place][1])]
         return result
+
+    @property
+    def doc_ids(self) -> list[str]:
+        """The documents in the order of `corpus_scores`."""
+        return self._bm25.doc_ids
+
+    def row(self, doc_id: str) -> int:
+        """The place of a document in `doc_ids`. Raises KeyError when it is not in the corpus."""
+        return self._bm25.row(doc_id)
+
+    def corpus_scores(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """Yield for each text BM25 of all documents: float32 [documents]."""
+        for text in texts:
+            yield self._bm25.scores(text)

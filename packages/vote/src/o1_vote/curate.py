@@ -9,7 +9,8 @@ from typing import TypeAlias
 from tqdm import tqdm
 
 from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Thought, quoted
-from o1_vote.ballot import Measure, Nomination, Reason, cast, nominate, thought_similarity
+from o1_vote.ballot import Nomination, Reason, cast, nominate
+from o1_vote.measure import Measure, thought_similarity
 from o1_vote.retriever import Retriever
 from o1_vote.tally import majority
 

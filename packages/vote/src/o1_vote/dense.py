@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import importlib.metadata
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, InputError, MissingExtraError, quoted
-from o1_vote.retriever import CosineMember
+from o1_records import InputError, quoted
+from o1_vote.cosine import CosineMember, Encode
+from o1_vote.hub import digest_of_model, explained, load_options
+from o1_vote.retriever import Documents, by_length
+from o1_vote.vector_cache import VectorCache
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+_CHARACTERS_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded and run.
+
+    `devices` are those of PyTorch; with several, each holds a copy of the model and takes a share of
+    the texts. `dtype` "auto" is bfloat16 where a short timing finds it faster than float32. A batch
+    holds `batch` texts of `max_length` (256 where there is none) tokens, and more of shorter ones.
+    """
+
+    devices: tuple[str, ...] = ()
+    dtype: str = "float32"
+    batch: int = 32
+    max_length: int | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a dtype that is not known."""
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {quoted(self.dtype)} is none of {', '.join(DTYPES)}")
+
+    @property
+    def characters(self) -> int:
+        """Of a batch, padded."""
+        return self.batch * (self.max_length or 256) * _CHARACTERS_A_TOKEN
 
 
 class SentenceTransformerMember(CosineMember):
@@ -21,6 +52,7 @@ class SentenceTransformerMember(CosineMember):
 
     `model` is a folder or a hub id; weights are read from safetensors only and remote code never
     runs. Texts beyond `max_length` tokens (the model's own limit by default) are cut there.
+    `query_prompt` and `document_prompt` go before thoughts and queries, and before documents.
 
     Raises InputError when the model cannot be found or loaded.
     """
@@ -28,77 +60,87 @@ class SentenceTransformerMember(CosineMember):
     def __init__(
         self,
         model: str | Path,
-        documents: Iterable[Document],
+        documents: Documents,
         *,
         name: str = "",
+        query_prompt: str = "",
+        document_prompt: str = "",
+        cache: VectorCache | None = None,
+        loading: Loading | None = None,
         device: str | None = None,
-        batch: int = 32,
         max_length: int | None = None,
     ) -> None:
-        encoder = load_model(model, device=device)
-        if max_length is not None:
-            encoder.max_seq_length = max_length
-
-        def encode(texts: list[str]) -> NDArray[np.float32]:
-            vectors: NDArray[np.float32] = encoder.encode(
-                texts, batch_size=batch, show_progress_bar=False, convert_to_numpy=True
-            )
-            return vectors
-
-        super().__init__(name or str(model), encode, documents)
-
-
-def load_model(model: str | Path, *, device: str | None = None) -> Any:
-    """Load a SentenceTransformer from a folder or by its hub id; a cached one without network."""
-    try:
-        import sentence_transformers
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("o1-vote", "dense", "A sentence-transformers member") from error
-    import safetensors
-
-    at_hand = _is_at_hand(str(model))
-    try:
-        return sentence_transformers.SentenceTransformer(
-            str(model),
-            device=device,
-            local_files_only=at_hand,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
+        loading = loading or Loading(devices=(device,) if device else (), max_length=max_length)
+        encoder, dtype = load_model(model, loading)
+        if loading.max_length is not None:
+            encoder.max_seq_length = loading.max_length
+        digest = digest_of_model(str(model), loading.revision)
+        version = importlib.metadata.version("sentence-transformers")
+        origin = f"st {version} {digest} {dtype} {encoder.max_seq_length}"
+        several = len(loading.devices) > 1
+        pool = encoder.start_multi_process_pool(list(loading.devices)) if several else None
+        same = query_prompt == document_prompt
+        super().__init__(
+            name or str(model),
+            _side(encoder, query_prompt, loading, pool),
+            documents,
+            encode_document=None if same else _side(encoder, document_prompt, loading, pool),
+            cache=cache,
+            fingerprint=f"{origin} {query_prompt!r} {document_prompt!r}",
         )
-    except (
-        OSError, ValueError, KeyError, RuntimeError, AssertionError, safetensors.SafetensorError
-    ) as error:  # fmt: skip
-        first_line = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{quoted(str(model))} cannot be loaded as a sentence-transformers model: {first_line}"
-        ) from error
 
 
-def _is_at_hand(model: str) -> bool:
-    """Whether the model is on this machine. Raises InputError where it can be nowhere."""
-    if Path(model).is_dir():
-        return True
-    if Path(model).exists() or not _HUB_ID.fullmatch(model):
-        raise InputError(f"{quoted(model)} is neither a folder nor a model id of the hub")
-    import huggingface_hub
+def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
+    """Load a SentenceTransformer from a folder or by its hub id, and say its dtype."""
+    options = load_options(str(model), loading.revision)
+    import sentence_transformers
+    import torch
 
-    if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
-        return True
-    _refuse_unreachable_hub(model, huggingface_hub.constants.ENDPOINT)
-    return False
+    dtype = _dtype(loading)
+    options["model_kwargs"]["dtype"] = getattr(torch, dtype)
+    device = loading.devices[0] if loading.devices else None
+    with explained(str(model), "a sentence-transformers model"):
+        return sentence_transformers.SentenceTransformer(str(model), device=device, **options), dtype
 
 
-def _refuse_unreachable_hub(model: str, address: str) -> None:
-    import urllib.error
-    import urllib.request
+def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
+    """Embed texts with a prompt, on one device or by a pool of processes with one each."""
 
-    # the hub's client would retry for more than a minute before it says so
-    try:
-        urllib.request.urlopen(address, timeout=10).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        raise InputError(
-            f"{quoted(model)} is not a folder, is not cached, and {address} cannot be reached "
-            f"({error}); give the folder of a model"
-        ) from error
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        rows: list[NDArray[np.float32] | None] = [None] * len(texts)
+        # a pool hands out the texts itself
+        batches = [list(range(len(texts)))] if pool else by_length(texts, loading.characters)
+        for places in batches:
+            vectors = encoder.encode(
+                [texts[place] for place in places],
+                prompt=prompt,
+                batch_size=loading.batch if pool else len(places),
+                show_progress_bar=False,
+                pool=pool,
+            )
+            for place, vector in zip(places, vectors, strict=True):
+                rows[place] = vector
+        return np.asarray(rows, dtype=np.float32)
+
+    return encode
+
+
+def _dtype(loading: Loading) -> str:
+    if loading.dtype != "auto":
+        return loading.dtype
+    import torch
+
+    device = loading.devices[0] if loading.devices else "cuda" if torch.cuda.is_available() else "cpu"
+    seconds = {name: _seconds_to_multiply(device, name) for name in ("float32", "bfloat16")}
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def _seconds_to_multiply(device: str, dtype: str) -> float:
+    import torch
+
+    matrix = torch.ones((512, 512), dtype=getattr(torch, dtype), device=device)
+    for repeat in range(6):
+        if repeat == 1:  # the first is slower
+            began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # waits for the device
+    return time.perf_counter() - began

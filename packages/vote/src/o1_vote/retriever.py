@@ -1,9 +1,9 @@
-"""What a committee asks of a member, and the member that compares embeddings of any kind."""
+"""What a committee asks of a member."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from o1_records import Document, InputError, quoted
 Pair = tuple[str, str]
 """A text and the doc_id of the document that it is compared with."""
 
-Encode = Callable[[list[str]], NDArray[np.float32]]
-"""Embed distinct texts: float32 [texts, dim], of any length."""
+Documents: TypeAlias = Iterable[Document] | Mapping[str, Document]
+"""A corpus: documents one after another, or a mapping that looks them up by doc_id."""
 
 
 class Retriever(Protocol):
@@ -31,60 +31,57 @@ class Retriever(Protocol):
         """
 
 
-class CosineMember:
-    """A member that compares embeddings by their cosine.
+@runtime_checkable
+class Searcher(Protocol):
+    """A member that can also score its whole corpus, for ranks and for mining."""
 
-    `encode` may be any embedding function. Vectors of documents are kept, those of texts are not.
-    A zero vector (an empty text, for some models) has similarity 0 to everything.
-    """
+    @property
+    def name(self) -> str:
+        """As a `Retriever`'s."""
 
-    def __init__(self, name: str, encode: Encode, documents: Iterable[Document]) -> None:
-        self.name = name
-        self._encode = encode
-        self._texts = texts_by_id(documents)
-        self._document_vectors: dict[str, NDArray[np.float32]] = {}
+    @property
+    def doc_ids(self) -> Sequence[str]:
+        """The documents in the order of the scores."""
+
+    def row(self, doc_id: str) -> int:
+        """The place of a document in `doc_ids`. Raises KeyError when it is not in the corpus."""
 
     def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """Cosine of each (text, doc_id): float32 [pairs]. See `Retriever.similarities`."""
-        if not pairs:
-            return np.zeros(0, dtype=np.float32)
-        refuse_unknown(self.name, pairs, self._texts)
-        kept = self._document_vectors
-        new = {doc_id: self._texts[doc_id] for _, doc_id in pairs if doc_id not in kept}
-        vectors = self._embed(dict.fromkeys([*(text for text, _ in pairs), *new.values()]))
-        kept.update({doc_id: vectors[text] for doc_id, text in new.items()})
-        left = np.stack([vectors[text] for text, _ in pairs])
-        right = np.stack([kept[doc_id] for _, doc_id in pairs])
-        cosines: NDArray[np.float32] = np.einsum("ij,ij->i", left, right)
-        return cosines
+        """As a `Retriever`'s."""
 
-    def _embed(self, texts: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        distinct = list(texts)
-        vectors = np.asarray(self._encode(distinct), dtype=np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        bad = np.flatnonzero(~np.isfinite(norms[:, 0]))
-        if len(bad):
-            text = quoted(distinct[bad[0]])
-            raise InputError(f"member {quoted(self.name)}: the vector of {text} is not finite")
-        # copies, so that a kept document does not keep the whole batch in memory
-        unit = vectors / np.where(norms > 0, norms, 1)
-        return {text: row.copy() for text, row in zip(distinct, unit, strict=True)}
+    def corpus_scores(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """Yield for each text the scores of all documents: float32 [documents], higher is nearer."""
 
 
-def texts_by_id(documents: Iterable[Document]) -> dict[str, str]:
-    """Map each doc_id to its title and text. Raises InputError where a doc_id stands twice."""
-    texts: dict[str, str] = {}
+def documents_by_id(documents: Iterable[Document]) -> dict[str, Document]:
+    """Map each doc_id to its document. Raises InputError where a doc_id stands twice."""
+    known: dict[str, Document] = {}
     for document in documents:
-        if document.doc_id in texts:
+        if document.doc_id in known:
             raise InputError(f"document {quoted(document.doc_id)} stands twice; keep one of them")
-        texts[document.doc_id] = document.full_text
-    return texts
+        known[document.doc_id] = document
+    return known
 
 
-def refuse_unknown(name: str, pairs: Iterable[Pair], known: Iterable[str]) -> None:
+def refuse_unknown(name: str, pairs: Iterable[Pair], known: Mapping[str, object] | frozenset[str]) -> None:
     """Raise InputError for a pair whose document is not in the corpus."""
-    unknown = sorted({doc_id for _, doc_id in pairs}.difference(known))
+    unknown = sorted({doc_id for _, doc_id in pairs if doc_id not in known})
     if unknown:
         raise InputError(
             f"member {quoted(name)}: {len(unknown)} documents are not in its corpus: {quoted(unknown)}"
         )
+
+
+def by_length(texts: Sequence[str], characters: int) -> Iterator[list[int]]:
+    """Yield places of texts of like length, the short ones first.
+
+    A batch, padded to its longest text, has at most `characters`, or is one text.
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
+        if batch and len(texts[place]) * (len(batch) + 1) > characters:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

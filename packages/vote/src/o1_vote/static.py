@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, MissingExtraError
-from o1_vote.retriever import CosineMember
+from o1_records import MissingExtraError
+from o1_vote.cosine import CosineMember
+from o1_vote.retriever import Documents, by_length
+from o1_vote.vector_cache import VectorCache
 
 DIM = 256
 _BATCH_CHARACTERS = 65_536
@@ -25,16 +28,19 @@ class StaticMember(CosineMember):
     a known token has similarity 0.
     """
 
-    def __init__(self, documents: Iterable[Document], *, name: str = "wordllama") -> None:
+    def __init__(
+        self, documents: Documents, *, name: str = "wordllama", cache: VectorCache | None = None
+    ) -> None:
         model = _load()
 
         def encode(texts: list[str]) -> NDArray[np.float32]:
             vectors = np.zeros((len(texts), DIM), dtype=np.float32)
-            for places in _batches(texts):
+            for places in by_length(texts, _BATCH_CHARACTERS):
                 vectors[places] = model.embed([texts[place] for place in places])
             return vectors
 
-        super().__init__(name, encode, documents)
+        fingerprint = f"wordllama {importlib.metadata.version('wordllama')} {DIM}"
+        super().__init__(name, encode, documents, cache=cache, fingerprint=fingerprint)
 
 
 def _load() -> Any:
@@ -57,15 +63,3 @@ def _root_logger_kept() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def _batches(texts: list[str]) -> Iterator[list[int]]:
-    """Places of texts of like length: a batch is padded to its longest, so long ones go alone."""
-    batch: list[int] = []
-    for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
-        if batch and len(texts[place]) * (len(batch) + 1) > _BATCH_CHARACTERS:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch

@@ -2,75 +2,164 @@
 
 A winner is a thought_id, or None for the query without a thought. Where candidates are level the
 smaller thought_id wins, and None is smaller than any: a rerun elects the same thought.
+
+A rule is a function of what one member said of the candidates of one query; its points are averaged
+over the members. All rules but `z_scores` and `softmax_sum` see nothing but each member's order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias, TypedDict, Unpack
 
 from o1_records import Ballot, InputError, quoted
+from o1_vote.agreement import krippendorff_alpha, ranks
 
 Winners: TypeAlias = dict[str, str | None]
-_Scores: TypeAlias = Mapping[str | None, float]
+Scores: TypeAlias = Mapping[str | None, float]
+Points: TypeAlias = Callable[[Scores], dict[str | None, float]]
+Sheets: TypeAlias = Mapping[str, Scores]
+"""What each member, by name, said of the candidates of one query."""
+
+_DIGITS = 9
+"""Sums that differ by less are level: rounding errors decide no election."""
+RRF_K = 60
+"""Cormack, Clarke and Büttcher 2009."""
 
 
-def majority(ballots: Iterable[Ballot], *, abstain: bool = False) -> Winners:
+class Terms(TypedDict, total=False):
+    """What every rule can be told.
+
+    abstain: the query without a thought (None) stands for election too; otherwise it wins only where
+        there is no thought.
+    margin: with `abstain`, how many points (a member's mean, in the unit of the rule) the best thought
+        must have more than the query alone; 0 by default, and level is not enough.
+    least_agreement: None wins where Krippendorff's alpha of the members is lower.
+    weights: of members by name, 1 by default; only their proportions count.
+    """
+
+    abstain: bool
+    margin: float
+    least_agreement: float
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one query was decided: `points` by candidate, a member's mean."""
+
+    winner: str | None
+    points: dict[str | None, float]
+    agreement: float
+    why: str
+
+
+def majority(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
     """Map each query_id to the thought_id that most members put first (O1 Embedder's rule).
 
-    A member that puts several first votes for each of them. With `abstain` the query without a
-    thought (None) stands for election too; otherwise None wins only where there is no thought.
-
-    Raises InputError for a repeated ballot and for members that judged different candidates.
+    A member that puts several first votes for each of them. A point is a member. Raises InputError
+    for a repeated ballot and for members that judged different candidates; so do all rules.
     """
-    return _count(ballots, _first_places, abstain)
+    return winners(ballots, first_places, **terms)
 
 
-def mean_rank(ballots: Iterable[Ballot], *, abstain: bool = False) -> Winners:
+def mean_rank(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
     """Map each query_id to the thought_id with the best mean rank over the members.
 
-    Equal scores share the mean of their ranks. Borda's count elects the same. `abstain` and errors
-    as in `majority`.
+    Equal scores share the mean of their ranks. Borda's count elects the same. A point is a rank.
     """
-    return _count(ballots, _rank_points, abstain)
+    return winners(ballots, borda_points, **terms)
 
 
-def _first_places(scores: _Scores) -> dict[str | None, int]:
+def reciprocal_rank_fusion(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
+    """Elect by the sum of 1 / (60 + rank) over the members; equal scores share their mean rank."""
+    return winners(ballots, reciprocal_points, **terms)
+
+
+def z_scores(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
+    """Elect by the mean of standard scores, taken over the candidates of a query.
+
+    A point is a standard deviation. How much better counts, whatever the scale of a member. Not
+    monotone: a candidate raised far above the others widens the deviation that it is measured in.
+    """
+    return winners(ballots, standard_scores, **terms)
+
+
+def softmax_sum(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
+    """Elect by the sum of softmaxes of raw scores: the public script's rule, for comparison.
+
+    The member with the largest scale (BM25) decides alone.
+    """
+    return winners(ballots, softmax, **terms)
+
+
+def winners(ballots: Iterable[Ballot], points: Points, **terms: Unpack[Terms]) -> Winners:
+    """Map each query_id to the winner by a rule."""
+    return {name: verdict.winner for name, verdict in verdicts(ballots, points, **terms).items()}
+
+
+def verdicts(ballots: Iterable[Ballot], points: Points, **terms: Unpack[Terms]) -> dict[str, Verdict]:
+    """Map each query_id to how it was decided."""
+    return {name: decide(sheets, points, **terms) for name, sheets in sheets_of(ballots).items()}
+
+
+def decide(sheets: Sheets, points: Points, **terms: Unpack[Terms]) -> Verdict:
+    """Elect for one query."""
+    abstain, margin = terms.get("abstain", False), terms.get("margin", 0.0)
+    standing = {member: _standing(scores, abstain) for member, scores in sheets.items()}
+    totals = _mean_points(standing, points, terms.get("weights", {}))
+    agreement = krippendorff_alpha(list(standing.values()))
+    best = min(totals, key=lambda name: (-totals[name], name or ""))
+    least = terms.get("least_agreement")
+    if best is None:
+        why = "the query alone has the most points" if len(totals) > 1 else "there is no thought"
+    elif least is not None and agreement < least:
+        best, why = None, f"the members disagree: alpha {agreement:.3f} is below {least}"
+    elif abstain and totals[best] - totals[None] < margin:
+        gain = totals[best] - totals[None]
+        best, why = None, f"{quoted(best)} is {gain:.3g} points above the query alone, less than {margin:g}"
+    else:
+        level = sum(points == totals[best] for points in totals.values()) > 1
+        why = "the smallest id of those with the most points" if level else "the most points"
+    return Verdict(best, totals, agreement, why)
+
+
+def first_places(scores: Scores) -> dict[str | None, float]:
+    """1 for each of the best, 0 for the others."""
     best = max(scores.values())
-    return {name: int(score == best) for name, score in scores.items()}
+    return {name: float(score == best) for name, score in scores.items()}
 
 
-def _rank_points(scores: _Scores) -> dict[str | None, int]:
-    """Twice the number of candidates beaten, once the number of those level with: whole numbers."""
-    values = list(scores.values())
-    return {
-        name: sum(2 * (score > other) + (score == other) for other in values)
-        for name, score in scores.items()
-    }
+def borda_points(scores: Scores) -> dict[str | None, float]:
+    """How many candidates each beats, those level with it counted half."""
+    return {name: len(scores) - rank for name, rank in ranks(scores).items()}
 
 
-def _count(
-    ballots: Iterable[Ballot], points: Callable[[_Scores], dict[str | None, int]], abstain: bool
-) -> Winners:
-    winners: Winners = {}
-    for query_id, sheets in _sheets(ballots).items():
-        totals: defaultdict[str | None, int] = defaultdict(int)
-        for member in sheets:
-            standing = _standing(sheets[member], abstain)
-            for name, value in points(standing).items():
-                totals[name] += value
-        winners[query_id] = min(totals, key=lambda name: (-totals[name], name or ""))
-    return winners
+def reciprocal_points(scores: Scores) -> dict[str | None, float]:
+    """1 / (60 + rank)."""
+    return {name: 1 / (RRF_K + rank) for name, rank in ranks(scores).items()}
 
 
-def _standing(scores: _Scores, abstain: bool) -> _Scores:
-    if abstain or set(scores) == {None}:
-        return scores
-    return {name: score for name, score in scores.items() if name is not None}
+def standard_scores(scores: Scores) -> dict[str | None, float]:
+    """Standard deviations above the mean; 0 where all are level."""
+    mean = math.fsum(scores.values()) / len(scores)
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / len(scores))
+    if deviation <= 1e-12 * max(abs(score) for score in scores.values()):
+        return dict.fromkeys(scores, 0.0)
+    return {name: (score - mean) / deviation for name, score in scores.items()}
 
 
-def _sheets(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None, float]]]:
+def softmax(scores: Scores) -> dict[str | None, float]:
+    """The softmax of the raw scores."""
+    best = max(scores.values())
+    powers = {name: math.exp(score - best) for name, score in scores.items()}
+    total = math.fsum(powers.values())
+    return {name: power / total for name, power in powers.items()}
+
+
+def sheets_of(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None, float]]]:
     """Scores by query, member and candidate; every member of a query judged the same candidates."""
     queries: dict[str, dict[str, dict[str | None, float]]] = {}
     for ballot in ballots:
@@ -87,3 +176,22 @@ def _sheets(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None, f
                     f"{quoted(query_id)}; let every member judge the same candidates"
                 )
     return queries
+
+
+def _standing(scores: Scores, abstain: bool) -> Scores:
+    if abstain or set(scores) == {None}:
+        return scores
+    return {name: score for name, score in scores.items() if name is not None}
+
+
+def _mean_points(sheets: Sheets, points: Points, weights: Mapping[str, float]) -> dict[str | None, float]:
+    counted = [(weights.get(member, 1.0), points(scores)) for member, scores in sheets.items()]
+    total = math.fsum(weight for weight, _ in counted)
+    if not total > 0:
+        raise InputError(f"the weights of the members {quoted(sorted(sheets))} add up to {total}; raise one")
+    candidates = next(iter(sheets.values()))
+    # an exact sum, so that the order of members does not matter
+    return {
+        name: round(math.fsum(weight * own[name] for weight, own in counted) / total, _DIGITS)
+        for name in candidates
+    }

@@ -37,7 +37,6 @@ def declare(command: argparse.ArgumentParser) -> None:
     """What to embed, with which thoughts."""
     options.model(command)
     command.add_argument("--devices", help="cuda:0,cuda:1: one process each, instead of --device")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     command.add_argument("--batch-tokens", type=at_least(1), help="tokens of a forward pass")
     command.add_argument(
         "--shard-rows", type=at_least(1), help="lost at most, on each device (default: CPU 1024, GPU 8192)"
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace, device: str) -> Embedder:
-    embedder = Embedder.from_pretrained(args.model, device=device, dtype=getattr(torch, args.dtype))
+    embedder = options.load(args, device)
     embedder.batch_tokens = args.batch_tokens
     return embedder
 

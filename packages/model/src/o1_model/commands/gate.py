@@ -10,7 +10,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from o1_model.commands import options
-from o1_model.embedder import Embedder
 from o1_model.gate import Point, calibrate, curve
 from o1_records import Hit, InputError, Metric, open_queries, read_jsonl
 from o1_records.trec import read_run
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     gains = {
         query_id: thinking[query_id] - value for query_id, value in without.items() if query_id in thinking
     }
-    embedder = Embedder.from_pretrained(args.model, device=args.device)
+    embedder = options.load(args)
     queries = [query for query in open_queries(args.queries, args.split) if query.query_id in gains]
     if not queries:
         raise InputError(f"{args.without}, {args.thinking}: no query of {args.queries} is scored in both")

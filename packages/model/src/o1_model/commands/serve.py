@@ -7,7 +7,7 @@ import signal
 import sys
 
 from o1_model.commands import options
-from o1_model.embedder import Embedder
+from o1_records.files import at_least
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -21,10 +21,12 @@ def declare(command: argparse.ArgumentParser) -> None:
         default="document",
         help="what a text is when the client does not say (default: document)",
     )
-    command.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a shared batch")
-    command.add_argument("--max-waiting", type=int, default=4096, help="inputs in the queue; then 429")
-    command.add_argument("--max-inputs", type=int, default=2048, help="inputs of a request; then 413")
-    command.add_argument("--drain-seconds", type=int, default=30, help="time to finish after SIGTERM")
+    command.add_argument("--batch-tokens", type=at_least(1), default=4096, help="tokens of a shared batch")
+    command.add_argument(
+        "--max-waiting", type=at_least(1), default=4096, help="inputs in the queue; then 429"
+    )
+    command.add_argument("--max-inputs", type=at_least(1), default=2048, help="inputs of a request; then 413")
+    command.add_argument("--drain-seconds", type=at_least(0), default=30, help="time to finish after SIGTERM")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         max_waiting=args.max_waiting,
         max_inputs=args.max_inputs,
     )
-    embedder = Embedder.from_pretrained(args.model, device=args.device)
+    embedder = options.load(args)
     # uvicorn drains, then raises the signal again for whoever listened before it
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     serve(embedder, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)

@@ -41,7 +41,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Think; exits 3 when thoughts came out blank, or on Ctrl-C with the command that goes on."""
-    embedder = Embedder.from_pretrained(args.model, device=args.device)
+    embedder = options.load(args)
     thinking = embedder.capped(options.thinking_of(args))
     if Path(args.out).exists():
         count = _refuse_other_run(args, embedder, thinking)

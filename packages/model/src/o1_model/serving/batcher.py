@@ -7,10 +7,11 @@ turn, so that a client with a thousand inputs does not hold up one with a single
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -64,16 +65,26 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._seconds_per_item = 0.01
         self._dispatcher: asyncio.Task[None] | None = None
 
+    @contextlib.contextmanager
+    def room(self, count: int) -> Iterator[None]:
+        """Count items as waiting while they are prepared. Raises QueueFullError when they do not fit."""
+        if self.waiting + count > self.max_waiting:
+            raise QueueFullError(self.waiting, max(1, math.ceil(self.waiting * self._seconds_per_item)))
+        self.waiting += count
+        try:
+            yield
+        finally:
+            self.waiting -= count
+
     async def answer(self, kind: Kind, items: Sequence[Item]) -> list[Answer]:
         """Wait for the answers to all items, in order.
 
         A cancelled call takes its waiting items with it. Raises QueueFullError at once when they do
         not fit.
         """
-        if self.waiting + len(items) > self.max_waiting:
-            raise QueueFullError(self.waiting, max(1, math.ceil(self.waiting * self._seconds_per_item)))
         loop = asyncio.get_running_loop()
-        request = _Request(kind, deque(enumerate(items)), [loop.create_future() for _ in items])
+        with self.room(len(items)):
+            request = _Request(kind, deque(enumerate(items)), [loop.create_future() for _ in items])
         self._requests.append(request)
         self.waiting += len(items)
         self._arrived.set()
@@ -93,6 +104,9 @@ class Batcher(Generic[Kind, Item, Answer]):
         """Stop; requests that still wait are cancelled. Drain by awaiting them first."""
         if self._dispatcher is not None:
             self._dispatcher.cancel()
+        for request in self._requests:
+            for place in request.placed:
+                place.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _dispatch(self) -> None:

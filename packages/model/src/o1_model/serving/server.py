@@ -95,10 +95,11 @@ class Server:
         asked = decode_request(await self._body(request))
         work = self._work(asked)
         inputs = asked.texts_or_ids()
-        if len(inputs) > self.serving.max_inputs:
-            raise Refusal(413, f"{len(inputs)} inputs; send at most {self.serving.max_inputs} at a time")
-        ids = await self._token_ids(inputs, work)
-        answers = await _unless_gone(request, self.batcher.answer(work, ids))
+        # what an empty queue cannot hold would be told to try again for ever
+        most = min(self.serving.max_inputs, self.serving.max_waiting)
+        if len(inputs) > most:
+            raise Refusal(413, f"{len(inputs)} inputs; send at most {most} at a time")
+        answers = await _unless_gone(request, self._answers(inputs, work))
         vectors = [self._cut(answer.vector, asked.dimensions) for answer in answers]
         tokens = sum(answer.tokens for answer in answers)
         self.counts.inputs.labels(work.role).inc(len(answers))
@@ -161,6 +162,11 @@ class Server:
         if asked.think and role == "document":
             raise InputError('think is for queries; say input_type "query"')
         return Work(role, asked.think)
+
+    async def _answers(self, inputs: list[str] | list[list[int]], work: Work) -> list[Answer]:
+        with self.batcher.room(len(inputs)):  # what waits for the tokenizer waits, too
+            ids = await self._token_ids(inputs, work)
+        return await self.batcher.answer(work, ids)
 
     async def _token_ids(self, inputs: list[str] | list[list[int]], work: Work) -> list[tuple[int, ...]]:
         if isinstance(inputs[0], str):

@@ -1,0 +1,1 @@
+"""The commands of `o1-synth`, one file each: `declare` its options, `run` it."""

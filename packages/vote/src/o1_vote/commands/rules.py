@@ -1,0 +1,51 @@
+"""How ballots are counted, on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from o1_records import InputError
+from o1_vote import tally
+from o1_vote.tally import Points, Terms
+
+RULES: dict[str, Points] = {
+    "majority": tally.first_places,
+    "mean-rank": tally.borda_points,
+    "borda": tally.borda_points,
+    "rrf": tally.reciprocal_points,
+    "z-scores": tally.standard_scores,
+    "softmax-sum": tally.softmax,
+}
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The rule and its terms."""
+    add = command.add_argument
+    add("--rule", choices=RULES, default="majority", help="borda and mean-rank elect the same")
+    add("--abstain", action="store_true", help="let the query without a thought be elected too")
+    add("--margin", type=float, default=0.0, help="with --abstain: points a thought must be above it")
+    add("--least-agreement", type=float, help="no thought where Krippendorff's alpha is lower")
+    add("--weights", type=Path, help="JSON of weights by member, as `calibrate` writes")
+
+
+def terms_of(args: argparse.Namespace) -> Terms:
+    """The terms of the rule."""
+    terms = Terms(abstain=args.abstain, margin=args.margin)
+    if args.least_agreement is not None:
+        terms["least_agreement"] = args.least_agreement
+    if args.weights:
+        terms["weights"] = _weights(args.weights)
+    return terms
+
+
+def _weights(path: Path) -> dict[str, float]:
+    try:
+        weights = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InputError(f'{path}: {error}; it should be {{"MEMBER": 1.0, ...}}') from error
+    if bad := {name: weight for name, weight in weights.items() if not weight >= 0}:
+        raise InputError(f"{path}: weights below 0: {bad}")
+    return weights

@@ -1,0 +1,89 @@
+"""Finding and loading a model of sentence-transformers without surprises: no pickles, no remote code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from o1_records import InputError, MissingExtraError, quoted
+from o1_vote.rerun import digest_of
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def load_options(model: str, revision: str | None) -> dict[str, Any]:
+    """What a model's constructor is told. Raises InputError for a model that can be nowhere."""
+    if not Path(model).is_dir() and (Path(model).exists() or not _HUB_ID.fullmatch(model)):
+        raise InputError(f"{quoted(model)} is neither a folder nor a model id of the hub")
+    try:
+        import sentence_transformers  # noqa: F401 - whether it can be imported
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-vote", "dense", "A sentence-transformers member") from error
+    return {
+        "local_files_only": _is_at_hand(model, revision),
+        "trust_remote_code": False,
+        "revision": revision,
+        "model_kwargs": {"use_safetensors": True},
+    }
+
+
+@contextlib.contextmanager
+def explained(model: str, kind: str) -> Iterator[None]:
+    """Turn what loading raises into an InputError of one line."""
+    import safetensors
+
+    try:
+        yield
+    except (
+        OSError, ValueError, KeyError, RuntimeError, AssertionError, safetensors.SafetensorError
+    ) as error:  # fmt: skip
+        first_line = str(error).strip().partition("\n")[0]
+        raise InputError(f"{quoted(model)} cannot be loaded as {kind}: {first_line}") from error
+
+
+def digest_of_model(model: str, revision: str | None = None) -> str:
+    """The sha256 of everything in a model's folder, or of the hub's files in the local cache."""
+    if Path(model).is_dir():
+        return digest_of([Path(model)])
+    found = _cached_config(model, revision)
+    return digest_of([Path(found).parent]) if found else "not at hand"
+
+
+def _is_at_hand(model: str, revision: str | None) -> bool:
+    if Path(model).is_dir():
+        return True
+    if _cached_config(model, revision):
+        return True
+    import huggingface_hub
+
+    _refuse_unreachable_hub(model, huggingface_hub.constants.ENDPOINT)
+    return False
+
+
+def _cached_config(model: str, revision: str | None) -> str | None:
+    if not _HUB_ID.fullmatch(model) or importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+    return found if isinstance(found, str) else None
+
+
+def _refuse_unreachable_hub(model: str, address: str) -> None:
+    import urllib.error
+    import urllib.request
+
+    # the hub's client would retry for more than a minute before it says so
+    try:
+        urllib.request.urlopen(address, timeout=10).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:
+        raise InputError(
+            f"{quoted(model)} is not a folder, is not cached, and {address} cannot be reached "
+            f"({error}); give the folder of a model"
+        ) from error

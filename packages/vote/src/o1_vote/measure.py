@@ -1,0 +1,140 @@
+"""What a member measures about a candidate. A measure is a function, so that a new one needs no change here.
+
+Raw values are what the ballots keep. The gain of a thought is its value less that of the query without
+a thought, which stands on a ballot of its own, so a tally can take either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from o1_records import Document, InputError, Query, Thought, quoted
+from o1_vote.retriever import Retriever, Searcher
+
+Values: TypeAlias = NDArray[np.float32]
+
+
+class Candidate(NamedTuple):
+    """One thing to measure: a thought about a query, or the query alone (None)."""
+
+    query: Query
+    thought: Thought | None
+    positives: tuple[Document, ...]
+    negatives: tuple[Document, ...] = ()
+
+
+Measure: TypeAlias = Callable[[Retriever, Sequence[Candidate]], Values]
+"""Score every candidate with a member: float32 [candidates], higher is better."""
+
+Several: TypeAlias = Callable[[Values], float]
+"""Makes one value of those of several positives: `best` or `mean`."""
+
+
+def best(values: Values) -> float:
+    """The best positive counts."""
+    return float(values.max())
+
+
+def mean(values: Values) -> float:
+    """All positives count alike."""
+    return float(values.mean())
+
+
+def thought_similarity(
+    member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
+) -> Values:
+    """The thought against the positives (O1 Embedder, refinement).
+
+    Where there is no thought the query stands in its place.
+    """
+    texts = [(c.thought.text if c.thought else c.query.text) for c in candidates]
+    return _over_positives(_similarities(member, texts, [c.positives for c in candidates]), several)
+
+
+def query_thought_similarity(
+    member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
+) -> Values:
+    """Query and thought, as one text, against the positives."""
+    documents = [c.positives for c in candidates]
+    return _over_positives(_similarities(member, _searched(candidates), documents), several)
+
+
+def margin_to_negatives(
+    member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
+) -> Values:
+    """How far query and thought put the positives above the hardest of the given negatives.
+
+    A thought that raises the positive and a hard negative alike gains nothing. Raises InputError for a
+    query without negatives.
+    """
+    for candidate in candidates:
+        if not candidate.negatives:
+            name = quoted(candidate.query.query_id)
+            raise InputError(f"query {name} has no hard negatives to measure against; mine some first")
+    texts = _searched(candidates)
+    hardest = _over_positives(_similarities(member, texts, [c.negatives for c in candidates]), best)
+    return _over_positives(_similarities(member, texts, [c.positives for c in candidates]), several) - hardest
+
+
+def margin_to_corpus(
+    member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
+) -> Values:
+    """How far query and thought put the positives above the best other document of the corpus."""
+    rows = _corpus_rows(member, candidates)
+    values = [several(scores[own]) - float(scores[~own].max(initial=-1.0)) for scores, own in rows]
+    return np.array(values, dtype=np.float32)
+
+
+def reciprocal_rank(member: Retriever, candidates: Sequence[Candidate], *, several: Several = best) -> Values:
+    """One over the rank at which query and thought find the positives in the corpus.
+
+    The rank counts the documents that are no positives and score as high or higher.
+    """
+    values = []
+    for scores, own in _corpus_rows(member, candidates):
+        others = np.sort(scores[~own])
+        above = len(others) - np.searchsorted(others, scores[own], side="left")
+        values.append(several((1 / (1 + above)).astype(np.float32)))
+    return np.array(values, dtype=np.float32)
+
+
+def _searched(candidates: Sequence[Candidate]) -> list[str]:
+    return [(f"{c.query.text} {c.thought.text}" if c.thought else c.query.text) for c in candidates]
+
+
+def _similarities(
+    member: Retriever, texts: Sequence[str], documents: Sequence[Sequence[Document]]
+) -> list[Values]:
+    """For each text its similarities to its documents."""
+    pairs = [(text, d.doc_id) for text, group in zip(texts, documents, strict=True) for d in group]
+    ends = np.cumsum([len(group) for group in documents], dtype=np.int64)
+    return np.split(member.similarities(pairs), ends[:-1]) if len(texts) else []
+
+
+def _over_positives(values: Sequence[Values], several: Several) -> Values:
+    return np.array([several(each) for each in values], dtype=np.float32)
+
+
+def _corpus_rows(
+    member: Retriever, candidates: Sequence[Candidate]
+) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+    """For each candidate the scores of all documents and which of them are its positives."""
+    if not isinstance(member, Searcher):
+        raise InputError(
+            f"member {quoted(member.name)} cannot search a corpus; "
+            "measure a similarity or a margin to negatives"
+        )
+    for candidate, scores in zip(candidates, member.corpus_scores(_searched(candidates)), strict=True):
+        own = np.zeros(len(scores), dtype=np.bool_)
+        for positive in candidate.positives:
+            try:
+                own[member.row(positive.doc_id)] = True
+            except KeyError:
+                raise InputError(
+                    f"member {quoted(member.name)}: document {quoted(positive.doc_id)} is not in its corpus"
+                ) from None
+        yield scores, own

@@ -1,0 +1,146 @@
+"""Vectors and indexes that are kept: computed once, never stale, never damaged unnoticed."""
+
+import collections
+import random
+
+import numpy as np
+import pytest
+
+from o1_records import Document, InputError
+from o1_vote import BM25Member
+from o1_vote.cosine import CosineMember
+from o1_vote.vector_cache import VectorCache
+
+CORPUS = [Document(doc_id=f"d{i}", text=f"{word} a {word}") for i, word in enumerate(["ant", "bee", "cat"])]
+PAIRS = [("an ant", "d0"), ("a bee", "d0"), ("an ant", "d2")]
+
+
+def counting(seen, shift=0):
+    def encode(texts):
+        seen.update(texts)
+        rows = [[text.count(letter) + shift for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(len(texts), 26)
+
+    return encode
+
+
+def member(seen, path, fingerprint="one", **options):
+    cache = VectorCache(path)
+    return CosineMember("letters", counting(seen), CORPUS, cache=cache, fingerprint=fingerprint, **options)
+
+
+def test_a_second_run_embeds_nothing_again(tmp_path):
+    seen = collections.Counter()
+    first = member(seen, tmp_path / "vectors").similarities(PAIRS)
+    assert set(seen.values()) == {1}
+    again = member(seen, tmp_path / "vectors")
+    assert again.similarities(PAIRS).tolist() == first.tolist()
+    assert set(seen.values()) == {1}
+
+
+def test_f21_another_model_text_or_prompt_never_finds_stale_vectors(tmp_path):
+    seen = collections.Counter()
+    member(seen, tmp_path / "vectors").similarities(PAIRS)
+    for fingerprint in ("two", "one ", "One"):
+        before = seen["an ant"]
+        member(seen, tmp_path / "vectors", fingerprint).similarities(PAIRS)
+        assert seen["an ant"] == before + 1
+    fresh = collections.Counter()
+    member(fresh, tmp_path / "vectors").similarities([("an ant ", "d0")])
+    assert fresh == {"an ant ": 1}
+
+
+def test_f21_documents_of_another_prompt_are_other_vectors(tmp_path):
+    seen, documents = collections.Counter(), collections.Counter()
+    two_sided = member(seen, tmp_path / "vectors", encode_document=counting(documents, shift=1))
+    text = CORPUS[0].text
+    score = two_sided.similarities([(text, "d0")])[0]
+    assert seen == documents == {text: 1}
+    assert score < 0.999
+    assert member(seen, tmp_path / "vectors").similarities([(text, "d0")])[0] == pytest.approx(1)
+
+
+def test_a_cache_without_a_fingerprint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a cache needs the fingerprint"):
+        member(collections.Counter(), tmp_path / "vectors", fingerprint="")
+
+
+def test_f8_a_flipped_bit_of_a_vector_is_detected(tmp_path):
+    path = tmp_path / "vectors"
+    expected = member(collections.Counter(), path).similarities(PAIRS)
+    cache = VectorCache(path)
+    cache._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    cache._db.close()
+    whole, choose = path.read_bytes(), random.Random(0)
+    for _ in range(60):
+        bit = choose.randrange(8 * len(whole))
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:  # either noticed, or the bit was not one of a vector
+            found = member(collections.Counter(), path).similarities(PAIRS)
+        except InputError:
+            continue
+        finally:
+            for extra in ("vectors-wal", "vectors-shm"):
+                (tmp_path / extra).unlink(missing_ok=True)
+        assert found.tolist() == expected.tolist()
+
+
+def test_scores_of_the_corpus_are_the_similarities():
+    dense = CosineMember("letters", counting(collections.Counter()), CORPUS)
+    for each in (dense, BM25Member(CORPUS)):
+        texts = [text for text, _ in PAIRS]
+        rows = list(each.corpus_scores(texts))
+        for text, row in zip(texts, rows, strict=True):
+            pairs = [(text, doc_id) for doc_id in each.doc_ids]
+            assert row == pytest.approx(each.similarities(pairs), abs=1e-6)
+        assert [each.row(doc_id) for doc_id in each.doc_ids] == [0, 1, 2]
+
+
+def test_a_saved_bm25_gives_the_same_scores_without_reading_the_corpus(tmp_path):
+    made = BM25Member(CORPUS, split_identifiers=True, saved=tmp_path / "index").similarities(PAIRS)
+    opened = BM25Member(iter(()), split_identifiers=True, saved=tmp_path / "index")
+    assert opened.similarities(PAIRS).tolist() == made.tolist()
+    assert made.tolist() == BM25Member(CORPUS, split_identifiers=True).similarities(PAIRS).tolist()
+
+
+def test_f8_every_damaged_byte_of_a_saved_bm25_is_detected(tmp_path):
+    BM25Member(CORPUS, saved=tmp_path / "index")
+    choose = random.Random(1)
+    files = sorted((tmp_path / "index").iterdir())
+    for _ in range(60):
+        path = choose.choice(files)
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[choose.randrange(len(whole))] ^= 1 << choose.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="index"):
+            BM25Member([], saved=tmp_path / "index")
+        path.write_bytes(whole)
+
+
+def test_f21_a_job_knows_when_a_model_a_score_file_or_an_option_changed(tmp_path):
+    import argparse
+
+    from o1_vote.commands import committee
+
+    def made_from(*words):
+        parser = argparse.ArgumentParser()
+        committee.declare(parser)
+        return committee.made_from(parser.parse_args(words))
+
+    model, scores = tmp_path / "model", tmp_path / "scores.jsonl"
+    model.mkdir()
+    words = ["--member", f"st:{model}", "--member", f"scores:{scores}"]
+    seen = []
+    for path in (scores, model / "config.json", model / "model.safetensors", scores):
+        path.write_text(f"content {len(seen)}")
+        if scores.exists():
+            seen.append(made_from(*words))
+    seen += [
+        made_from(*words, *more)
+        for more in (["--dtype", "auto"], ["--query-prompt", "q"], ["--revision", "r"])
+    ]
+    assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
+    assert made_from(*words, "--device", "cpu", "--batch", "3") == made_from(*words)

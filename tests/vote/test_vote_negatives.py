@@ -1,0 +1,246 @@
+"""Mined negatives are hard, safe, the same on every run, and nobody is dropped silently."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, beir, read_jsonl, write_jsonl
+from o1_vote import BM25Member
+from o1_vote.ballot import Nomination, Reason
+from o1_vote.calibrate import calibrate
+from o1_vote.negatives import Mining, committee_teacher, mine
+
+RANDOM = np.random.default_rng(5)
+CORPUS = [Document(doc_id=f"d{i:02}", text=f"text number {i} of a corpus") for i in range(30)]
+DOCUMENTS = {document.doc_id: document for document in CORPUS}
+NOMINATION = Nomination(Query(query_id="q", text="anything"), (), (CORPUS[0], CORPUS[1]))
+
+
+class Table:
+    """A member that knows its scores by heart."""
+
+    def __init__(self, name, scores):
+        self.name, self._row = name, np.array(scores, dtype=np.float32)
+        self.doc_ids = [document.doc_id for document in CORPUS]
+
+    def row(self, doc_id):
+        return self.doc_ids.index(doc_id)
+
+    def similarities(self, pairs):
+        return np.array([self._row[self.row(doc_id)] for _, doc_id in pairs], dtype=np.float32)
+
+    def corpus_scores(self, texts):
+        return iter([self._row] * len(texts))
+
+
+def mined(members, nomination=NOMINATION, **options):
+    settings = {key: options.pop(key) for key in list(options) if key in Mining.__dataclass_fields__}
+    mining = Mining(**{"near": 1.1, **settings})
+    (record,) = mine([nomination], members, DOCUMENTS, mining, **options)
+    return record
+
+
+def ids(record):
+    return [document.doc_id for document in record.negatives]
+
+
+SCORES = st.lists(st.integers(-9, 9).map(lambda n: n / 8), min_size=30, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tables=st.lists(SCORES, min_size=1, max_size=3),
+    first=st.integers(1, 5),
+    width=st.integers(0, 20),
+    margin=st.none() | st.sampled_from([0.0, 0.5]),
+    relative=st.none() | st.sampled_from([0.5, 0.95]),
+    seed=st.none() | st.integers(0, 3),
+)
+def test_every_negative_is_within_the_window_and_below_the_margins(
+    tables, first, width, margin, relative, seed
+):
+    members = [Table(f"m{i}", table) for i, table in enumerate(tables)]
+    last = first + width
+    record = mined(
+        members, first=first, last=last, margin=margin, relative=relative, seed=seed, count=100,
+        excluded={"q": {"d02"}},
+    )  # fmt: skip
+    safe = set()
+    for table in tables:
+        others = [d.doc_id for d in CORPUS[3:]]
+        others.sort(key=lambda name: (table[int(name[1:])], name), reverse=True)
+        safe |= set(others[first - 1 : last])
+    for table in tables:
+        positive = min(table[0], table[1])
+        for name in set(safe):
+            score = table[int(name[1:])]
+            too_near = margin is not None and score > positive - margin
+            if too_near or (relative is not None and score > positive - (1 - relative) * abs(positive)):
+                safe.discard(name)
+    if safe:
+        assert set(ids(record)) == safe
+        assert len(ids(record)) == len(safe)
+    else:
+        assert isinstance(record, Reason)
+
+
+def test_the_hardest_come_first_and_members_take_turns():
+    down = Table("down", [9, 9, *range(28, 0, -1)])
+    up = Table("up", [99, 99, *range(28)])
+    assert ids(mined([down], relative=None, count=3)) == ["d02", "d03", "d04"]
+    assert ids(mined([down, up], relative=None, count=4)) == ["d02", "d29", "d03", "d28"]
+
+
+def test_a_sample_depends_on_the_seed_and_the_query_alone():
+    table = Table("m", [9, 9, *range(28, 0, -1)])
+    options = {"relative": None, "count": 5, "last": 20}
+    one = ids(mined([table], seed=1, **options))
+    assert ids(mined([table], seed=1, **options)) == one
+    assert ids(mined([table], seed=2, **options)) != one
+    other = Nomination(Query(query_id="other", text="x"), (), NOMINATION.positives)
+    both = list(mine([other, NOMINATION], [table], DOCUMENTS, Mining(seed=1, near=1.1, **options)))
+    assert ids(both[1]) == one
+    assert ids(both[0]) != one
+
+
+def test_near_duplicates_of_a_positive_are_no_negatives():
+    corpus = [
+        Document(doc_id="p", text="Read the members of a zip archive and write them to a folder."),
+        Document(doc_id="copy", text="read the members of a ZIP archive, and write them to a folder"),
+        Document(doc_id="other", text="Read the lines of a text file and sort them."),
+        *(Document(doc_id=f"x{i}", text=f"nothing to see here {i}") for i in range(5)),
+    ]
+    nomination = Nomination(Query(query_id="q", text="read a zip archive"), (), (corpus[0],))
+    documents = {document.doc_id: document for document in corpus}
+    mining = Mining(relative=None, count=2)
+    (record,) = mine([nomination], [BM25Member(corpus)], documents, mining)
+    assert ids(record)[0] == "other"
+    assert "copy" not in ids(record)
+    (loose,) = mine([nomination], [BM25Member(corpus)], documents, Mining(relative=None, count=2, near=1.1))
+    assert "copy" in ids(loose)
+
+
+def test_an_empty_window_is_refused():
+    with pytest.raises(InputError, match="ranks 5 to 4 hold no 15 documents"):
+        Mining(first=5, last=4)
+
+
+def test_a_committee_teaches_standard_scores():
+    small, large = Table("small", [3, 1, 2, *[0] * 27]), Table("large", [300, 100, 200, *[0] * 27])
+    teach = committee_teacher([small, large])
+    scores = teach("text", ["d00", "d01", "d02"])
+    assert scores == pytest.approx([1.2247, -1.2247, 0], abs=1e-3)
+    record = mined([small], relative=None, count=1, teacher=teach)
+    assert len(record.teacher_scores) == 3
+
+
+def test_members_are_weighted_by_where_they_find_held_out_documents():
+    nominations = [Nomination(Query(query_id=f"q{i}", text="x"), (), (CORPUS[i],)) for i in range(4)]
+    good = Table("good", list(range(30, 0, -1)))
+    bad = Table("bad", list(range(30)))
+    level = Table("level", [1] * 30)
+    weights = calibrate(nominations, [good, bad, level], good.doc_ids)
+    assert weights["good"] > weights["bad"] >= weights["level"] > 0
+    assert weights == calibrate(nominations[::-1], [good, bad, level], good.doc_ids)
+    assert weights["good"] == pytest.approx(np.mean([1 / (1 + i) for i in range(4)]), abs=1e-6)
+    with pytest.raises(InputError, match="nothing to calibrate with"):
+        calibrate([], [good], good.doc_ids)
+
+
+QUERIES = [
+    Query(query_id="q1", text="number 13 of a corpus"),
+    Query(query_id="q2", text="17"),
+    Query(query_id="q3", text="?"),
+]
+QRELS = [Qrel(query_id="q1", doc_id="d13", relevance=1), Qrel(query_id="q2", doc_id="d17", relevance=1)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    beir.write_beir(tmp_path / "set", documents=CORPUS, queries=QUERIES, qrels={"train": QRELS})
+    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
+    return tmp_path
+
+
+def run(folder, *words):
+    command = [sys.executable, "-m", "o1_vote", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def mine_with(folder, *words):
+    files = ["--corpus", "set", "--member", "bm25", "--out", "mined.jsonl", "--reasons", "reasons.jsonl"]
+    return run(folder, "mine", *files, "--near", "1.1", *words)
+
+
+def test_every_query_is_mined_or_has_a_reason(folder):
+    asked = ["--queries", "queries.jsonl", "--qrels", "set"]
+    write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id="d14")])
+    done = mine_with(folder, *asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
+    assert done.returncode == 0, done.stderr
+    examples = list(read_jsonl(folder / "mined.jsonl", Example))
+    reasons = list(read_jsonl(folder / "reasons.jsonl", Reason))
+    assert sorted([*(e.query.query_id for e in examples), *(r.query_id for r in reasons)]) == [
+        "q1",
+        "q2",
+        "q3",
+    ]
+    (first, *_) = examples
+    assert [d.doc_id for d in first.positives] == ["d13"]
+    assert len(first.negatives) == 4
+    assert "d14" not in ids(first)
+    assert len(first.teacher_scores) == 5
+    assert first.teacher_scores[0] > max(first.teacher_scores[1:])
+    again = mine_with(folder, *asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
+    assert again.stderr == "mined.jsonl: up to date\n"
+    assert not list(folder.glob("*.job"))
+
+
+def test_examples_keep_their_thoughts_and_get_negatives(folder):
+    from o1_records import Source, Thought
+
+    thought = Thought(query_id="q1", thought_id="t", text="number 15", source=Source(model="test"))
+    example = Example(query=QUERIES[0], positives=(CORPUS[13],), thought=thought)
+    write_jsonl(folder / "examples.jsonl", [example])
+    assert mine_with(folder, "--examples", "examples.jsonl", "--relative", "1").returncode == 0
+    (plain,) = read_jsonl(folder / "mined.jsonl", Example)
+    assert plain.thought == thought
+    assert plain.negatives
+    searched = mine_with(folder, "--examples", "examples.jsonl", "--relative", "9", "--with-thought")
+    assert searched.returncode == 0
+    (thoughtful,) = read_jsonl(folder / "mined.jsonl", Example)
+    assert ids(thoughtful)[0] == "d15"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --queries and --qrels, or --examples"),
+        (["--queries", "queries.jsonl", "--qrels", "set", "--teacher", "x"], "--teacher 'x' is none of"),
+        (["--queries", "queries.jsonl", "--qrels", "set", "--first", "9", "--last", "3"], "ranks 9 to 3"),
+    ],
+)
+def test_what_cannot_be_mined_is_one_sentence(folder, words, message):
+    done = mine_with(folder, *words)
+    assert done.returncode == 4
+    assert message in done.stderr.splitlines()[-1]
+    assert not (folder / "mined.jsonl").exists()
+    assert not list(folder.glob("*.job"))
+
+
+def test_weights_of_a_calibration_are_used_by_an_election(folder):
+    files = ["--queries", "queries.jsonl", "--qrels", "set", "--corpus", "set", "--split", "train"]
+    members = ["--member", "one=bm25", "--member", "two=bm25"]
+    done = run(folder, "calibrate", *files, *members, "--out", "weights.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split("\t")[0] == "one"
+    (folder / "thoughts.jsonl").write_text("")
+    voted = ["--thoughts", "thoughts.jsonl", "--out", "e.jsonl", "--reasons", "r.jsonl"]
+    assert run(folder, "elect", *files, *members, *voted, "--weights", "weights.json").returncode == 0
+    (folder / "weights.json").write_text('{"one": "x"}')
+    refused = run(folder, "elect", *files, *members, *voted, "--weights", "weights.json")
+    assert refused.returncode == 4
+    assert "weights.json: Expected `float`" in refused.stderr

@@ -1,0 +1,123 @@
+"""What is told about an election: one query explained, all of them on a page."""
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from o1_records import Ballot, Query, Source, Thought, write_jsonl
+
+NASTY = "<script>alert(1)</script>"
+QUERIES = [Query(query_id="q1", text=f"open {NASTY}"), Query(query_id="q2", text="sort numbers")]
+THOUGHTS = [
+    Thought(query_id=query, thought_id=name, text=text, source=Source(model="m"))
+    for query, name, text in [
+        ("q1", "a", f"a zip {NASTY} file"),
+        ("q1", "b", "a folder"),
+        ("q2", "a", "ascending"),
+        ("q2", "b", "a list in order"),
+    ]
+]
+SCORES = {
+    "q1": {"bm25": {None: 1.0, "a": 3.0, "b": 2.0}, "dense": {None: 0.1, "a": 0.9, "b": 0.3}},
+    "q2": {"bm25": {None: 2.0, "a": 1.0, "b": 0.0}, "dense": {None: 0.0, "a": 0.2, "b": 0.4}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
+    write_jsonl(tmp_path / "thoughts.jsonl", THOUGHTS)
+    ballots = [
+        Ballot(query_id=query, thought_id=name, retriever=member, score=score)
+        for member in ("bm25", "dense")
+        for query, sheets in SCORES.items()
+        for name, score in sheets[member].items()
+    ]
+    write_jsonl(tmp_path / "ballots.jsonl", ballots)
+    return tmp_path
+
+
+def run(folder, *words):
+    files = ["--ballots", "ballots.jsonl", "--thoughts", "thoughts.jsonl", "--queries", "queries.jsonl"]
+    command = [sys.executable, "-m", "o1_vote", *words, *files]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_an_explanation_has_every_candidate_and_every_members_word(folder):
+    done = run(folder, "explain", "q1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"query q1 open {NASTY}"
+    assert "winner: a, by majority: the most points" in lines
+    assert "* a: 1.0000 points" in lines
+    assert "    bm25: 3.0000 (rank 1 of 3)" in lines
+    assert "    dense: 0.3000 (rank 2 of 3)" in lines
+    assert "  (no thought): does not stand for election" in lines
+    assert "    a folder" in lines
+
+
+def test_an_explanation_follows_the_terms_of_the_rule(folder):
+    rule = ["--rule", "mean-rank", "--least-agreement", "0.9"]
+    told = run(folder, "explain", "q2", *rule).stdout
+    assert "the members disagree: alpha" in told
+    assert (
+        "(no thought), by mean-rank: the query alone"
+        in run(folder, "explain", "q2", *rule, "--abstain").stdout
+    )
+    assert "* (no thought)" in told
+    unknown = run(folder, "explain", "q9")
+    assert unknown.returncode == 4
+    assert "has no query 'q9'" in unknown.stderr
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links, self.text, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_offline_whole_and_shows_texts_as_text(folder):
+    done = run(folder, "report", "--out", "page.html", "--abstain")
+    assert done.returncode == 0, done.stderr
+    page = Page()
+    page.feed((folder / "page.html").read_text())
+    assert page.open == []
+    assert page.links == []
+    assert "script" not in page.tags
+    told = " ".join("".join(page.text).split())
+    assert f"a zip {NASTY} file" in told
+    assert "2 queries by majority: 1 (50.0%) carry a thought" in told
+    assert "prefers-color-scheme: dark" in told
+    assert "width=device-width" in (folder / "page.html").read_text()
+
+
+def test_the_survey_counts_what_happened():
+    from o1_vote.survey import Survey
+    from o1_vote.tally import decide, first_places
+
+    survey = Survey()
+    for name, sheets in SCORES.items():
+        survey.add(name, sheets, decide(sheets, first_places, abstain=True))
+    survey.measure_lengths(THOUGHTS)
+    assert survey.winners == {"q1": "a", "q2": None}
+    assert survey.wins == {"a": 1, "b": 0}
+    assert survey.prefers_none["bm25"].value == 0.5
+    assert survey.with_winner["dense"].value == 1
+    assert survey.scores["bm25", "query alone"].value == 1.5
+    assert survey.lengths["elected"].count == 1
+    assert [dispute.query_id for dispute in survey.disputed] == ["q2", "q1"]
+    assert sum(survey.alphas.values()) == survey.queries == 2
