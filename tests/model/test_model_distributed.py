@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from o1_model import Embedder
 
 JOBS = [
-    *(f"{n}:{case}" for n in (1, 2, 4) for case in ("direct", "cached", "lora")),
-    *(f"{n}:accumulated" for n in (1, 2)),
-    *("1:resumed", "2:resumed", "1:lora-resumed", "2:fsdp-adamw-resumed"),
+    *(f"{n}:{case}" for n in (1, 2) for case in ("direct", "cached", "lora", "accumulated")),
+    *("4:cached", "4:lora", "2:resumed", "2:fsdp-adamw-resumed"),
     *("2:fsdp", "2:fsdp-adamw", "2:fsdp-lora", "2:fsdp-direct", "2:nan"),
 ]
 
@@ -66,7 +65,7 @@ def test_gradient_weights_and_terms_are_equal_on_any_number_of_processes(trainin
 
 
 def test_two_passes_train_as_one_does(trainings):
-    for processes in (1, 2, 4):
+    for processes in (1, 2):
         direct, cached = (trainings / f"{processes}:{case}" for case in ("direct", "cached"))
         assert relative_error(tensors(direct, "gradients"), tensors(cached, "gradients")) <= 1e-5
 
@@ -86,9 +85,7 @@ def test_fsdp_gives_the_gradient_of_one_process(trainings, sharded, whole):
 @pytest.mark.parametrize(
     ("parts", "whole"),
     [
-        ("1:resumed", "1:cached"),
         ("2:resumed", "2:cached"),
-        ("1:lora-resumed", "1:lora"),
         ("2:fsdp-adamw-resumed", "2:fsdp-adamw"),
     ],
 )

@@ -1,17 +1,19 @@
 """The step in two passes gives the numbers of the step in one: whatever trains, with dropout or without."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 
-from o1_model import Embedder
+from o1_model import Embedder, joint, onednn
 from o1_model.data import JointCollator
 from o1_model.gradcache import Plan, RandomState, cached_step, direct_step
 from o1_model.head import head_loss
 from o1_model.joint import JointModel, parts_of
 from o1_model.lora import Lora, add_lora
 from o1_model.objective import Objective
+from o1_model.onednn import fast_linear
 from o1_records import Document, Example, Query, Source, Thought
 
 WORDS = [
@@ -254,3 +256,25 @@ def test_a_frozen_head_gives_the_same_loss_and_gradient_with_logits_once(embedde
     if not isinstance(backbone.head, torch.nn.Sequential):
         assert sizes == [256, 256, 88]
     hook.remove()
+
+
+@pytest.mark.parametrize("step", [direct_step, cached_step])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_fast_linear_layers_give_the_gradient_of_plain_ones(plain_models, monkeypatch, step, again):
+    """Also where a checkpoint computes layers again in the backward pass."""
+    found = []
+    for way in (fast_linear, nullcontext):
+        monkeypatch.setattr(joint, "fast_linear", way)
+        monkeypatch.setattr(onednn, "fast_linear", way)
+        torch.manual_seed(0)
+        embedder = Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12)
+        add_lora(embedder.backbone, Lora(rank=4, alpha=8, dropout=0.2))
+        if again:
+            JointModel(embedder.backbone, embedder.layout).activation_checkpointing_enable()
+        terms, gradient, _ = step_of(embedder, step)
+        found.append((terms, gradient))
+    (terms, gradient), (expected, plain) = found
+    assert terms == pytest.approx(expected, rel=1e-5)
+    assert relative_error(plain, gradient) <= 1e-5
+    exactly = all(torch.equal(gradient[name], plain[name]) for name in plain)
+    assert exactly != (torch.backends.cpu.get_cpu_capability() == "AVX512")

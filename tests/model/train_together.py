@@ -46,7 +46,6 @@ CASES = {
     "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
     "fsdp-direct": {"arguments": FSDP},
     "resumed": {"grad_cache": True, "arguments": STOPPED},
-    "lora-resumed": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": STOPPED},
     "fsdp-adamw": {"grad_cache": True, "arguments": {**FSDP, "optim": "adamw_torch"}},
     "fsdp-adamw-resumed": {"grad_cache": True, "arguments": {**FSDP, **STOPPED, "optim": "adamw_torch"}},
     "nan": {"nan": True},

@@ -21,7 +21,6 @@ from o1_model.data import JointBatch
 from o1_model.distributed import every, gather, total
 from o1_model.joint import Vectors, parts_of, step_vectors
 from o1_model.objective import Objective, embed_terms
-from o1_model.onednn import fast_linear
 
 Backward = Callable[[Tensor, bool], None]
 
@@ -57,7 +56,6 @@ class Plan:
         return 1 - self.objective.embed_weight
 
 
-@fast_linear()
 def direct_step(
     model: nn.Module, batch: JointBatch, plan: Plan, backward: Backward, device: torch.device
 ) -> dict[str, Tensor]:
@@ -80,7 +78,6 @@ def direct_step(
     return _report(terms, think, plan)
 
 
-@fast_linear()
 def cached_step(
     model: nn.Module, batch: JointBatch, plan: Plan, backward: Backward, device: torch.device
 ) -> dict[str, Tensor]:

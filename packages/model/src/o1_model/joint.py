@@ -20,6 +20,7 @@ from o1_model.data import JointBatch
 from o1_model.encode import right_padded_states
 from o1_model.head import head_loss
 from o1_model.layout import Layout
+from o1_model.onednn import computed_again, fast_linear
 from o1_model.pooling import READ_OUTS, normalise
 from o1_model.step import StepVectors
 
@@ -45,6 +46,10 @@ class JointModel(nn.Module):
         The share is the sum over labels, divided by `denominator`; 0 when that is None, and then no logits
         are computed. Vectors and share are float32 or better.
         """
+        with fast_linear():
+            return self._read(part, denominator)
+
+    def _read(self, part: Batch, denominator: Tensor | int | None) -> tuple[Tensor, Tensor, Tensor]:
         states = right_padded_states(self.backbone, self.layout, part)
         read_out = READ_OUTS[self.layout.readout]
         first, last = (normalise(read_out(states, part.mask, place)) for place in (part.first, part.last))
@@ -55,14 +60,28 @@ class JointModel(nn.Module):
             return first, last, 0.0 * self.backbone.logits(states[:1, 0]).sum().to(first.dtype)
         return first, last, first.new_zeros(())
 
-    def activation_checkpointing_enable(self, **settings: Any) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         """Let the layers keep no activations: the Trainer calls this for `--activation_checkpointing`."""
-        self.backbone.lm.activation_checkpointing_enable(**settings)
+        self.backbone.lm.activation_checkpointing_enable(
+            activation_checkpointing_kwargs=_going_the_same_way(activation_checkpointing_kwargs), **settings
+        )
 
-    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         """The same under the name of transformers before 5.20."""
         lm: Any = self.backbone.lm
-        lm.gradient_checkpointing_enable(**settings)
+        lm.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=_going_the_same_way(gradient_checkpointing_kwargs), **settings
+        )
+
+
+def _going_the_same_way(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """A checkpoint's settings, with which layers computed again take the kernels they took."""
+    settings = {"use_reentrant": False, **(settings or {})}
+    return settings if settings["use_reentrant"] else {**settings, "context_fn": computed_again}
 
 
 def parts_of(batch: JointBatch) -> list[Batch]:

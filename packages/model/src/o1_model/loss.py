@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from o1_model.onednn import fast_linear
+
 
 def embed_loss(
     scores: Float[Tensor, "q d"],
@@ -122,7 +124,8 @@ def think_loss(
         return states.sum() * 0.0
 
     def part(states: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(_float(logits(states)), labels, reduction="sum")
+        with fast_linear():
+            return F.cross_entropy(_float(logits(states)), labels, reduction="sum")
 
     parts = zip(torch.split(states, chunk), torch.split(label_ids, chunk), strict=True)
     if len(label_ids) <= chunk:
