@@ -62,6 +62,7 @@ def test_the_rank_of_a_hit_counts_not_its_place_in_the_list():
     assert order(as_run(hits)) == [("q", "b"), ("q", "a")]
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("fuse", FUSES)
 def test_the_better_run_gets_the_weight(fuse):
     qrels = [Qrel(query_id=f"q{n}", doc_id="good", relevance=1) for n in range(4)]

@@ -1,11 +1,13 @@
 """The flags of `o1-model train`: command line, YAML, JSON, and what they say about mistakes."""
 
 import json
+import sys
 from dataclasses import fields
 
 import pytest
 
 from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, TrainingArguments, changed, parse
+from o1_model.checks import refuse_what_is_not_read
 from o1_model.objective import Objective
 from o1_records import InputError
 
@@ -108,6 +110,20 @@ def test_a_collection_turns_evaluation_and_keeping_the_best_on():
     assert not args.load_best_model_at_end
 
 
+def test_a_setting_of_a_package_that_is_absent_is_one_sentence(monkeypatch):
+    # None in sys.modules is how Python marks a module that cannot be imported
+    monkeypatch.setitem(sys.modules, "transformers.integrations.deepspeed", None)
+    with pytest.raises(InputError, match=r"a setting needs what is not installed: .*deepspeed"):
+        parse([*NEEDED, "--deepspeed", "zero2.json"])
+
+
+def test_fsdp_is_turned_on_by_a_flag_and_needs_several_processes():
+    args = parse([*NEEDED, "--fsdp", "true"])[-1]
+    assert args.fsdp
+    with pytest.raises(InputError, match="fsdp spreads a model over processes, and there is one"):
+        refuse_what_is_not_read(args)
+
+
 def test_changed_settings_are_those_that_are_not_the_default():
     groups = parse([*NEEDED, "--negatives", "3", "--matryoshka_dims", "8", "--lr_scheduler_type", "cosine"])
     found = changed(*groups)
@@ -115,3 +131,24 @@ def test_changed_settings_are_those_that_are_not_the_default():
     assert found["matryoshka_dims"] == [8]
     assert found["lr_scheduler_type"] == "cosine"
     assert not {"layout", "query_length", "learning_rate", "seed"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        (ModelArguments, "lora_rank", -1),
+        (ModelArguments, "lora_alpha", 0),
+        (ModelArguments, "lora_dropout", 1.0),
+        (ModelArguments, "dropout", -0.1),
+        (DataArguments, "negatives", -1),
+        (DataArguments, "thought_dropout", 2.0),
+        (DataArguments, "chunk_tokens", 0),
+        (EvalArguments, "eval_queries", 0),
+        (EvalArguments, "eval_documents", 0),
+        (EvalArguments, "eval_samples", -1),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(group, name, value):
+    needed = {ModelArguments: {"model_name_or_path": "m"}, DataArguments: {"train_data": "e"}}
+    with pytest.raises(InputError, match=f"cannot train with {name} {value}"):
+        group(**{**needed.get(group, {}), name: value})

@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from transformers import TrainingArguments
 
 from o1_model import Embedder
 from o1_model.checks import (
+    check_evaluation,
     check_examples,
     check_saving,
     check_terms,
@@ -18,6 +20,7 @@ from o1_model.checks import (
     place,
     refuse_several_devices,
     refuse_unsafe_files,
+    refuse_what_is_not_read,
     spelt_control_tokens,
     table,
 )
@@ -98,10 +101,54 @@ def test_terms_without_their_data_are_refused_or_told():
     assert check_terms(examples, None, Objective()) == []
     with pytest.raises(InputError, match=r"e\.jsonl: no example has a teacher score; leave --teacher out"):
         check_terms(examples, "e.jsonl", Objective(teacher="kl"))
-    (said,) = check_terms(examples, None, Objective(redapter_from=0))
+    redapter = Objective(redapter_from=0)
+    (said,) = check_terms(examples, None, redapter, layout="instruct")
     assert said == "1 of 2 examples have no reasoning query or thought, for --redapter_from"
     with pytest.raises(InputError, match="no example has a reasoning query or thought"):
-        check_terms(examples[1:], None, Objective(redapter_from=0))
+        check_terms(examples[1:], None, redapter, layout="reference")
+
+
+def test_redapter_of_two_read_outs_needs_a_thought():
+    asked = msgspec.structs.replace(example(1, thought=""), reasoning_query="which module opens archives")
+    redapter = Objective(redapter_from=0)
+    assert check_terms([asked], None, redapter, layout="instruct") == []
+    with pytest.raises(InputError, match=r"has a thought \(the layout o1 reads no reasoning query"):
+        check_terms([asked], None, redapter, layout="o1")
+
+
+def test_the_best_checkpoint_is_kept_by_a_figure_that_is_measured(tmp_path):
+    def wanted(metric):
+        return TrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
+
+    check_evaluation(wanted(None), measured=[])
+    check_evaluation(wanted("eval_nDCG@10"), measured=["nDCG@10"])
+    with pytest.raises(InputError, match=r"by 'nDCG@10_thoughts': the evaluation measures nDCG@10$"):
+        check_evaluation(wanted("nDCG@10_thoughts"), measured=["nDCG@10"])
+    with pytest.raises(InputError, match="the evaluation needs eval_collection"):
+        check_evaluation(wanted("nDCG@10"), measured=[])
+
+
+def test_evaluation_needs_something_to_measure_on(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="steps", eval_steps=1)
+    check_evaluation(args, measured=["nDCG@10"])
+    with pytest.raises(InputError, match="eval_strategy needs eval_collection"):
+        check_evaluation(args, measured=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label_smoothing_factor", 0.1), ("neftune_noise_alpha", 5.0), ("use_liger_kernel", True)],
+)
+def test_a_setting_that_would_be_passed_over_is_refused(tmp_path, name, value):
+    plain = {"output_dir": str(tmp_path), "use_cpu": True}
+    refuse_what_is_not_read(TrainingArguments(**plain))
+    with pytest.raises(InputError, match=f"does not know {name}"):
+        refuse_what_is_not_read(TrainingArguments(**plain, **{name: value}))
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(InputError, match="per_device_train_batch_size 0"):
+        check_examples([example(1, negatives=1)], None, negatives=1, batch=0)
 
 
 def test_a_resume_that_would_not_be_exact_is_told(tmp_path):

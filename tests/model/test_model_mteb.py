@@ -1,12 +1,12 @@
 """mteb itself measures an Embedder, and finds what a plain computation finds."""
 
-import ir_measures
 import numpy as np
 import pytest
 
 from o1_model import Embedder, Thinking
 from o1_model.mteb import MtebEncoder
 
+ir_measures = pytest.importorskip("ir_measures")
 pytestmark = pytest.mark.extra
 
 DOCUMENTS = ["open a zip file", "sort the keys of a list", "write bytes", "close the text", "read in a file"]

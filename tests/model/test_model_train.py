@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from o1_model import Embedder, Thinking
 from o1_model.__main__ import main
-from o1_model.arguments import DataArguments, EvalArguments, ModelArguments
+from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, parse
 from o1_model.objective import Objective
 from o1_model.train import train
 from o1_records import (
@@ -111,6 +111,16 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     whole = _train(tmp_path / "whole", data, plain_models["llama"], 8)
     _train(tmp_path / "parts", data, plain_models["llama"], 4)
     _assert_equal_weights(whole, _train(tmp_path / "parts", data, plain_models["llama"], 8))
+
+
+def test_a_finished_training_that_is_started_again_takes_no_further_step(tmp_path, data, plain_models):
+    # 6 steps end in the middle of the second epoch of 4
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 6)
+    first = {name: value.clone() for name, value in _weights(folder).items()}
+    _train(tmp_path / "out", data, plain_models["llama"], 6)
+    assert "in 6 steps" in (folder / "README.md").read_text()
+    for name, value in _weights(folder).items():
+        assert torch.equal(value, first[name]), name
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, data, plain_models):
@@ -307,6 +317,12 @@ def test_the_best_checkpoint_is_what_is_saved(
     card = (folder / "README.md").read_text()
     saved = next(line for line in card.splitlines() if line.startswith("| saved |"))
     assert f"{best:.4f}" in saved
+    if greater:
+        (block,) = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
+        (tmp_path / "again.yaml").write_text(block)
+        _, _, again, _, args = parse([str(tmp_path / "again.yaml"), "--use_cpu"])
+        assert (again, args.eval_steps, args.save_steps) == (collection, 2, 2)
+        assert (args.load_best_model_at_end, "accelerator_config" in block) == (True, False)
 
 
 def test_evaluation_shows_thoughts_and_changes_nothing(tmp_path, data, plain_models, collection, caplog):
@@ -320,8 +336,11 @@ def test_evaluation_shows_thoughts_and_changes_nothing(tmp_path, data, plain_mod
             evaluation=collection,
             eval_strategy="steps",
             eval_steps=1,
+            logging_steps=2,
         )
     _assert_equal_weights(quiet, loud)
+    history = json.loads((loud / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert ["think" in line for line in history] == ["loss" in line for line in history]
     said = [record.getMessage() for record in caplog.records]
     assert "4 of 4 queries (dev), 9 of 9 documents of beir" in said
     assert sum(line.startswith("thought about ") for line in said) == 3 * 5

@@ -207,7 +207,7 @@ def test_a_winner_must_be_a_thought_of_its_query():
 
 def test_importing_it_loads_no_model_library():
     code = "import sys, o1_vote; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["torch", "transformers", "sentence_transformers", "wordllama", "bm25s", "Stemmer"]
+    heavy = ["torch", "transformers", "sentence_transformers", "wordllama", "bm25s", "Stemmer", "tqdm"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -199,3 +199,4 @@ def test_stats_count_what_examples_hold(tmp_path):
     write_jsonl(tmp_path / "e.jsonl", examples)
     done = run(tmp_path, "stats", "e.jsonl")
     assert json.loads(done.stdout) == told
+    assert stats([])["examples"] == 0

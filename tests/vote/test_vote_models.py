@@ -159,3 +159,12 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     one, two = done.stdout.splitlines()
     assert one == two
+
+
+def test_a_model_of_embeddings_is_no_cross_encoder(minilm):
+    """A head of random weights would be put on it, and would vote."""
+    from o1_vote.cross_encoder import CrossEncoderMember
+    from o1_vote.dense import Loading
+
+    with pytest.raises(InputError, match=r"is no cross-encoder .*say st:MODEL"):
+        CrossEncoderMember(minilm, CORPUS, loading=Loading(devices=("cpu",)))

@@ -121,3 +121,27 @@ def test_the_survey_counts_what_happened():
     assert survey.lengths["elected"].count == 1
     assert [dispute.query_id for dispute in survey.disputed] == ["q2", "q1"]
     assert sum(survey.alphas.values()) == survey.queries == 2
+
+
+def test_queries_without_a_thought_do_not_make_members_agree():
+    from o1_vote.page import page
+    from o1_vote.survey import Survey
+    from o1_vote.tally import decide, first_places
+
+    alone = {"bm25": {None: 9.0}, "dense": {None: 0.9}}
+    counted = {}
+    for empty in (0, 50):
+        survey = counted[empty] = Survey()
+        for name, sheets in [*SCORES.items(), *((f"e{i}", alone) for i in range(empty))]:
+            survey.add(name, sheets, decide(sheets, first_places))
+    few, many = counted[0], counted[50]
+    assert many.queries == few.queries + 50
+    assert many.reasons["there is no thought"] == 50
+    assert many.alpha.value == few.alpha.value < 1
+    assert many.pairs["bm25", "dense"].value == few.pairs["bm25", "dense"].value
+    assert many.prefers_none["bm25"].value == few.prefers_none["bm25"].value
+    assert many.scores["bm25", "query alone"].value == 1.5
+    assert [dispute.query_id for dispute in many.disputed] == ["q2", "q1"]
+    nothing = Survey()
+    nothing.add("e", alone, decide(alone, first_places))
+    assert "<h2>Members" not in page(nothing, {}, {}, rule="majority")
