@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -131,6 +131,10 @@ def test_the_same_checkpoint_gives_the_same_vectors(plain, tmp_path, kind, name)
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @settings(deadline=None)
 @given(text=st.text(max_size=40))
+@example(" ")
+@example("  two spaces")
+@example("\u2581sign of a space")
+@example("")
 def test_the_chat_template_gives_the_rows_of_any_text(plain, kind, text):
     model = embedder_of(plain[kind])
     rendered = model.tokenizer.apply_chat_template(

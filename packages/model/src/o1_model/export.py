@@ -110,7 +110,9 @@ def chat_template(embedder: Embedder) -> str | None:
     word (SentencePiece's) leave it out after a control token: the second attempt writes it.
     """
     text = 'messages | map(attribute="content") | join'
-    for content in (f"{{{{ {text} }}}}", f'{{{{ " " if {text} }}}}{{{{ {text} }}}}'):
+    # a text that starts with a space, or with SentencePiece's sign for one, gets no other
+    bare = f'({text})[:1] not in ["", " ", "\u2581"]'
+    for content in (f"{{{{ {text} }}}}", f'{{{{ " " if {bare} }}}}{{{{ {text} }}}}'):
         template = _template(embedder.layout, embedder.tokenizer, content)
         if _renders_our_rows(embedder, template):
             return template
