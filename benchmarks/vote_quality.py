@@ -5,7 +5,8 @@
 
 `stdlib` is fetched by `o1-bench fetch stdlib`; any BEIR folder with a test split does, and its dev split
 (or train) serves as dev. Candidates: up to three sections of `thoughts.jsonl` (16 words each) where the
-folder has one, and the twelve terms of highest BM25 weight of each of the query's first three BM25 hits.
+folder has one, the twelve terms of highest BM25 weight of each of the query's first three BM25 hits, and
+with `--thoughts stdlib=own_thoughts.jsonl` what a model wrote (as `o1-model think` writes it).
 
 Every measure and rule of o1-vote elects with the committee; what reaches the highest mean nDCG@10 of the
 outside retriever on dev, over all collections, is reported on test beside: no thought, a random
@@ -70,9 +71,7 @@ Values = dict[str, dict[str | None, float]]
 def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {
-            name.rstrip("/").rpartition("/")[2]: folder_of(name, Path(scratch)) for name in args.collections
-        }
+        folders = {name_of(name): folder_of(name, Path(scratch)) for name in args.collections}
         cache = VectorCache((args.cache or Path(scratch)) / "vectors.sqlite")
         found = {
             (name, part): examine(folder, part, args, cache)
@@ -102,11 +101,20 @@ def arguments() -> argparse.Namespace:
     add("--committee", nargs="+", choices=("bm25", "static", "minilm"), default=["bm25", "static"])
     add("--outside", choices=("bm25", "static", "minilm"), default="minilm")
     add("--length", type=int, default=64, help="tokens that MiniLM reads of a text")
+    add("--thoughts", nargs="+", default=[], metavar="COLLECTION=FILE", help="JSONL that a model wrote")
     add("--cache", type=Path, help="folder that keeps vectors for other runs")
     args = parser.parse_args()
     if args.outside in args.committee:
         parser.error("the outside retriever has no vote")
+    args.thoughts = dict(given.split("=", 1) for given in args.thoughts)
+    unknown = args.thoughts.keys() - map(name_of, args.collections)
+    if unknown:
+        parser.error(f"--thoughts of collections that are not examined: {', '.join(sorted(unknown))}")
     return args
+
+
+def name_of(collection: str) -> str:
+    return collection.rstrip("/").rpartition("/")[2]
 
 
 def folder_of(name: str, scratch: Path) -> Path:
@@ -131,7 +139,9 @@ def examine(
     queries = queries[: args.queries]
     asked = {query.query_id for query in queries}
     qrels = [qrel for qrel in open_qrels(folder, split) if qrel.query_id in asked]
-    thoughts = [*sections(folder, asked), *feedback(queries, documents, bm25)]
+    written = args.thoughts.get(folder.name)
+    samples = [t for t in read_jsonl(written, Thought) if t.query_id in asked] if written else []
+    thoughts = [*sections(folder, asked), *feedback(queries, documents, bm25), *samples]
     members = {
         name: member(name, documents, args, cache, identifiers) for name in (*args.committee, args.outside)
     }

@@ -238,6 +238,9 @@ def test_a_kept_cache_serves_another_command(checkpoint, tmp_path, capsys):
     other = [*command, "--seed", "7", "--out", str(tmp_path / "a.jsonl")]
     assert main(other) == 4
     assert "remove the file or choose another name" in capsys.readouterr().err
+    for samples in ("1", "3"):
+        assert main([*command, "--samples", samples, "--out", str(tmp_path / "a.jsonl")]) == 4
+        assert f"has 2 thoughts a query, this run asks for {samples}" in capsys.readouterr().err
 
 
 def test_what_was_thought_survives_kill_9(checkpoint, tmp_path):

@@ -99,3 +99,13 @@ def test_the_settings_of_a_card_are_settings_of_the_command(card, tmp_path):
     assert groups[3].matryoshka_dims == [64, 128]
     assert groups[4].learning_rate == 1e-4
     assert groups[4].bf16
+
+
+def test_a_checkpoint_saved_by_hand_has_a_card_and_one_that_is_there_stays(llama, tmp_path):
+    llama.save_pretrained(tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: o1-model")
+    assert 'Embedder.from_pretrained("mine")' in card
+    (tmp_path / "mine" / "README.md").write_text("my own words")
+    llama.save_pretrained(tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "my own words"

@@ -283,6 +283,53 @@ def test_beir_and_flagembedding_find_their_names(llama):
     np.testing.assert_allclose(thinking, llama.encode_query(TEXTS, think=THINKING), atol=1e-6)
 
 
+def test_beirs_lists_of_texts_and_titles_are_documents_too(llama):
+    corpus = {"title": ["zip", ""], "text": ["file", "sort"]}
+    documents = llama.encode_document(["zip file", "sort"])
+    np.testing.assert_allclose(llama.encode_corpus(corpus), documents, atol=1e-6)
+    with pytest.raises(InputError, match="one document is no corpus"):
+        llama.encode_corpus({"title": "zip", "text": "file"})
+    with pytest.raises(InputError, match="a document has title, but no text"):
+        llama.encode_corpus([{"title": "zip"}])
+
+
+def test_a_single_text_or_record_is_one_and_never_its_letters(llama):
+    query, document = QUERIES[0], Document(doc_id="d", text="file", title="zip")
+    np.testing.assert_allclose(llama.encode_query(query), llama.encode_query(query.text), atol=1e-6)
+    np.testing.assert_allclose(llama.encode_document(document), llama.encode_document("zip file"), atol=1e-6)
+    thoughts = llama.think(query.text, THINKING)
+    assert thoughts == llama.think([query.text], THINKING)
+    assert llama.think(query, THINKING) == llama.think([query], THINKING)
+    np.testing.assert_allclose(
+        llama.encode_query(query.text, thoughts=thoughts),
+        llama.encode_query([query.text], thoughts=thoughts)[0],
+        atol=1e-6,
+    )
+    assert [signal.query_id for signal in llama.signals(query.text)] == [thoughts[0].query_id]
+    assert llama.encode_query_samples(query.text, think=THINKING)[1] == ["0"] * 3
+    assert llama.encode_query_samples(query, think=THINKING)[1] == ["q0"] * 3
+
+
+def test_queries_that_can_be_read_only_once_are_read_once(llama):
+    expected = llama.encode_query(TEXTS)
+    np.testing.assert_allclose(llama.encode_query(text for text in TEXTS), expected, atol=1e-6)
+    vectors, owners = llama.encode_query_samples(text for text in TEXTS)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert owners == ["0", "1", "2", "3", "4"]
+    assert llama.think((text for text in TEXTS), THINKING) == llama.think(TEXTS, THINKING)
+
+
+def test_what_is_no_text_is_refused_with_its_place(llama):
+    with pytest.raises(InputError, match="query 1 is a NoneType; give strings or Query records"):
+        llama.encode_query(["sort", None])
+    with pytest.raises(InputError, match="document 0 is a dict; give strings or Document records"):
+        llama.encode_document([{"text": "sort"}])
+    with pytest.raises(InputError, match="an empty list where it has none"):
+        llama.encode_query(["sort"], thoughts=[None])
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        llama.encode_document(["sort", "\ud83d sort"])
+
+
 def test_no_query_gives_no_vector(llama):
     for vectors in (
         llama.encode_query([]),

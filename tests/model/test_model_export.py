@@ -109,7 +109,7 @@ def test_a_folder_without_certificate_has_nothing_to_say_of_other_runtimes(tmp_p
 def test_a_checkpoint_holds_no_pickle(llama, tmp_path):
     llama.save_pretrained(tmp_path)
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert suffixes == {".safetensors", ".json", ".jinja"}
+    assert suffixes == {".safetensors", ".json", ".jinja", ".md"}
 
 
 def test_saving_changes_nothing_in_the_live_model(llama, tmp_path):

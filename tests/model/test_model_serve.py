@@ -99,6 +99,11 @@ def test_token_ids_stand_for_the_text_they_come_from(address, local):
     np.testing.assert_allclose(one, vectors(post(address, input=TEXTS[0], input_type="query")), atol=1e-6)
 
 
+def test_null_is_the_default_of_what_clients_send_empty(address):
+    nulls = {"encoding_format": None, "user": None, "dimensions": None, "input_type": None, "think": None}
+    assert post(address, input=TEXTS, **nulls).json() == post(address, input=TEXTS).json()
+
+
 def test_base64_holds_the_same_numbers(address):
     plain = vectors(post(address, input=TEXTS))
     coded = post(address, input=TEXTS, encoding_format="base64").json()["data"]
@@ -153,6 +158,7 @@ def test_control_tokens_in_a_text_stay_text_and_as_ids_are_refused(address, loca
         ({"input": "a", "encoding_format": "hex"}, "hex"),
         ({"input": "a", "input_type": "passage"}, "passage"),
         ({"input": "a", "think": {"samples": 0}}, ">= 1"),
+        ({"input": "a", "think": {"temperature": 1e308}}, "cannot think with temperature"),
         ({"input": "a", "think": {}, "input_type": "document"}, "think is for queries"),
     ],
 )

@@ -19,6 +19,7 @@ from o1_model.layout import query_row, text_ids
 from o1_model.live_cache import filled
 from o1_model.memory import within_memory
 from o1_model.sampling import TRIES, nucleus
+from o1_model.think import HOTTEST
 from o1_records import InputError, MissingExtraError, Query
 
 TEXTS = [
@@ -173,10 +174,28 @@ def test_a_shut_gate_leaves_v_q_and_an_open_one_changes_nothing(embedder):
     np.testing.assert_allclose(mixed[[0, 2, 4]], v_q[[0, 2, 4]], atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"max_tokens": 0}, {"top_p": 0.0}, {"temperature": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 0},
+        {"max_tokens": 0},
+        {"top_p": 0.0},
+        {"temperature": -1.0},
+        {"temperature": float("inf")},
+        {"temperature": 1e308},
+        {"temperature": float("nan")},
+    ],
+)
 def test_thinking_that_cannot_be_sampled_is_refused(wrong):
     with pytest.raises(InputError, match=f"cannot think with {next(iter(wrong))}"):
         Thinking(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-9, 1e-6, HOTTEST])
+def test_from_the_coldest_to_the_hottest_a_thought_comes_out(llama, temperature):
+    thinking = Thinking(samples=1, max_tokens=4, temperature=temperature)
+    ((trace,),) = llama.decode(["open a zip file"], thinking)[1]
+    assert trace.token_ids or trace.finished
 
 
 def allocate_more_than_there_is():

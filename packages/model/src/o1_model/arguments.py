@@ -49,6 +49,16 @@ class ModelArguments:
         default=False, metadata={"help": "hold the frozen base in 4 bits under an adapter (QLoRA; not run)"}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _refuse_unless(
+            self,
+            dropout=self.dropout is None or 0 <= self.dropout < 1,
+            lora_rank=self.lora_rank >= 0,
+            lora_alpha=self.lora_alpha > 0,
+            lora_dropout=0 <= self.lora_dropout < 1,
+        )
+
 
 @dataclass(frozen=True)
 class DataArguments:
@@ -69,6 +79,15 @@ class DataArguments:
         default=False, metadata={"help": "two passes a step: vectors, not activations, bound the batch"}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _refuse_unless(
+            self,
+            negatives=self.negatives >= 0,
+            thought_dropout=0 <= self.thought_dropout <= 1,
+            chunk_tokens=self.chunk_tokens >= 1,
+        )
+
 
 @dataclass(frozen=True)
 class EvalArguments:
@@ -88,11 +107,26 @@ class EvalArguments:
         default=1, metadata={"help": "own thoughts a query; 0 measures without thinking"}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _refuse_unless(
+            self,
+            eval_queries=self.eval_queries >= 1,
+            eval_documents=self.eval_documents >= 1,
+            eval_samples=self.eval_samples >= 0,
+        )
+
 
 class TrainingArguments(_TrainingArguments):
     """transformers' own, under a heading of their own in --help."""
 
     _argument_group_name = "training (transformers' TrainingArguments)"
+
+    def __post_init__(self) -> None:
+        """Take `--fsdp true` for the yes that transformers asks for: a flag is text."""
+        if str(self.fsdp).lower() == "true":
+            self.fsdp = True  # type: ignore[assignment]
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
 
 Arguments = tuple[ModelArguments, DataArguments, EvalArguments, Objective, TrainingArguments]
@@ -125,6 +159,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise
     except ValueError as error:
         raise InputError(f"the settings do not go together: {error}") from error
+    except ImportError as error:
+        raise InputError(f"a setting needs what is not installed: {error}") from error
     return tuple(parsed)
 
 
@@ -140,6 +176,12 @@ def changed(*groups: Any) -> dict[str, Any]:
             if known.init and own[known.name] != getattr(default, "value", default):
                 values[known.name] = own[known.name]
     return values
+
+
+def _refuse_unless(group: Any, **good: bool) -> None:
+    for name, holds in good.items():
+        if not holds:
+            raise InputError(f"cannot train with {name} {getattr(group, name)}")
 
 
 def _evaluation_defaults(known: Any) -> dict[str, Any]:

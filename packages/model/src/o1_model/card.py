@@ -58,15 +58,8 @@ class Card:
             file.write("\n\n".join(part for part in parts if part).encode() + b"\n")
 
     def _front(self) -> str:
-        """What a model hub reads."""
-        lines = [
-            "library_name: o1-model",
-            "pipeline_tag: feature-extraction",
-            "tags: [retrieval, embeddings]",
-        ]
-        if not Path(self.base_model).exists():
-            lines.append(f"base_model: {json.dumps(self.base_model)}")
-        return "\n".join(["---", *lines, "---"])
+        known = not Path(self.base_model).exists()
+        return _front([f"base_model: {json.dumps(self.base_model)}"] if known else [])
 
     def _what(self) -> str:
         adapter = "lora_rank" in self.settings and "merge" not in self.settings
@@ -115,6 +108,25 @@ class Card:
             f"```yaml\n{settings}\n```\n\n"
             f"{number}, PyTorch {torch.__version__}, transformers {transformers.__version__}."
         )
+
+
+def write_plain_card(folder: Path) -> None:
+    """Write README.md of a checkpoint that was saved by hand; a card that is there stays."""
+    path = folder / FILE_NAME
+    if path.exists():
+        return
+    name = folder.resolve().name
+    what = f"A retriever that can think before it embeds, saved by o1-model {o1_model.__version__}."
+    with atomic_write(path) as file:
+        file.write(
+            "\n\n".join([_front([]), f"# {name}", what, _use(name), elsewhere(folder)]).encode() + b"\n"
+        )
+
+
+def _front(lines: Sequence[str]) -> str:
+    """What a model hub reads."""
+    common = ["library_name: o1-model", "pipeline_tag: feature-extraction", "tags: [retrieval, embeddings]"]
+    return "\n".join(["---", *common, *lines, "---"])
 
 
 def _use(name: str) -> str:

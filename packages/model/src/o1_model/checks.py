@@ -71,6 +71,8 @@ def check_examples(examples: Sequence[Example], path: str | None, *, negatives: 
     """
     if not examples:
         raise InputError(f"{path or 'examples'}: holds no examples")
+    if batch < 1:
+        raise InputError("cannot train with per_device_train_batch_size 0; give it at least 1")
     for index, example in enumerate(examples):
         if not example.positives:
             raise InputError(
@@ -96,17 +98,22 @@ def check_examples(examples: Sequence[Example], path: str | None, *, negatives: 
     return said
 
 
-def check_terms(examples: Sequence[Example], path: str | None, objective: Objective) -> list[str]:
+def check_terms(
+    examples: Sequence[Example], path: str | None, objective: Objective, *, layout: str = "o1"
+) -> list[str]:
     """Look for what the objective's terms read; returns a sentence where some examples lack it.
 
-    Raises InputError where all of them do.
+    Redapter's q' is the query with its thought in the layout `o1`, elsewhere a reasoning query too. Raises
+    InputError where all of them do.
     """
     needs = []
     if objective.teacher != "none":
         needs.append(("teacher score", "--teacher", [bool(e.teacher_scores) for e in examples]))
     if objective.redapter_from is not None:
-        reasoned = [bool(e.reasoning_query) or e.thought is not None for e in examples]
-        needs.append(("reasoning query or thought", "--redapter_from", reasoned))
+        asks = layout != "o1"
+        reasoned = [(asks and bool(e.reasoning_query)) or e.thought is not None for e in examples]
+        what = "reasoning query or thought" if asks else "thought (the layout o1 reads no reasoning query)"
+        needs.append((what, "--redapter_from", reasoned))
     said = []
     for what, flag, have in needs:
         if not any(have):
@@ -125,6 +132,32 @@ def check_saving(objective: Objective, args: TrainingArguments) -> list[str]:
         f"save_steps {args.save_steps} is no multiple of own_thoughts_every {every}: after a resume, the "
         "next own thoughts are those of a newer model"
     ]
+
+
+def refuse_what_is_not_read(args: TrainingArguments) -> None:
+    """Stop at settings of transformers that this training would pass over. Raises InputError."""
+    if args.fsdp and args.world_size == 1:
+        raise InputError(
+            "fsdp spreads a model over processes, and there is one: use torchrun or leave it out"
+        )
+    unread = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None, "use_liger_kernel": False}
+    for name, without in unread.items():
+        if getattr(args, name) != without:
+            raise InputError(f"the joint loss does not know {name}; leave it out")
+
+
+def check_evaluation(args: TrainingArguments, *, measured: Sequence[str]) -> None:
+    """Stop where there is nothing to evaluate on, or the best is kept by a figure that no evaluation gives.
+
+    `measured` are the figures of an evaluation, none without a collection. Raises InputError.
+    """
+    if args.eval_strategy != "no" and not measured:
+        raise InputError("eval_strategy needs eval_collection, a BEIR folder to measure on")
+    wanted = args.metric_for_best_model
+    if wanted is None or wanted.removeprefix("eval_") in measured:
+        return
+    what = f"measures {' and '.join(measured)}" if measured else "needs eval_collection"
+    raise InputError(f"cannot keep the best checkpoint by {quoted(wanted)}: the evaluation {what}")
 
 
 def place(path: str | None, index: int) -> str:

@@ -20,7 +20,7 @@ from o1_model.layout import Layout, Name, Row, document_row, new_layout, text_id
 from o1_model.load import load_checkpoint
 from o1_model.other_names import OtherNames
 from o1_model.think import Thinking, Trace
-from o1_model.thinker import Opens, Parts, Queries, Thinker, lists_of_one, split
+from o1_model.thinker import Opens, Parts, Queries, Thinker, as_queries, lists_of_one, split
 from o1_model.thoughts import Brought, trace_text
 from o1_records import Document, InputError, Query, Thought
 from o1_records.vectors import Encoder
@@ -117,11 +117,14 @@ class Embedder(OtherNames):
         return cls(Backbone(lm, layout.control_ids), layout, tokenizer, name=name)
 
     def save_pretrained(self, folder: str | Path, *, certificate: bool = True) -> None:
-        """Write weights (safetensors), tokenizer, config, layout, and files for sentence-transformers.
+        """Write weights (safetensors), tokenizer, config, layout, card, and files for sentence-transformers.
 
         `certificate` also runs the model on eight texts and writes what it answered, for `o1-model verify`.
         """
+        from o1_model.card import write_plain_card  # it needs what training needs
+
         save_checkpoint(self, folder, certificate=certificate)
+        write_plain_card(Path(folder))
 
     @property
     def dim(self) -> int:
@@ -144,7 +147,7 @@ class Embedder(OtherNames):
 
     def encode_query(
         self,
-        queries: str | Queries,
+        queries: str | Query | Queries,
         *,
         thoughts: Sequence[Sequence[Brought]] | Sequence[Brought] | None = None,
         think: Thinking | None = None,
@@ -160,8 +163,8 @@ class Embedder(OtherNames):
         `think` lets the model write them, about the queries that the `gate` opens for. `with_query`
         adds v_q to the mean, `weigh` says how much each thought counts in it.
         """
-        if isinstance(queries, str):
-            queries, thoughts = [queries], lists_of_one(thoughts)
+        if isinstance(queries, str | Query):
+            queries, thoughts = as_queries(queries), lists_of_one(thoughts)
             vector: Vectors = self.encode_query(
                 queries, thoughts=thoughts, think=think, gate=gate, with_query=with_query, weigh=weigh,
                 truncate_dim=truncate_dim,
@@ -189,27 +192,32 @@ class Embedder(OtherNames):
         `o1_index.fusion.search_max(index, vectors, owners, k=k)` takes both. Strings are owned by their
         place in the list. v_q has a row of its own where there is no thought, or with `with_query`.
         """
+        listed: Any = [queries] if isinstance(queries, str | Query) else list(queries)
         v_q, traces = self._thinker.parts(
-            queries, thoughts, think, gate, self.encode_rows, with_query=with_query
+            listed, thoughts, think, gate, self.encode_rows, with_query=with_query
         )
-        names = [q.query_id if isinstance(q, Query) else str(n) for n, q in enumerate(queries)]
+        names = [q.query_id if isinstance(q, Query) else str(n) for n, q in enumerate(listed)]
         vectors, owners = apart(v_q, stacked(traces), names, with_query=with_query)
         return truncated(vectors, truncate_dim), owners
 
     def encode_document(
-        self, documents: str | Sequence[str] | Sequence[Document], *, truncate_dim: int | None = None
+        self,
+        documents: str | Document | Sequence[str] | Sequence[Document],
+        *,
+        truncate_dim: int | None = None,
     ) -> Vectors:
         """Vectors of documents (title and text, when they are records)."""
-        if isinstance(documents, str):
-            vector: Vectors = self.encode_document([documents], truncate_dim=truncate_dim)[0]
+        if isinstance(documents, str | Document):
+            one: Any = [documents]
+            vector: Vectors = self.encode_document(one, truncate_dim=truncate_dim)[0]
             return vector
-        texts = [d if isinstance(d, str) else d.full_text for d in documents]
+        texts = [_document_text(place, document) for place, document in enumerate(documents)]
         rows = [document_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)]
         return truncated(self.encode_rows(rows), truncate_dim)
 
     def think(self, queries: Queries, thinking: Thinking | None = None) -> list[Thought]:
         """Write thoughts about queries, `samples` each; thoughts whose text is blank are left out."""
-        how = thinking or Thinking()
+        how, queries = thinking or Thinking(), as_queries(queries)
         return self.thoughts(queries, self.decode(queries, how)[1], how)
 
     def thoughts(
@@ -248,6 +256,13 @@ class Embedder(OtherNames):
         return encode_rows(
             self.backbone, self.layout, rows, pad_id=self._pad_id, batch_tokens=self.batch_tokens
         )
+
+
+def _document_text(place: int, document: object) -> str:
+    if not isinstance(document, str | Document):
+        kind = type(document).__name__
+        raise InputError(f"document {place} is a {kind}; give strings or Document records")
+    return document if isinstance(document, str) else document.full_text
 
 
 def _refuse_longer_than(lm: Any, layout: Layout) -> None:

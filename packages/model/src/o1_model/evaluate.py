@@ -123,6 +123,13 @@ def open_collection(arguments: EvalArguments) -> Collection | None:
     )
 
 
+def figures_of(arguments: EvalArguments, *, thinks: bool) -> list[str]:
+    """The names of what `measure` will find, none where no collection is named."""
+    if not arguments.eval_collection:
+        return []
+    return ["nDCG@10", *(["nDCG@10_thoughts"] if arguments.eval_samples and thinks else [])]
+
+
 def measure(embedder: Embedder, collection: Collection, *, samples: int) -> dict[str, float]:
     """nDCG@10 of v_q and, as `nDCG@10_thoughts`, of v_t with the model's own thoughts.
 

@@ -50,7 +50,7 @@ class Gate(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if value is None:
             raise InputError(
                 f"query {quoted(signal.query_id)}: this gate looks at the {self.signal} of v_q's hits; "
-                "search with v_q first and pass gate.given(margins)"
+                "search with v_q first and pass gate.given(margins), or --hits"
             )
         if self.threshold is None:
             return False

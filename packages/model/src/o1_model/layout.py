@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from o1_records import InputError, Query, Record, atomic_write
+from o1_records import InputError, Query, Record, atomic_write, quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -219,14 +219,22 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     """Tokenise texts as ordinary text: no control token and no special token comes out."""
     if not texts:
         return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
+    try:
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+    except TypeError as error:
+        half = [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]
+        if not half:
+            raise
+        raise InputError(
+            f"{quoted(half[0])}: half of a surrogate pair is no Unicode; mend the text"
+        ) from error
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 

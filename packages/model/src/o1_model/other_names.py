@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from o1_model.aggregate import Vectors
-from o1_records import Document
+from o1_records import Document, InputError
 
 # how they cut the work up; here batches follow a budget of tokens
 _BATCHING = {"batch_size", "show_progress_bar", "convert_to_numpy"}
@@ -32,10 +32,17 @@ class OtherNames:
         return torch.from_numpy(vectors) if convert_to_tensor else vectors
 
     def encode_corpus(
-        self, corpus: str | Sequence[str | Mapping[str, str]], *, convert_to_tensor: bool = False, **how: Any
+        self,
+        corpus: str | Sequence[str | Mapping[str, str]] | Mapping[str, Sequence[str]],
+        *,
+        convert_to_tensor: bool = False,
+        **how: Any,
     ) -> Vectors | Tensor:
-        """Vectors of documents: strings, or mappings with text and title, joined by a space."""
-        texts = corpus if isinstance(corpus, str) else [_text(each) for each in corpus]
+        """Vectors of documents: strings, or mappings with text and title, joined by a space.
+
+        BEIR also gives one mapping with a list of texts and one of titles.
+        """
+        texts = corpus if isinstance(corpus, str) else [_text(each) for each in _documents(corpus)]
         vectors = self.encode_document(texts, **_without_batching(how))
         return torch.from_numpy(vectors) if convert_to_tensor else vectors
 
@@ -44,7 +51,17 @@ def _without_batching(how: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in how.items() if name not in _BATCHING}
 
 
+def _documents(corpus: Any) -> Any:
+    if not isinstance(corpus, Mapping):
+        return corpus
+    if any(isinstance(column, str) for column in corpus.values()):
+        raise InputError("one document is no corpus; give a list of documents, or lists of texts and titles")
+    return [dict(zip(corpus, row, strict=True)) for row in zip(*corpus.values(), strict=True)]
+
+
 def _text(document: str | Mapping[str, str]) -> str:
     if isinstance(document, str):
         return document
+    if "text" not in document:
+        raise InputError(f"a document has {', '.join(document) or 'nothing'}, but no text")
     return Document(doc_id="-", text=document["text"], title=document.get("title", "")).full_text

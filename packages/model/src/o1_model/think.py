@@ -26,6 +26,8 @@ from o1_model.pooling import READ_OUTS, normalise
 from o1_model.sampling import entropy, log_likelihood, nucleus, stream
 from o1_records import InputError
 
+HOTTEST = 1e6  # every token is as likely as the next by then; float32 overflows at 1e38
+
 
 @dataclass(frozen=True)
 class Thinking:
@@ -42,7 +44,7 @@ class Thinking:
         for name, value, fits in (
             ("samples", self.samples, self.samples >= 1),
             ("max_tokens", self.max_tokens, self.max_tokens >= 1),
-            ("temperature", self.temperature, self.temperature >= 0),
+            ("temperature", self.temperature, 0 <= self.temperature <= HOTTEST),
             ("top_p", self.top_p, 0 < self.top_p <= 1),
         ):
             if not fits:

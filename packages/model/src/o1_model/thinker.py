@@ -49,6 +49,7 @@ class Thinker:
         with_query: bool,
     ) -> Parts:
         """v_q and traces of queries that think, bring thoughts or do neither."""
+        queries = as_queries(queries)
         if thoughts is not None and think is not None:
             raise InputError("give thoughts or think, not both")
         if think is not None:
@@ -129,14 +130,18 @@ def split(decoded: Sequence[Decoded], dim: int) -> Parts:
     return v_q, [each.traces for each in decoded]
 
 
-def as_queries(queries: Queries) -> list[Query]:
-    """Strings as records: equal strings are one query and think the same."""
-    return [
-        Query(query_id=hashlib.sha256(q.encode("utf-8", "surrogatepass")).hexdigest()[:16], text=q)
-        if isinstance(q, str)
-        else q
-        for q in queries
-    ]
+def as_queries(queries: Query | Queries) -> list[Query]:
+    """Strings as records: equal strings are one query and think the same. A single one is a list of one."""
+    listed = [queries] if isinstance(queries, str | Query) else queries
+    return [_as_query(place, query) for place, query in enumerate(listed)]
+
+
+def _as_query(place: int, query: object) -> Query:
+    if isinstance(query, Query):
+        return query
+    if not isinstance(query, str):
+        raise InputError(f"query {place} is a {type(query).__name__}; give strings or Query records")
+    return Query(query_id=hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:16], text=query)
 
 
 def lists_of_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
@@ -76,9 +76,9 @@ def by_query(
         return [lists[query.query_id] for query in queries]
     if len(thoughts) != len(queries):
         raise InputError(f"{len(queries)} queries but thoughts for {len(thoughts)}")
-    own = [list(each) for each in thoughts if not isinstance(each, str | Thought)]
+    own = [list(each) for each in thoughts if isinstance(each, Iterable) and not isinstance(each, str)]
     if len(own) != len(queries):
-        raise InputError("give each query a list of thoughts, not a string")
+        raise InputError("give each query a list of thoughts, not a string; an empty list where it has none")
     for query, row in zip(queries, own, strict=True):
         for each in row:
             if isinstance(each, Thought):

@@ -19,7 +19,7 @@ from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, cha
 from o1_model.card import Card
 from o1_model.data import JointCollator
 from o1_model.embedder import Embedder
-from o1_model.evaluate import EvaluatedTrainer, open_collection
+from o1_model.evaluate import EvaluatedTrainer, figures_of, open_collection
 from o1_model.lora import Lora, add_lora, base_of, four_bits, merge_lora
 from o1_model.objective import Objective
 from o1_model.order import ExampleOrder
@@ -64,6 +64,7 @@ def train(
     checks.refuse_several_devices(args)
     known = list(read_jsonl(data.train_data, Example)) if examples is None else list(examples)
     said = _look(model, data, args, objective, known, data.train_data if examples is None else None)
+    checks.check_evaluation(args, measured=figures_of(evaluation, thinks=model.layout != "instruct"))
     collection = open_collection(evaluation)
     embedder = _embedder(model, args.seed)
     groups = (model, data, objective, evaluation)
@@ -73,7 +74,7 @@ def train(
         data_sha256=examples_digest(known),
         examples=known,
         lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
-        settings={name: value for name, value in changed(*groups, args).items() if has_effect(name)},
+        settings={name: value for name, value in changed(*groups, args).items() if _for_the_card(name)},
         processes=args.world_size,
         measured_on=str(collection),
     )
@@ -112,14 +113,22 @@ def _look(
 ) -> list[str]:
     """What can be known before the model is loaded; sentences for the user. Raises InputError."""
     checks.refuse_several_devices(args)
+    checks.refuse_what_is_not_read(args)
     checks.refuse_adapter(model.model_name_or_path)
     checks.refuse_unsafe_files(model.model_name_or_path)
     batch = args.per_device_train_batch_size * args.world_size
     return [
         *checks.check_examples(examples, path, negatives=data.negatives, batch=batch),
-        *checks.check_terms(examples, path, objective),
+        *checks.check_terms(examples, path, objective, layout=model.layout),
         *checks.check_saving(objective, args),
     ]
+
+
+def _for_the_card(name: str) -> bool:
+    """Whether a setting belongs to what trains and measures the same again."""
+    if name == "accelerator_config":  # transformers fills it in
+        return False
+    return has_effect(name) or name.startswith(("eval_", "save_st"))
 
 
 def _save(trainer: EvaluatedTrainer, card: Card, *, merge: bool) -> None:

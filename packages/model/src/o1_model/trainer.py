@@ -98,6 +98,9 @@ class JointTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """The batches of one optimiser step, and the labels in them over all processes."""
+        if self.state.global_step >= self.state.max_steps:
+            # a finished training that is started again in the middle of an epoch would take one more step
+            return [], None
         if self._own_thoughts is not None:
             epoch_iterator = self._own_thoughts.ahead(
                 epoch_iterator,
@@ -140,8 +143,8 @@ class JointTrainer(Trainer):
         return terms["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last line, tokens a second and memory."""
-        if self._terms:
+        """Add to a line of training the mean of each loss term since the last, tokens a second and memory."""
+        if self._terms and ("loss" in logs or "train_loss" in logs):
             means = {name: float(torch.stack(values).mean()) for name, values in self._terms.items()}
             steps = len(self._terms["tokens"])
             seconds, self._logged_at = time.perf_counter() - self._logged_at, time.perf_counter()

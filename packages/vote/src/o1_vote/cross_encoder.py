@@ -16,6 +16,8 @@ from o1_vote.retriever import Documents, Pair, by_length, documents_by_id, refus
 from o1_vote.vector_cache import VectorCache
 
 _COMMIT = 512
+_HEADLESS = ("Model", "ForMaskedLM")
+"""How the architectures end that have no head for pairs: one of random weights would be put on them."""
 
 
 class CrossEncoderMember:
@@ -51,6 +53,12 @@ class CrossEncoderMember:
         if self._model.num_labels != 1:
             raise InputError(
                 f"{quoted(str(model))} has {self._model.num_labels} labels; a member needs one score"
+            )
+        architectures = self._model.config.architectures or []
+        if architectures and all(name.endswith(_HEADLESS) for name in architectures):
+            raise InputError(
+                f"{quoted(str(model))} is no cross-encoder ({', '.join(architectures)} has no trained score "
+                "of a pair); for a model of embeddings say st:MODEL"
             )
         self._documents = documents if isinstance(documents, Mapping) else documents_by_id(documents)
         self._cache = cache or VectorCache()

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from tqdm import tqdm
-
 from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Thought, quoted
 from o1_vote.ballot import Nomination, Reason, cast, nominate
 from o1_vote.measure import Measure, thought_similarity
@@ -61,6 +59,8 @@ def poll(
 
     `progress` shows on stderr how many ballots of how many each member has cast, by its name.
     """
+    from tqdm import tqdm  # not above: `import o1_vote` stays light
+
     total = sum(1 + len(nomination.thoughts) for nomination in nominations)
     ballots: list[Ballot] = []
     for member in members:

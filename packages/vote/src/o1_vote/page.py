@@ -41,9 +41,9 @@ def page(
         f"Mean agreement (Krippendorff's alpha of ranks) {_number(survey.alpha.value)}.</p>",
         _section("How queries were decided", _bars(survey.reasons)),
         _section("Agreement of the members", _pairs(survey), _ALPHA),
-        _section("Agreement by query", _bars(_alphas(survey)), "Queries by alpha."),
+        _section("Agreement by query", _bars(_alphas(survey)), "Queries that have thoughts, by alpha."),
         _section("Members", _members(survey), _MEMBERS),
-        _section("Raw scores", _scores(survey), "Means over queries, each in its member's own scale."),
+        _section("Raw scores", _scores(survey), _SCORES),
         _section("Candidates", _bars(_wins(survey)), "How often a thought_id won, of the times it stood."),
         _section("Words", _lengths(survey), "Mean length of thoughts."),
         _section("The most disputed queries", _disputes(survey.disputed, queries, thoughts)),
@@ -59,6 +59,7 @@ def page(
 _ALPHA = (
     "Alpha of each two members over all candidates, the query alone included; 1 is the same order, 0 chance."
 )
+_SCORES = "Means over queries that have thoughts, each in its member's own scale."
 _MEMBERS = "How often a member put the winner first, and the query alone at least level with the best."
 
 
@@ -115,14 +116,14 @@ def _members(survey: Survey) -> str:
         [escape(name), _percent(survey.with_winner[name].value), _percent(survey.prefers_none[name].value)]
         for name in names
     ]
-    return _table(["member", "winner first", "query alone first"], rows)
+    return _table(["member", "winner first", "query alone first"], rows) if rows else ""
 
 
 def _scores(survey: Survey) -> str:
     kinds = ["query alone", "all thoughts", "elected"]
     members = sorted({member for member, _ in survey.scores})
     rows = [[escape(m), *(_number(survey.scores[m, kind].value) for kind in kinds)] for m in members]
-    return _table(["member", *kinds], rows)
+    return _table(["member", *kinds], rows) if rows else ""
 
 
 def _lengths(survey: Survey) -> str:

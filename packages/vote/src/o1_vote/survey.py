@@ -48,7 +48,11 @@ class Mean:
 
 @dataclass
 class Survey:
-    """Counts over queries. `add` each; then `measure_lengths` with the thoughts."""
+    """Counts over queries. `add` each; then `measure_lengths` with the thoughts.
+
+    Agreement, members and scores are those of the queries that have a thought: on the others nobody can
+    disagree, and many of them would hide how the rest was decided.
+    """
 
     queries: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -68,9 +72,11 @@ class Survey:
         """Count one query."""
         self.queries += 1
         self.winners[query_id] = verdict.winner
+        self._count_winner(sheets, verdict)
+        if all(name is None for name in next(iter(sheets.values()))):
+            return
         self.alpha.add(verdict.agreement)
         self.alphas[min(BINS - 1, max(0, math.floor((verdict.agreement + 1) / 2 * BINS)))] += 1
-        self._count_winner(sheets, verdict)
         for member, scores in sheets.items():
             self._count_member(member, scores, verdict.winner)
         for one, other in itertools.combinations(sorted(sheets), 2):

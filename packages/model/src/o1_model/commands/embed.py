@@ -59,6 +59,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed; an unfinished earlier run is continued."""
+    if args.corpus and (args.think or args.thoughts or args.split):
+        raise InputError("--think, --thoughts and --split are for --queries; documents are not thought about")
     if args.with_query and not (args.think or args.thoughts):
         raise InputError("--with-query averages v_q with thoughts; give --think or --thoughts too")
     if (args.gate and not args.think) or (args.hits and not args.gate):

@@ -84,7 +84,7 @@ def _refuse_other_run(args: argparse.Namespace, embedder: Embedder, thinking: Th
     """How many thoughts an earlier run wrote. Raises InputError when it was another run."""
     asked = {query.query_id for query in _queries(args)}
     ours = (embedder.digest, thinking.temperature, thinking.top_p, thinking.max_tokens, thinking.seed)
-    count = 0
+    count = samples = 0
     for count, thought in enumerate(read_jsonl(args.out, Thought), start=1):  # noqa: B007
         made = thought.source
         theirs = (made.revision, made.temperature, made.top_p, made.max_tokens, made.seed)
@@ -93,6 +93,12 @@ def _refuse_other_run(args: argparse.Namespace, embedder: Embedder, thinking: Th
                 f"{args.out}: has thought {thought.thought_id!r} of model {made.model!r} with {theirs}, "
                 f"this run is {embedder.name!r} with {ours}; remove the file or choose another name"
             )
+        samples = max(samples, int(thought.thought_id.rpartition("#")[2]) + 1)
+    if count and samples != thinking.samples:
+        raise InputError(
+            f"{args.out}: has {samples} thoughts a query, this run asks for {thinking.samples}; "
+            "remove the file or choose another name"
+        )
     return count
 
 

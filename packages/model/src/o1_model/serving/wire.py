@@ -48,9 +48,9 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     input: str | list[str | Whole | list[Whole]]
     model: str = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None  # some clients send null
     dimensions: Positive | None = None
-    user: str = ""
+    user: str | None = None
     input_type: Literal["query", "document"] | None = None
     think: ThinkOptions | None = None
 
@@ -79,7 +79,7 @@ def decode_request(body: bytes) -> EmbeddingRequest:
         raise InputError(f"body: {error}") from error
 
 
-def embedding(vector: Vectors, encoding_format: str) -> list[float] | str:
+def embedding(vector: Vectors, encoding_format: str | None) -> list[float] | str:
     """A vector as OpenAI sends it: numbers, or base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()

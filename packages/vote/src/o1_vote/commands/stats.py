@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def stats(examples: Iterable[Example]) -> dict[str, Any]:
     """Counts of examples, their documents, and the words of their texts; memory stays bounded."""
-    counts: Counter[str] = Counter()
+    counts = dict.fromkeys(("examples", "with a thought", "with negatives", "with teacher scores"), 0)
     thinkers: Counter[str] = Counter()
     names = ("positives", "negatives", "query words", "thought words", "positive words")
     sizes: dict[str, Counter[int]] = {name: Counter() for name in names}
