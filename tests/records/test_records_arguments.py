@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from o1_records.files import at_least
+from o1_records.command import at_least
 
 
 @pytest.mark.parametrize(("least", "text", "number"), [(1, "1", 1), (0, "0", 0), (2, "10", 10)])

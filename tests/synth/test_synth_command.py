@@ -151,5 +151,5 @@ def test_an_expert_must_be_named(tmp_path, given):
 
 def test_a_server_needs_a_model(tmp_path, capsys):
     given = ["think", "--queries", "q", "--out", str(tmp_path / "t.jsonl"), "--base-url", "http://x/v1"]
-    assert main(given) == 2
+    assert main(given) == 4
     assert capsys.readouterr().err == "error: --base-url needs --model\n"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Sequence
 
 import o1_bench
 from o1_bench.commands import bm25, compare, fetch, leaderboard, report, run, score, verify
-from o1_records import run_command
+from o1_records.command import parser_of, run_chosen, run_command
 
 COMMANDS = {
     "fetch": (fetch, "build or download a collection"),
@@ -28,20 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(argv)
-    work: Callable[[argparse.Namespace], int] = args.run_command
-    return work(args)
+    return run_chosen(_parser(), argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="o1-bench", description=__doc__)
-    parser.add_argument("--version", action="version", version=o1_bench.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=purpose)
-        command.set_defaults(run_command=module.run)
-        module.declare(command)
-    return parser
+def _parser() -> ArgumentParser:
+    return parser_of(COMMANDS, prog="o1-bench", version=o1_bench.__version__, description=__doc__)
 
 
 if __name__ == "__main__":

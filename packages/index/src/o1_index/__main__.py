@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Sequence
 
 import o1_index
 from o1_index.commands import add, build, hybrid, remove, search, tune
-from o1_records import run_command
+from o1_records.command import parser_of, run_chosen, run_command
 
 COMMANDS = {
     "build": (build, "build an index of a folder of vectors"),
@@ -26,20 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = args.run
-    return run(args)
+    return run_chosen(_parser(), argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="o1-index", description=__doc__)
-    parser.add_argument("--version", action="version", version=o1_index.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=purpose)
-        command.set_defaults(run=module.run)
-        module.declare(command)
-    return parser
+def _parser() -> ArgumentParser:
+    return parser_of(COMMANDS, prog="o1-index", version=o1_index.__version__, description=__doc__)
 
 
 if __name__ == "__main__":

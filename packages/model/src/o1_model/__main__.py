@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import o1_model
 from o1_model.commands import embed, gate, serve, think, train, verify
-from o1_records import run_command
+from o1_records.command import parser_of, run_chosen, run_command
 
 COMMANDS = {
+    "train": (train, "joint training; --help lists transformers' flags too"),
     "think": (think, "write thoughts about queries"),
     "embed": (embed, "write vectors of a corpus or of queries"),
     "gate": (gate, "learn for which queries thinking pays"),
@@ -25,24 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    if argv and argv[0] == "train":
-        return train.run(argv[1:])
-    args = _parser().parse_args(argv)
-    args.typed = argv  # what resumes an interrupted run
-    code: int = args.run(args)
-    return code
+    if argv and argv[0] == "train":  # transformers' parser reads the rest
+        return train.run(Namespace(typed=argv))
+    return run_chosen(_parser(), argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="o1-model", description=__doc__)
-    parser.add_argument("--version", action="version", version=o1_model.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("train", help="joint training; --help lists transformers' flags too")
-    for name, (module, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=purpose)
-        command.set_defaults(run=module.run)
-        module.declare(command)
-    return parser
+def _parser() -> ArgumentParser:
+    return parser_of(COMMANDS, prog="o1-model", version=o1_model.__version__, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@
 [Query(query_id='q1', text='open a zip file', instruction='')]
 """
 
+from o1_records.command import run_command
 from o1_records.files import (
     InputError,
     MissingExtraError,
     atomic_write,
     quoted,
     refuse_overwriting,
-    run_command,
     sha256_file,
 )
 from o1_records.inputs import open_documents, open_qrels, open_queries

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,29 +61,6 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command; turn what a user can mend into one line on stderr and an exit code.
-
-    Returns 0 done, 2 usage (argparse), 3 partly done, 4 bad input or a broken surrounding
-    (disk, missing file, missing extra), 130 interrupted.
-    """
-    try:
-        return main(sys.argv[1:] if argv is None else argv)
-    except (InputError, MissingExtraError) as error:
-        message = str(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}"
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
-    print(f"error: {message}", file=sys.stderr)
-    return 4
-
-
 def refuse_overwriting(
     inputs: Mapping[str, str | Path | None], outputs: Mapping[str, str | Path | None]
 ) -> None:
@@ -115,23 +91,6 @@ def _same(file: Path, other: Path) -> bool:
     if file.exists() and other.exists():
         return file.samefile(other)
     return file.resolve() == other.resolve()
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number that is not below `least`."""
-
-    def whole(text: str) -> int:
-        from argparse import ArgumentTypeError  # here, so that `import o1_records` stays light
-
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return number
-
-    return whole
 
 
 def _umask() -> int:

@@ -12,7 +12,7 @@ from o1_bench.controls import thought_texts
 from o1_bench.inputs import load_collection
 from o1_bench.retrieve import bm25, with_thoughts
 from o1_records import Hit, Query, Thought, read_jsonl
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.trec import write_run
 
 

@@ -16,7 +16,7 @@ from o1_bench.rows import refuse_unlike
 from o1_bench.score import DEFAULT
 from o1_bench.words import interval, p_value, signed, value
 from o1_records import InputError
-from o1_records.files import at_least
+from o1_records.command import at_least
 
 
 def declare(command: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from o1_bench.score import parse_measure
 from o1_bench.suite_rows import by_collection
 from o1_bench.words import choose_focus
 from o1_records import InputError
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.trec import read_run
 
 

@@ -19,7 +19,7 @@ from o1_bench.suites import expand, load
 from o1_bench.systems import run_hybrid, run_model
 from o1_bench.task import Task, slug
 from o1_records import InputError
-from o1_records.files import at_least
+from o1_records.command import at_least
 
 
 def declare(command: argparse.ArgumentParser) -> None:

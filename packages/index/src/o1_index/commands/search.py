@@ -15,7 +15,7 @@ from o1_index.fusion import search_max, search_mean
 from o1_index.hits import Excluded, Hits
 from o1_index.index import Index
 from o1_records import Exclusion, Hit, InputError, read_jsonl, trec
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.vectors import VectorSet
 
 FUSIONS: dict[str, Callable[..., Hits]] = {"max": search_max, "mean": search_mean}

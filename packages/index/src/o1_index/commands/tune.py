@@ -12,7 +12,7 @@ from o1_index.build import fingerprint, open_index
 from o1_index.curve import svg
 from o1_index.tune import exact_hits, tune
 from o1_records import InputError
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.vectors import VectorSet
 
 

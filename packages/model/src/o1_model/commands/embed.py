@@ -29,7 +29,7 @@ from o1_records import (
     read_jsonl,
     sha256_file,
 )
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
 
 

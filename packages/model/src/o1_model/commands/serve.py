@@ -7,7 +7,7 @@ import signal
 import sys
 
 from o1_model.commands import options
-from o1_records.files import at_least
+from o1_records.command import at_least
 
 
 def declare(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of
 from o1_records.jsonl import encode
 

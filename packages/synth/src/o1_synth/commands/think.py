@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
-import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from o1_records import Thought, open_queries, read_jsonl, refuse_overwriting
+from o1_synth.commands.gentle import gentle
 from o1_synth.commands.options import (
-    chat_expert,
     checks,
-    declare_chat,
     declare_checks,
-    local_expert,
-    prices,
+    declare_expert,
+    declare_prompt,
+    model_expert,
+    model_job,
+    prompt_of,
+    sampling_of,
 )
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert
@@ -34,23 +33,17 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--queries", required=True, type=Path, help="JSONL of Query records, or a BEIR folder")
     add("--split", help="of BEIR folders: whose queries and qrels (default: all)")
     add("--out", required=True, type=Path, help="JSONL of Thought records; the same command resumes it")
-    expert = command.add_mutually_exclusive_group(required=True)
-    expert.add_argument("--base-url", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    expert.add_argument("--transformers", metavar="MODEL", help="a small model in this process")
-    expert.add_argument("--docstrings", type=Path, help="JSONL of human-written Thought records to pick from")
     add("--samples", type=int, default=3, help="thoughts per query (default 3)")
-    add("--concurrency", type=int, default=64, help="requests at a time (default 64)")
-    add("--deadline", type=float, help="seconds for the whole run; what is left then is listed")
-    add("--new-job", action="store_true", help="move a job of another model, prompt or sampling aside")
-    declare_chat(command)
+    experts = declare_expert(command)
+    experts.add_argument(
+        "--docstrings", type=Path, help="JSONL of human-written Thought records to pick from"
+    )
+    declare_prompt(command)
     declare_checks(command)
 
 
 def run(args: argparse.Namespace) -> int:
     """Think; 0 done, 3 when samples failed or Ctrl-C ended it, 4 bad input."""
-    if args.base_url is not None and args.model is None:
-        print("error: --base-url needs --model", file=sys.stderr)
-        return 2
     refuse_overwriting(
         {f"--{name}": getattr(args, name) for name in INPUTS},
         {"--out": args.out, "the list of failures beside --out": path_of_failures(args.out)},
@@ -61,17 +54,9 @@ def run(args: argparse.Namespace) -> int:
         expert = DocstringExpert.of_records(read_jsonl(args.docstrings, Thought))
         job = Job(deadline=args.deadline, stop=stop, new_job=args.new_job)
     else:
-        expert = chat_expert(args) if args.base_url is not None else local_expert(args)
-        job = Job(
-            checks=checks(args),
-            redraws=args.redraws,
-            n_per_request=args.n_per_request,
-            deadline=args.deadline,
-            stop=stop,
-            new_job=args.new_job,
-            prices=prices(args),
-        )
-    with _gentle(stop):
+        expert = model_expert(args, prompt_of(args), sampling_of(args))
+        job = model_job(args, stop, checks(args))
+    with gentle(stop):
         summary = think(
             open_queries(args.queries, args.split),
             expert,
@@ -81,28 +66,8 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
             job=job,
         )
-    print(_told(summary, args.out, args.argv), file=sys.stderr)
+    print(_told(summary, args.out, args.typed), file=sys.stderr)
     return 3 if summary.failed else 0
-
-
-@contextlib.contextmanager
-def _gentle(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C finish what is in flight, the second end at once."""
-
-    def finish(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-        print("finishing what is in flight; Ctrl-C again leaves it", file=sys.stderr)
-
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, finish)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _told(summary: Summary, out: Path, argv: list[str]) -> str:

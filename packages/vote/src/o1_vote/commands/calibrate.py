@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from o1_records import atomic_write, open_documents, open_qrels, open_queries
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_vote.ballot import nominate
 from o1_vote.calibrate import calibrate
 from o1_vote.commands import committee

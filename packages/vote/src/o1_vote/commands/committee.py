@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from o1_records import Document, InputError, open_documents, quoted
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_vote import rerun
 from o1_vote.bm25 import LANGUAGES, BM25Member
 from o1_vote.cross_encoder import CrossEncoderMember

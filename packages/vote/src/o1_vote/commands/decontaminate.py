@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from o1_records import Example, open_documents, open_qrels, open_queries
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_vote.commands import kinds
 from o1_vote.commands.kinds import KINDS, Kind, Removal
 from o1_vote.commands.sieve import sieve

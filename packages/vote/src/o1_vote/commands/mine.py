@@ -25,7 +25,7 @@ from o1_records import (
     read_jsonl,
     write_jsonl,
 )
-from o1_records.files import at_least
+from o1_records.command import at_least
 from o1_vote import rerun
 from o1_vote.ballot import Reason
 from o1_vote.commands import committee
