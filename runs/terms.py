@@ -29,7 +29,7 @@ from o1_bench.collection import Collection
 from o1_bench.controls import Texts, empty_thoughts, filler_thoughts, shuffled_thoughts, thought_texts
 from o1_bench.datasets.stdlib import load_stdlib
 from o1_bench.score import means
-from o1_model import Embedder, Thinking, aggregate
+from o1_model import Embedder, aggregate
 from o1_model.aggregate import Vectors, stacked
 from o1_model.resume import newest_checkpoint
 from o1_records import InputError, Query, Thought, atomic_write, read_jsonl, run_command
@@ -37,22 +37,12 @@ from o1_records import InputError, Query, Thought, atomic_write, read_jsonl, run
 ROOT = Path(__file__).resolve().parents[1] / "results" / "terms"
 DATA = ROOT / "data"
 
-# the quickstart's recipe
-MODEL: dict[str, Any] = {
-    "readout": "mean",
-    "attention": "prefix",
-    "dropout": 0.0,
-    "query_length": 24,
-    "thought_length": 24,
-    "document_length": 48,
-}
+# the quickstart's, but for the steps and the seed
 TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "learning_rate": 2e-4,
     "lr_scheduler_type": "cosine",
 }
-BOTH: dict[str, Any] = {"temperature": 0.05}
-THINKING = Thinking(samples=3, max_tokens=16, temperature=0.7, top_p=0.9, seed=0)
 
 # each adds one term to v_t + v_q; a quarter and a third of the steps are filled in
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -163,10 +153,10 @@ def train(variant: str, seed: int, steps: int, folder: Path) -> None:
         **TRAINING,
     )
     train_model(
-        ModelArguments(model_name_or_path=str(quickstart.fetch_weights()), **MODEL),
+        ModelArguments(model_name_or_path=str(quickstart.fetch_weights()), **quickstart.MODEL),
         DataArguments(train_data=str(DATA / "examples.jsonl"), negatives=0),
         arguments,
-        objective=Objective(**BOTH, **terms),
+        objective=Objective(**quickstart.OBJECTIVE, **terms),
     )
 
 
@@ -187,9 +177,9 @@ def measure(model: Embedder, queries: int, every: int) -> dict[str, float]:
     asked = list(collection.queries)[:queries]
     names = [query.query_id for query in asked]
     doc_ids, documents = _documents(model, collection, every)
-    v_q, traces = model.decode(asked, THINKING)
+    v_q, traces = model.decode(asked, quickstart.THINKING)
     v_t = stacked(traces)
-    own = thought_texts(model.thoughts(asked, traces, THINKING))
+    own = thought_texts(model.thoughts(asked, traces, quickstart.THINKING))
     own = {name: own.get(name, []) for name in names}
 
     def given(texts: Texts, *, with_query: bool = False) -> Vectors:

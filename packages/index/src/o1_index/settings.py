@@ -32,10 +32,8 @@ class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         They cannot when another encoder made them (both are named) or when they are documents'.
         """
-        mine = self.encoder
-        same = mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
-        if not same:
-            raise InputError(f"the queries were encoded by {encoder}, the index holds {mine}")
+        if not self._same_space(encoder):
+            raise InputError(f"the queries were encoded by {encoder}, the index holds {self.encoder}")
         if encoder is not None and encoder.role == "document":
             raise InputError(
                 "the vectors to search for were encoded as documents; give a folder of query vectors"
@@ -43,7 +41,10 @@ class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def refuse_other_documents(self, encoder: Encoder | None) -> None:
         """Raise InputError unless `encoder`'s vectors can be added here; both are named."""
+        if not self._same_space(encoder) or (encoder is not None and encoder.role == "query"):
+            raise InputError(f"the documents were encoded by {encoder}, the index holds {self.encoder}")
+
+    def _same_space(self, encoder: Encoder | None) -> bool:
+        """Whether `encoder`'s vectors can be compared with these; two unknown encoders count as one."""
         mine = self.encoder
-        same = mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
-        if not same or (encoder is not None and encoder.role == "query"):
-            raise InputError(f"the documents were encoded by {encoder}, the index holds {mine}")
+        return mine is encoder if mine is None or encoder is None else mine.same_space(encoder)

@@ -96,11 +96,7 @@ class VLLM:
                 detokenize=False,
             )
 
-        asked = [
-            (prompt, name, s)
-            for prompt, name in zip(prompts, names, strict=True)
-            for s in range(thinking.samples)
-        ]
+        asked = _asked(prompts, names, thinking.samples)
         outputs = self._llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt, _, _ in asked],
             [params(name, sample) for _, name, sample in asked],
@@ -148,11 +144,7 @@ class CompletionServer:
             }
             return _written(self._answer(body), eos)
 
-        asked = [
-            (prompt, name, s)
-            for prompt, name in zip(prompts, names, strict=True)
-            for s in range(thinking.samples)
-        ]
+        asked = _asked(prompts, names, thinking.samples)
         with ThreadPoolExecutor(self._concurrency) as pool:
             return _grouped(list(pool.map(lambda each: ask(*each), asked)), thinking.samples)
 
@@ -191,6 +183,17 @@ def seed_of(thinking: Thinking, name: str, sample: int) -> int:
     """The seed of one request: the query's and the sample's own, whatever else is asked for."""
     label = f"{thinking.seed}\0{name}\0{sample}".encode()
     return int.from_bytes(hashlib.sha256(label).digest()[:4], "big") >> 1
+
+
+def _asked(
+    prompts: Sequence[Sequence[int]], names: Sequence[str], samples: int
+) -> list[tuple[Sequence[int], str, int]]:
+    """Prompt, name and sample of every request; the samples of a prompt stand together."""
+    return [
+        (prompt, name, sample)
+        for prompt, name in zip(prompts, names, strict=True)
+        for sample in range(samples)
+    ]
 
 
 def _written(token_ids: Sequence[int], eos: int) -> Written:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ import torch
 from o1_model.gate import Signal
 from o1_model.think import Decoded, Trace
 from o1_records import InputError
+from o1_records.sqlite import explained, transaction
 
 VERSION = 1  # raised when the same seed comes to choose other tokens
 
@@ -80,19 +81,13 @@ class ThoughtCache:
 
     def put(self, entries: Iterable[tuple[bytes, Decoded]]) -> None:
         """File entries, all of them or none; one with more samples takes the place of an older one."""
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(
-                    "INSERT INTO entry VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                    "samples = excluded.samples, digest = excluded.digest, body = excluded.body "
-                    "WHERE samples < excluded.samples",
-                    (_row(key, decoded) for key, decoded in entries),
-                )
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self._explained(), transaction(self._db):
+            self._db.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "samples = excluded.samples, digest = excluded.digest, body = excluded.body "
+                "WHERE samples < excluded.samples",
+                (_row(key, decoded) for key, decoded in entries),
+            )
 
     def __len__(self) -> int:
         """How many queries were thought about."""
@@ -104,15 +99,12 @@ class ThoughtCache:
         """Close the file."""
         self._db.close()
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self.path}: {error}; if the disk is full, free space; if the file is damaged or no "
-                "cache of thoughts, remove it or choose another"
-            ) from error
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        remedy = (
+            "if the disk is full, free space; if the file is damaged or no cache of thoughts, "
+            "remove it or choose another"
+        )
+        return explained(self.path, remedy)
 
 
 def _row(key: bytes, decoded: Decoded) -> tuple[bytes, int, bytes, bytes]:

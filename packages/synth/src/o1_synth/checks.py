@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from o1_records import InputError, Query
 from o1_synth.expert import Reason
@@ -93,6 +94,17 @@ NAMES = tuple(
         Reason.TRUNCATED,
     )
 )
+
+
+class Checking(Protocol):
+    """Whatever tells a good answer from another: `Checks`, or another class with its attributes."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What is looked for; with `duplicate` among them, near-copies of a sibling are drawn again."""
+
+    def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
+        """The first thing that is wrong with a text, or None."""
 
 
 def _no_passages(query: Query) -> Iterable[str]:

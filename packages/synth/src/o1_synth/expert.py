@@ -33,6 +33,8 @@ class Reason(StrEnum):
     LEAK = "leak"  # a passage that the thought should not know, copied
     LOOP = "loop"  # the same words over and over
     LANGUAGE = "language"  # another script than the query's
+    UNPARSED = "unparsed"  # not in the form that was asked for: no <score>, no <query>, not yes or no
+    DEPENDENT = "dependent"  # a query that speaks of the document it was written of
     DUPLICATE = "duplicate"  # nearly another sample of the query; exhausted after the last draw
 
 
@@ -46,6 +48,8 @@ REDRAWN = frozenset(
         Reason.LEAK,
         Reason.LOOP,
         Reason.LANGUAGE,
+        Reason.UNPARSED,
+        Reason.DEPENDENT,
         Reason.DUPLICATE,
     }
 )

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from o1_records import InputError, Query, write_jsonl
-from o1_synth.checks import Checks
+from o1_records import InputError, Query, Thought, write_jsonl
+from o1_synth.checks import Checking
 from o1_synth.expert import Expert, Reason
 from o1_synth.journal import Journal, Outcome
 from o1_synth.settle import Settler
 from o1_synth.watch import Prices, Watch
 
 _COMMIT_EVERY = 0.1
+
+
+Answers = Callable[[], Iterator[tuple[Query, Thought]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Job:
     is asked for. A journal of another model, prompt or sampling is moved aside when `new_job`.
     """
 
-    checks: Checks | None = None
+    checks: Checking | None = None
     redraws: int = 2
     n_per_request: int = 1
     deadline: float | None = None
@@ -77,12 +81,14 @@ def think(
     concurrency: int = 64,
     progress: bool = False,
     job: Job | None = None,
+    publish: Callable[[Answers], None] | None = None,
 ) -> Summary:
     """Write `samples` thoughts per query to `out`, ordered by query_id and sample.
 
     `out` appears whole at the end; until then, and for the next run, the work is kept in
     `<out>.job`. What failed is listed in `<out>.failures.jsonl`, which is absent when nothing did.
-    Call it again to resume: finished samples are not asked for again, failed ones are.
+    Call it again to resume: finished samples are not asked for again, failed ones are. `publish`
+    writes `out` itself, of the queries with their thoughts, in that order.
 
     Raises InputError for a repeated query_id, another expert or another text than the job was
     begun with, a job that another process works on, and what the expert calls hopeless.
@@ -114,7 +120,11 @@ def think(
         whole = after.get("", 0) + after.get(Reason.EXHAUSTED, 0) == total
         interrupted = job.stop.is_set() and not whole
         if not interrupted:
-            _publish(journal, out, samples, whole=whole)
+            if publish:
+                publish(partial(journal.answers, samples))
+            else:
+                write_jsonl(out, journal.thoughts(samples))
+            _list_failures(journal, out, samples, whole=whole)
         return _summary(journal, out, samples, count, watch.asked, interrupted=interrupted)
 
 
@@ -123,9 +133,8 @@ def path_of_failures(out: Path) -> Path:
     return out.with_name(out.name + ".failures.jsonl")
 
 
-def _publish(journal: Journal, out: Path, samples: int, *, whole: bool) -> None:
-    """Write thoughts and, where they are not all, failures as they stand."""
-    write_jsonl(out, journal.thoughts(samples))
+def _list_failures(journal: Journal, out: Path, samples: int, *, whole: bool) -> None:
+    """Write failures as they stand, where there are any."""
     if whole:
         path_of_failures(out).unlink(missing_ok=True)
     else:

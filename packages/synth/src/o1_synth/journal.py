@@ -21,6 +21,7 @@ import msgspec
 
 from o1_records import InputError, Query, Source, Thought, quoted
 from o1_records.jsonl import encode
+from o1_records.sqlite import transaction
 from o1_synth.ledger import Failure, Ledger, folder_of
 from o1_synth.lock import held
 
@@ -173,14 +174,8 @@ class Journal(Ledger):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self.explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self.explained(), transaction(self._db):
+            yield
 
 
 class _ChangedJobError(InputError):

@@ -11,11 +11,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from o1_records import InputError, Query, Record, Thought
+from o1_records.sqlite import explained
 from o1_synth.expert import Reason
 
 WANTED = "JOIN query USING (query_id) WHERE wanted AND sample < ?"
 SETTLED = ("", Reason.EXHAUSTED)  # reasons of rows that are not asked for again; "" is a thought
 _PAGE = 500
+_REMEDY = (
+    "if the disk is full, free space and run the same command again; "
+    "if the file is damaged, remove its folder"
+)
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -70,9 +75,14 @@ class Ledger:
 
     def thoughts(self, samples: int) -> Iterator[Thought]:
         """The wanted thoughts, ordered by query_id and sample."""
+        return (thought for _, thought in self.answers(samples))
+
+    def answers(self, samples: int) -> Iterator[tuple[Query, Thought]]:
+        """The wanted thoughts with their queries, ordered by query_id and sample."""
         decoder = msgspec.json.Decoder(Thought)
-        sql = f"SELECT body FROM outcome {WANTED} AND reason = '' ORDER BY query_id, sample"
-        yield from (decoder.decode(body) for (body,) in self._rows(sql, samples))
+        sql = f"SELECT query_id, text, instruction, body FROM outcome {WANTED} AND reason = '' "
+        for query_id, text, instruction, body in self._rows(f"{sql} ORDER BY query_id, sample", samples):
+            yield Query(query_id=query_id, text=text, instruction=instruction), decoder.decode(body)
 
     def texts(self, query_id: str) -> list[str]:
         """The texts of a query's thoughts."""
@@ -116,16 +126,9 @@ class Ledger:
         row = next(self._rows("SELECT value FROM note WHERE name = ?", name), None)
         return row[0] if row else None
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> contextlib.AbstractContextManager[None]:
         """Errors of SQLite as InputError, with the file and what may mend it."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self.folder / 'journal.sqlite'}: {error}; if the disk is full, free space and "
-                "run the same command again; if the file is damaged, remove its folder"
-            ) from error
+        return explained(self.folder / "journal.sqlite", _REMEDY)
 
     def _page(self, after: str) -> list[tuple[str, str, str]]:
         sql = (

@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ TASK = "Think about a plausible response to address the query."
 _EXEMPLAR = "\nExample query:\n{query}\nIts response:\n{passage}\n"
 _BYTES_PER_TOKEN = 4  # to estimate without a tokenizer; English has more, other scripts fewer
 
-_MARKER = re.compile(r"\{(task|exemplars|query)\}")
+_MARKER = re.compile(r"\{(\w+)\}")
+_NEEDS, _MAY = frozenset({"query"}), frozenset({"task", "exemplars"})
 
 Message = dict[str, str]
 
@@ -101,9 +102,7 @@ class Prompt:
             "exemplars": "".join(_shown(exemplar) for exemplar in self.exemplars(query)),
             "query": fenced(asked),
         }
-        # in one pass, so that a marker inside a text stays text
-        content = _MARKER.sub(lambda found: parts[found[1]], self._template)
-        return [{"role": "user", "content": content}]
+        return filled(self._template, parts)
 
     def exemplars(self, query: Query) -> list[Exemplar]:
         """Up to `exemplar_count` exemplars, seeded by the query's id, none of which answers the query."""
@@ -124,32 +123,41 @@ class Prompt:
         return chosen
 
 
-def read_template(name: str | Path) -> str:
+def read_template(name: str | Path, needs: Set[str] = _NEEDS, may: Set[str] = _MAY) -> str:
     """The text of a template: a file, or one of `paper`, `reason` and `keywords`.
 
     `paper` is O1 Embedder's, `reason` asks for reasoning in steps (in the manner of BRIGHT's),
-    `keywords` for a few words that relevant documents hold.
+    `keywords` for a few words that relevant documents hold. `needs` and `may` are its markers.
     """
     path = Path(name) if Path(name).suffix else Path(__file__).parent / "templates" / f"{name}.txt"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "templates").glob("*.txt")))
         raise InputError(f"there is no template {str(name)!r}: name a file (with a suffix) or one of {known}")
     try:
-        return checked_template(path.read_text(encoding="utf-8"), str(path))
+        return checked_template(path.read_text(encoding="utf-8"), str(path), needs, may)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
 
 
-def checked_template(text: str, place: str) -> str:
-    """The text, where its markers are known and `{query}` is one. Other braces stay as they are."""
-    markers = re.findall(r"\{(\w+)\}", text)
-    unknown = sorted(set(markers) - {"query", "task", "exemplars"})
-    if unknown or "query" not in markers:
+def checked_template(text: str, place: str, needs: Set[str] = _NEEDS, may: Set[str] = _MAY) -> str:
+    """The text, where its markers are those it may have. Other braces stay as they are."""
+    markers = set(_MARKER.findall(text))
+    if not needs <= markers <= needs | may:
+        optional = f" and may have {_listed(may)}" if may else ""
         raise InputError(
-            f"{place}: has markers {sorted(set(markers))}; it needs {{query}} and may have {{task}} and "
-            "{exemplars}, and no other"
+            f"{place}: has markers {sorted(markers)}; it needs {_listed(needs)}{optional}, and no other"
         )
     return text
+
+
+def filled(template: str, parts: Mapping[str, str]) -> list[Message]:
+    """The one message of a checked template."""
+    # in one pass, so that a marker inside a text stays text
+    return [{"role": "user", "content": _MARKER.sub(lambda found: parts[found[1]], template)}]
+
+
+def _listed(markers: Set[str]) -> str:
+    return " and ".join(f"{{{marker}}}" for marker in sorted(markers))
 
 
 def fenced(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from o1_records import InputError, Query, Thought
-from o1_synth.checks import Checks, Siblings
+from o1_synth.checks import Checking, Siblings
 from o1_synth.expert import REDRAWN, Expert, GroupExpert, NoThought, Reason, Reply
 from o1_synth.journal import Journal, Outcome, failed_outcome, thought_outcome
 from o1_synth.ledger import Failure
@@ -25,7 +25,7 @@ class Settler:
     """
 
     def __init__(
-        self, expert: Expert, journal: Journal, watch: Watch, *, checks: Checks | None, redraws: int
+        self, expert: Expert, journal: Journal, watch: Watch, *, checks: Checking | None, redraws: int
     ) -> None:
         self._expert, self._journal, self._watch = expert, journal, watch
         self._checks, self._redraws = checks, redraws

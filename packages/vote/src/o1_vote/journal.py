@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from o1_records import InputError
 from o1_records.lock import lock
+from o1_records.sqlite import explained, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (
@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS job (
 CREATE TABLE IF NOT EXISTS entry (
     part TEXT NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (part, place)) WITHOUT ROWID;
 """
+_REMEDY = (
+    "if the disk is full, free space and run the same command again; "
+    "if the file is damaged, remove its folder"
+)
 
 
 class Journal:
@@ -98,14 +102,8 @@ class Journal:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what happens inside, or nothing of it."""
-        with self._explained():
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self.db.execute("COMMIT")
-            finally:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
+        with self._explained(), transaction(self.db):
+            yield
 
     def _holds_work(self) -> bool:
         """Whether there is an entry, or a file that someone else put here: vectors."""
@@ -131,15 +129,8 @@ class Journal:
                 self.db.execute(f"DELETE FROM {table}")  # names that this package chose
             self.db.execute("INSERT INTO job VALUES (1, ?, 0)", (made_from,))
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self.folder / 'journal.sqlite'}: {error}; if the disk is full, free space and "
-                "run the same command again; if the file is damaged, remove its folder"
-            ) from error
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return explained(self.folder / "journal.sqlite", _REMEDY)
 
 
 def clear(out: Path) -> None:

@@ -14,13 +14,14 @@ import functools
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import InputError
+from o1_records.sqlite import explained, transaction
 
 Vector = NDArray[np.float32]
 
@@ -73,14 +74,8 @@ class VectorCache:
         """Keep vectors by their text, in one transaction."""
         number = self._number(fingerprint)
         rows = [(number, digest := _digest(text), _sealed(digest, row)) for text, row in vectors.items()]
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", rows)
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self._explained(), transaction(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", rows)
 
     def _number(self, fingerprint: str) -> int:
         with self._explained():
@@ -94,15 +89,9 @@ class VectorCache:
             raise InputError(f"{self._place}: a vector is damaged; remove the file and run again")
         return np.frombuffer(content, dtype=np.float32)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self._place}: {error}; if the disk is full, free space and run again; "
-                "if the file is damaged, remove it"
-            ) from error
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        remedy = "if the disk is full, free space and run again; if the file is damaged, remove it"
+        return explained(self._place, remedy)
 
 
 def _digest(text: str) -> bytes:
