@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from o1_records.files import InputError, MissingExtraError
 
@@ -23,10 +23,12 @@ class Command(Protocol):
         """Do it and return the exit code. `args.typed` is the command line."""
 
 
-def parser_of(
-    commands: Mapping[str, tuple[Command, str]], *, prog: str, version: str, description: str | None
-) -> ArgumentParser:
-    """The parser of several commands; `commands` has each by its name, with what `--help` says of it."""
+# by name, with what `--help` says of it; a command in several steps is such a mapping itself
+Commands: TypeAlias = "Mapping[str, tuple[Command | Commands, str]]"
+
+
+def parser_of(commands: Commands, *, prog: str, version: str, description: str | None) -> ArgumentParser:
+    """The parser of a program that has several commands."""
     from argparse import ArgumentParser
 
     parser = ArgumentParser(prog=prog, description=description)
@@ -35,13 +37,16 @@ def parser_of(
     return parser
 
 
-def add_commands(parser: ArgumentParser, commands: Mapping[str, tuple[Command, str]]) -> None:
-    """Let a parser, of a program or of a command in parts, go on with one of several commands."""
+def add_commands(parser: ArgumentParser, commands: Commands) -> None:
+    """Let a parser go on with one of several commands."""
     choices = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, purpose) in commands.items():
+    for name, (chosen, purpose) in commands.items():
         command = choices.add_parser(name, help=purpose, description=purpose)
-        command.set_defaults(chosen_command=module)
-        module.declare(command)
+        if isinstance(chosen, Mapping):
+            add_commands(command, chosen)
+        else:
+            command.set_defaults(chosen_command=chosen)
+            chosen.declare(command)
 
 
 def run_chosen(parser: ArgumentParser, argv: Sequence[str]) -> int:

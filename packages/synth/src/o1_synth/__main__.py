@@ -7,11 +7,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 import o1_synth
-from o1_records.command import parser_of, run_chosen, run_command
+from o1_records.command import Commands, parser_of, run_chosen, run_command
 from o1_synth.commands import export, status, think
+from o1_synth.commands.remix import STEPS
 
-COMMANDS = {
+COMMANDS: Commands = {
     "think": (think, "write several thoughts about each query"),
+    "remix": (STEPS, "training data made of documents: clean, write, mine, annotate"),
     "status": (status, "say how a job stands"),
     "export": (export, "write the thoughts that a job has so far"),
 }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import threading
 from pathlib import Path
 
@@ -20,9 +18,10 @@ from o1_synth.commands.options import (
     prompt_of,
     sampling_of,
 )
+from o1_synth.commands.outcome import told
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert
-from o1_synth.generate import Job, Summary, path_of_failures, think
+from o1_synth.generate import Job, path_of_failures, think
 
 INPUTS = ("queries", "docstrings", "exemplars", "qrels", "corpus")
 
@@ -66,19 +65,5 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
             job=job,
         )
-    print(_told(summary, args.out, args.typed), file=sys.stderr)
-    return 3 if summary.failed else 0
-
-
-def _told(summary: Summary, out: Path, argv: list[str]) -> str:
-    told = f"{summary.thoughts} thoughts about {summary.queries} queries in {out}"
-    if summary.interrupted:
-        told = f"interrupted: {summary.thoughts} thoughts about {summary.queries} queries in {out}.job"
-    if summary.exhausted:
-        told += f"; {summary.exhausted} samples exhausted"
-    if summary.failed:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.failures.items())
-        listed = "" if summary.interrupted else f", listed in {summary.failures_path}"
-        told += f"; {summary.failed} failed ({reasons}){listed}; to ask for them again:\n"
-        told += f"  o1-synth {shlex.join(argv)}"
-    return told
+    did = f"{summary.thoughts} thoughts about {summary.queries} queries"
+    return told(summary, did, args.out, args.typed)

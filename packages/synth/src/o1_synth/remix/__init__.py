@@ -1,0 +1,19 @@
+"""ReMixer: training data for reasoning-intensive retrieval, made of documents alone.
+
+ReasonEmbed, section 3 (arXiv 2510.08252). Steps, each resumable, each from files to a file:
+
+```
+clean      documents                       -> documents of the domain (yes or no; optional)
+write      documents                       -> queries, and of which document each was written
+mine       queries, corpus                 -> candidates, without the document of the query
+annotate   queries, candidates, corpus     -> examples: candidates of a score from 1 to 5
+```
+"""
+
+from o1_synth.remix.annotate import annotate
+from o1_synth.remix.clean import clean
+from o1_synth.remix.domain import Domain, read_domain
+from o1_synth.remix.mine import mine
+from o1_synth.remix.write import write
+
+__all__ = ["Domain", "annotate", "clean", "mine", "read_domain", "write"]
