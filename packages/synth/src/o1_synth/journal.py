@@ -156,14 +156,16 @@ class Journal(Ledger):
 
     def _want(self, query: Query) -> None:
         known = self._db.execute("SELECT * FROM query WHERE query_id = ?", (query.query_id,))
-        _, text, instruction, wanted = known.fetchone() or (None, None, None, 0)
+        _, *begun, wanted = known.fetchone() or (None, query.text, query.instruction, 0)
         if wanted:
             raise InputError(f"query_id {quoted(query.query_id)} stands twice; keep one of them")
-        changed = text is not None and (text, instruction) != (query.text, query.instruction)
+        pairs = zip(begun, (query.text, query.instruction), strict=True)
+        changed = [pair for pair in pairs if pair[0] != pair[1]]
         if changed and self.settled(query.query_id):
+            old, new = changed[0]
             raise InputError(
-                f"{self.folder}: holds thoughts about {quoted(text)}, but query "
-                f"{quoted(query.query_id)} is now {quoted(query.text)}; remove it or choose "
+                f"{self.folder}: holds thoughts about {quoted(old)}, but query "
+                f"{quoted(query.query_id)} is now {quoted(new)}; remove it or choose "
                 "another --out"
             )
         row = (query.query_id, query.text, query.instruction)

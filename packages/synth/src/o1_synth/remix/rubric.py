@@ -51,7 +51,7 @@ class Pairs:
                 rest = f"{query.instruction}\0{self.documents[doc_id].full_text}"
                 digest = hashlib.sha256(rest.encode()).hexdigest()[:16]
                 name = msgspec.json.encode((query_id, doc_id)).decode()
-                yield Query(query_id=name, text=query.text, instruction=f"rest {digest}")
+                yield Query(query_id=name, text=query.text, instruction=f"document {digest}")
 
 
 class RubricPrompt:
