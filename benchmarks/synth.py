@@ -5,7 +5,8 @@
 
 The server (tests/faults/server.py) has a process of its own. Prints one JSON line each for
 - the ideal, requests * latency / concurrency: a client that costs nothing;
-- a plain client: httpx2 in as many coroutines, answers thrown away;
+- a plain client: aiohttp in as many coroutines, answers thrown away; once with a single coroutine, which
+  says how long the server really takes;
 - ours: a fresh job, from the first request to the published file; its `share` of the ideal and of
   the plain client (goals: 95 % of each), its journal's share of the time (goal: at most 5 %).
 With `--plan`, planning and listing a job of that many queries instead; run it at several sizes to
@@ -24,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx2
+import aiohttp
 
 from o1_records import Query, Source
 from o1_synth import ChatExpert, Checks, Job, think
@@ -52,16 +53,15 @@ def queries(count):
 
 
 async def plain_client(base_url, requests, concurrency):
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     numbers = iter(range(requests))
-    async with httpx2.AsyncClient(limits=limits, timeout=None) as client:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
 
         async def worker():
             for number in numbers:
                 prompt = f"```\nhow does number {number} work\n```\n"
                 body = {"model": "echo", "messages": [{"role": "user", "content": prompt}], "seed": number}
-                response = await client.post(f"{base_url}/chat/completions", json=body)
-                json.loads(response.content)
+                async with client.post(f"{base_url}/chat/completions", json=body) as response:
+                    json.loads(await response.read())
 
         await asyncio.gather(*(worker() for _ in range(concurrency)))
 
@@ -111,7 +111,10 @@ def ask(args):
             began = time.perf_counter()
             asyncio.run(plain_client(base_url, requests, args.concurrency))
             plain = time.perf_counter() - began
-            report("plain httpx2 client", requests, plain, share_of_ideal=round(ideal / plain, 3))
+            report("plain aiohttp client", requests, plain, share_of_ideal=round(ideal / plain, 3))
+            began = time.perf_counter()
+            asyncio.run(plain_client(base_url, 40, 1))
+            report("one at a time", 40, time.perf_counter() - began)
             for stream in (False, True):
                 seconds, journal = ours(base_url, args, Path(folder), stream)
                 report(

@@ -18,6 +18,6 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
 
 
 def test_importing_loads_no_http_client_and_no_progress_bar():
-    code = "import o1_synth, sys; print([m for m in ('httpx2', 'tqdm') if m in sys.modules])"
+    code = "import o1_synth, sys; print([m for m in ('aiohttp', 'tqdm') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from o1_records import InputError, quoted
 from o1_synth.expert import NoThought, Reason
@@ -16,9 +16,7 @@ from o1_synth.stream import StreamedAnswers
 from o1_synth.wire import Answer, parse_answers, said
 
 if TYPE_CHECKING:
-    import ssl
-
-    import httpx2
+    import aiohttp
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -53,43 +51,41 @@ class TryAgain(Exception):  # noqa: N818
 
 
 class Poster:
-    """Posts to `base_url`/chat/completions; a client of one connection for each request in flight."""
+    """Posts to `base_url`/chat/completions, over as many connections as there are requests in flight."""
 
     def __init__(self, base_url: str, model: str, headers: Mapping[str, str], retry: Retry) -> None:
         self._base_url, self._model, self._headers, self._retry = base_url, model, headers, retry
-        self._idle: list[httpx2.AsyncClient] = []
+        self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> list[Answer]:
         """The choices of a completion; TryAgain, NoThought or InputError for everything but a whole one."""
-        import httpx2
+        import aiohttp
 
-        client = self._idle.pop() if self._idle else self._connect()
+        session = self._session = self._session or self._connect()
+        url = f"{self._base_url}/chat/completions"
         try:
             async with (
                 asyncio.timeout(self._retry.timeout),
-                client.stream("POST", f"{self._base_url}/chat/completions", content=body) as response,
+                session.post(url, data=body, allow_redirects=False) as response,
             ):
-                if response.status_code != 200:
-                    await response.aread()
-                    raise self._refusal(response)
-                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                if response.status != 200:
+                    raise self._refusal(response, await response.read())
+                if response.content_type == "text/event-stream":
                     return await self._streamed(response)
-                return _checked(parse_answers, await response.aread())
-        except (TimeoutError, httpx2.TimeoutException) as error:
+                return _checked(parse_answers, await response.read())
+        except TimeoutError as error:
             raise TryAgain(Reason.TIMEOUT, f"no whole answer in {self._retry.timeout:g} s") from error
-        except httpx2.TransportError as error:
-            raise TryAgain(Reason.UNREACHABLE, said(error)) from error
-        except httpx2.RequestError as error:
+        except aiohttp.ClientResponseError as error:  # what came is not HTTP
             raise TryAgain(Reason.MALFORMED, said(error)) from error
-        finally:
-            self._idle.append(client)
+        except aiohttp.ClientError as error:
+            raise TryAgain(Reason.UNREACHABLE, said(error)) from error
 
-    async def _streamed(self, response: httpx2.Response) -> list[Answer]:
+    async def _streamed(self, response: aiohttp.ClientResponse) -> list[Answer]:
         """Read events to the end; once tokens came, a silence of `stall` seconds ends it."""
         answers, loop = StreamedAnswers(), asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as silence:
-                async for received in response.aiter_bytes():
+                async for received in response.content.iter_any():
                     if _checked(answers.feed, received):
                         silence.reschedule(loop.time() + self._retry.stall)
         except TimeoutError as error:
@@ -98,10 +94,10 @@ class Poster:
             raise TryAgain(Reason.STALLED, f"no token for {self._retry.stall:g} s") from error
         return _checked(StreamedAnswers.answers, answers)
 
-    def _refusal(self, response: httpx2.Response) -> Exception:
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Exception:
         """What a status other than 200 ends: this attempt, this sample or the whole job."""
-        status = response.status_code
-        detail = f"{status}: {quoted(response.text, 200)}"
+        status = response.status
+        detail = f"{status}: {quoted(body.decode(errors='replace'), 200)}"
         if status in _ASK_AGAIN or status >= 500:
             wait = _seconds(response.headers.get("retry-after", ""))
             return TryAgain(Reason.HTTP_STATUS, detail, wait, slow_down=status in _SLOW_DOWN)
@@ -111,16 +107,29 @@ class Poster:
 
     async def close(self) -> None:
         """Close the connections."""
-        while self._idle:
-            await self._idle.pop().aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    def _connect(self) -> httpx2.AsyncClient:
-        """A client of one connection: a shared pool looks at all its connections for each request."""
-        import httpx2
+    def _connect(self) -> aiohttp.ClientSession:
+        import aiohttp
 
-        # The throttle bounds the requests; the deadline of `_post` covers every phase.
-        headers = {**self._headers, "content-type": "application/json"}
-        return httpx2.AsyncClient(headers=headers, timeout=None, verify=_certificates())
+        return aiohttp.ClientSession(
+            headers={**self._headers, "content-type": "application/json"},
+            # the throttle bounds the requests; the deadline of `post` covers every phase
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=_proxy(self._base_url),
+        )
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy of the environment for an address; asked once, where `trust_env` asks for each request."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _checked(parse: Callable[[T], U], received: T) -> U:
@@ -130,13 +139,6 @@ def _checked(parse: Callable[[T], U], received: T) -> U:
     except ValueError as error:
         shown = f"; in {quoted(received, 200)}" if isinstance(received, bytes) else ""
         raise TryAgain(Reason.MALFORMED, f"{error}{shown}") from error
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    import httpx2
-
-    return httpx2.create_ssl_context()
 
 
 def _seconds(retry_after: str) -> float:

@@ -96,28 +96,32 @@ def said(error: Exception) -> str:
 
 
 def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card]:
-    import httpx2
+    import http.client
+    import urllib.error
+    import urllib.request
 
-    url = f"{base_url}/models"
-    asked = f"asked for model {model!r}"
+    url, asked = f"{base_url}/models", f"asked for model {model!r}"
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"--base-url {base_url!r}: begin it with http:// or https://; {asked}")
     try:
-        response = httpx2.get(url, headers=dict(headers), timeout=_LISTING_TIMEOUT)
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-        raise InputError(f"--base-url {base_url!r}: {error}; {asked}") from error
-    except httpx2.RequestError as error:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=dict(headers)), timeout=_LISTING_TIMEOUT
+        ) as response:
+            return msgspec.json.decode(response.read(), type=_Cards).data
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            said_no = f"{url} answers {error.code}, {asked}; put the key into {KEY_NAMES[0]}"
+            raise InputError(said_no) from error
+        problem: Exception = ValueError(f"status {error.code}")
+    except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"no server answers at {base_url} ({said(error)}), {asked}; start it or correct the address"
         ) from error
-    if response.status_code in (401, 403):
-        raise InputError(f"{url} answers {response.status_code}, {asked}; put the key into {KEY_NAMES[0]}")
-    try:
-        if response.status_code != 200:
-            raise ValueError(f"status {response.status_code}")
-        return msgspec.json.decode(response.content, type=_Cards).data
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{url} does not list models ({error}), {asked}; an OpenAI-compatible address mostly ends in /v1"
-        ) from error
+        problem = error
+    raise InputError(
+        f"{url} does not list models ({problem}), {asked}; an OpenAI-compatible address mostly ends in /v1"
+    ) from problem
 
 
 class Message(msgspec.Struct):
