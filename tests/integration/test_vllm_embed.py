@@ -5,15 +5,7 @@ vLLM gets rows of token ids; its own code runs the model, takes the last token a
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -25,8 +17,6 @@ from o1_model.__main__ import main
 from o1_model.certificate import TEXTS
 
 pytestmark = pytest.mark.vllm
-
-STARTUP_SECONDS = 300  # an early end is noticed at once
 
 
 def write_qwen2(folder: Path) -> None:
@@ -68,49 +58,6 @@ def save_checkpoint(plain: Path, folder: Path, *, shift: float) -> Embedder:
     return model
 
 
-@contextlib.contextmanager
-def vllm_server(model: Path, log: Path):
-    """Start the server in a process group of its own, yield its address, kill the group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(model), "--served-model-name", "retriever"]
-    command += ["--runner", "pooling", "--convert", "embed"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "32"]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    with open(log, "wb") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
-    try:
-        wait_until_it_answers(server, port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        # pytest shows this only when the test fails.
-        print(log.read_text(errors="replace")[-8000:])
-
-
-def wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"the server ended early with code {server.returncode}"
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail(f"the server did not answer within {STARTUP_SECONDS} s")
-
-
 def embeddings(address: str, **body: object) -> np.ndarray:
     request = urllib.request.Request(
         f"{address}/v1/embeddings",
@@ -121,11 +68,12 @@ def embeddings(address: str, **body: object) -> np.ndarray:
         return np.array([entry["embedding"] for entry in json.load(response)["data"]])
 
 
-def test_vllm_gives_the_vectors_of_the_checkpoint_and_no_others(tmp_path, capsys):
+def test_vllm_gives_the_vectors_of_the_checkpoint_and_no_others(vllm_server, tmp_path, capsys):
     write_qwen2(tmp_path / "plain")
     model = save_checkpoint(tmp_path / "plain", tmp_path / "saved", shift=3.0)
     save_checkpoint(tmp_path / "plain", tmp_path / "other", shift=-3.0)
-    with vllm_server(tmp_path / "saved", tmp_path / "server.log") as address:
+    pooling = ("--runner", "pooling", "--convert", "embed")
+    with vllm_server(tmp_path / "saved", "retriever", *pooling) as address:
         passed = main(["verify", "--model", str(tmp_path / "saved"), "--server", address])
         said = capsys.readouterr().out
         assert passed == 0, said

@@ -104,6 +104,7 @@ def test_from_documents_to_examples_by_the_commands_of_the_readme(serve, tmp_pat
     assert main(steps) == 0
     assert {d.doc_id for d in read_jsonl(cleaned, Document)} == {f"d{n}" for n in range(0, 12, 2)}
     assert set(read_jsonl(cleaned, Document)) <= set(DOCUMENTS)
+    assert f"6 documents kept of 12 judged in {cleaned}" in capsys.readouterr().err
 
     steps = ["remix", "write", "--corpus", str(cleaned), "--out", str(written), *never, *domain, *asked]
     assert main(steps) == 0
@@ -351,8 +352,8 @@ def test_what_is_neither_yes_nor_no_is_listed_and_left_out(model, tmp_path):
     server, expert = model
     server.say = lambda request, text: "Yes and no." if "Title 3" in text else "yes"
     out = tmp_path / "c.jsonl"
-    summary = clean(DOCUMENTS, expert, out=out, domain=DOMAIN)
-    assert summary.failures == {Reason.UNPARSED: 1}
+    cleaned = clean(DOCUMENTS, expert, out=out, domain=DOMAIN)
+    assert (cleaned.kept, cleaned.summary.failures) == (11, {Reason.UNPARSED: 1})
     assert {d.doc_id for d in read_jsonl(out, Document)} == {d.doc_id for d in DOCUMENTS} - {"d3"}
 
 

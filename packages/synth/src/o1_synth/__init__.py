@@ -5,7 +5,8 @@ query it belongs to. Experts: `ChatExpert` (a language model behind an OpenAI-co
 and `DocstringExpert` (what people already wrote).
 """
 
-from o1_synth.chat import ChatExpert, Sampling
+from o1_synth.asking import Sampling
+from o1_synth.chat import ChatExpert
 from o1_synth.checks import Checks
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert, NoThought, Reason, Reply

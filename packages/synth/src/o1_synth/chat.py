@@ -12,15 +12,14 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from o1_records import InputError, Query, Source, quoted
+from o1_records import InputError, Query
+from o1_synth.asking import ModelExpert, Prompting, Sampling
 from o1_synth.expert import NoThought, Reason, Reply, sample_seed
 from o1_synth.post import Poster, Retry, TryAgain
-from o1_synth.prompt import Message, Prompt
 from o1_synth.throttle import Throttle
 from o1_synth.wire import KEY_NAMES, Answer, model_root
 
@@ -28,26 +27,7 @@ _LONGEST_PAUSE = 60.0
 _BYTES_PER_TOKEN = 4  # to charge a prompt before the server has counted it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the model draws: temperature, nucleus, tokens at most, and the seed of all seeds."""
-
-    temperature: float = 0.8
-    top_p: float = 0.95
-    max_tokens: int = 512
-    seed: int = 0
-
-
-class Prompting(Protocol):
-    """Builds the messages that ask about a query; `digest` names everything that shapes them."""
-
-    digest: str
-
-    def messages(self, query: Query) -> list[Message]:
-        """The chat messages of a query, always the same."""
-
-
-class ChatExpert:
+class ChatExpert(ModelExpert):
     """Asks a model for thoughts. The constructor asks the server which models it serves.
 
     `base_url` ends in what precedes `/chat/completions`, mostly `/v1`. The key comes from
@@ -70,8 +50,6 @@ class ChatExpert:
         api_key: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.prompt = prompt or Prompt()
-        self.sampling = sampling or Sampling()
         self.retry = retry or Retry()
         if self.retry.attempts < 1:
             raise InputError(f"attempts is {self.retry.attempts}; it must be 1 or more")
@@ -79,30 +57,7 @@ class ChatExpert:
         self.stream = stream
         headers = _headers(api_key)
         self._poster = Poster(self.base_url, model, headers, self.retry)
-        self._source = Source(
-            model=model,
-            revision=model_root(self.base_url, model, headers),
-            prompt_digest=self.prompt.digest,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            max_tokens=self.sampling.max_tokens,
-            seed=self.sampling.seed,
-        )
-
-    @property
-    def source(self) -> Source:
-        """Model, revision, prompt digest and sampling; `seed` is the seed of all seeds."""
-        return self._source
-
-    async def think(self, query: Query, sample: int, draw: int = 0) -> Reply:
-        """Ask for one thought; the reply's `seed` is the one that was sent.
-
-        Raises NoThought with the last attempt's reason, InputError when no request can succeed.
-        """
-        (reply,) = await self.think_together(query, (sample,), draw)
-        if isinstance(reply, NoThought):
-            raise reply
-        return reply
+        super().__init__(model, model_root(self.base_url, model, headers), prompt, sampling)
 
     async def think_together(
         self, query: Query, samples: Sequence[int], draw: int = 0
@@ -157,21 +112,6 @@ class ChatExpert:
         if len(answers) < count:
             raise NoThought(Reason.MALFORMED, f"{len(answers)} choices for n = {count}; leave out n")
         return answers[:count]
-
-    def _reply(self, answer: Answer, seed: int, count: int) -> Reply | NoThought:
-        if answer.finish_reason == "content_filter" or (answer.refusal and not answer.text):
-            return NoThought(Reason.REFUSAL, quoted(answer.refusal or answer.finish_reason, 200))
-        if not answer.text:
-            thought = f", after {len(answer.reasoning)} characters of reasoning" if answer.reasoning else ""
-            return NoThought(Reason.EMPTY, f"finish_reason {answer.finish_reason!r}{thought}")
-        source = msgspec.structs.replace(
-            self._source,
-            seed=seed,
-            finish_reason=answer.finish_reason,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens // count,
-        )
-        return Reply(text=answer.text, source=source, answered_by=answer.model)
 
     def _pause(self, attempt: int, wait: float) -> float:
         """Seconds before the next attempt: doubling, with jitter, never less than was asked for."""

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     STALLED = "stalled"  # tokens came, then none for too long
     HTTP_STATUS = "http_status"  # the server said no: 4xx, 429 or 5xx to the last attempt
     UNREACHABLE = "unreachable"  # no connection, or one that broke
+    REJECTED = "rejected"  # the engine in this process does not take the prompt, or cut the answer
     MALFORMED = "malformed"  # an answer that is not a chat completion: HTML, cut JSON, no choice
     DEADLINE = "deadline"  # in flight when the time of the whole run was over
     NOT_ASKED = "not_asked"  # the run ended before its turn

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from o1_records import Example, InputError, Qrel, Query, open_documents, open_qrels, read_jsonl
-from o1_synth.chat import ChatExpert, Prompting, Sampling
+from o1_synth.asking import Prompting, Sampling
+from o1_synth.chat import ChatExpert
 from o1_synth.checks import NAMES, Checks
+from o1_synth.engine import VLLMExpert
 from o1_synth.expert import Expert
 from o1_synth.generate import Job
 from o1_synth.local import LocalExpert
@@ -25,8 +31,10 @@ def declare_expert(command: argparse.ArgumentParser) -> argparse._MutuallyExclus
     """Which model writes, and the limits it is asked within; returns the group of the experts."""
     experts = command.add_mutually_exclusive_group(required=True)
     experts.add_argument("--base-url", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
+    experts.add_argument("--vllm", metavar="MODEL", help="a model that vLLM runs in this process")
     experts.add_argument("--transformers", metavar="MODEL", help="a small model in this process")
     add = command.add_argument
+    add("--vllm-options", type=_settings, default={}, metavar="JSON", help="'{\"max_model_len\": 8192}', ...")
     add("--model", help="the model to ask for at --base-url")
     add("--concurrency", type=int, default=64, help="requests at a time (default 64)")
     add("--timeout", type=float, default=Retry.timeout, help="seconds per attempt (default 300)")
@@ -71,6 +79,9 @@ def declare_checks(command: argparse.ArgumentParser) -> None:
 
 def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling) -> Expert:
     """The expert that the options of `declare_expert` name."""
+    if args.vllm is not None:
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # not where data goes
+        return VLLMExpert(args.vllm, prompt=prompt, sampling=sampling, **args.vllm_options)
     if args.transformers is not None:
         return LocalExpert(args.transformers, prompt=prompt, sampling=sampling)
     if args.model is None:
@@ -137,6 +148,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
         max_tokens=args.max_tokens or short,
         seed=args.seed,
     )
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object: {error}") from error
 
 
 def _passages(args: argparse.Namespace) -> Callable[[Query], Iterable[str]]:

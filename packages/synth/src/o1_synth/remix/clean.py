@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from o1_records import Document, InputError, Query, write_jsonl
@@ -41,6 +41,14 @@ class YesOrNo:
         return Reason.UNPARSED if _answer(text) is None else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """How a cleaning ended, and how many documents were kept."""
+
+    summary: Summary
+    kept: int
+
+
 def clean(
     documents: Iterable[Document],
     expert: ExpertOf,
@@ -51,17 +59,21 @@ def clean(
     concurrency: int = 64,
     progress: bool = False,
     job: Job | None = None,
-) -> Summary:
+) -> Cleaned:
     """Write the documents of a domain to `out`, ordered by doc_id; resumes as `think` does.
 
     `expert` makes an expert of a prompt, as `functools.partial(ChatExpert, url, model)` does. A
     document without an answer is left out and listed with the failures.
     """
+    kept = 0
 
     def publish(answers: Answers) -> None:
-        write_jsonl(out, (as_document(asked) for asked, said in answers() if _answer(said.text) == "yes"))
+        nonlocal kept
+        kept = write_jsonl(
+            out, (as_document(asked) for asked, said in answers() if _answer(said.text) == "yes")
+        )
 
-    return think(
+    summary = think(
         map(as_query, documents),
         expert(prompt=CleanPrompt(domain.topic or domain.name, template)),
         out=out,
@@ -71,6 +83,7 @@ def clean(
         job=replace(job or Job(), checks=YesOrNo()),
         publish=publish,
     )
+    return Cleaned(summary=summary, kept=kept)
 
 
 def _answer(text: str) -> str | None:

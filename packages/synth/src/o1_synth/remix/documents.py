@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Protocol
 
 from o1_records import Document, Query
-from o1_synth.chat import Prompting
+from o1_synth.asking import Prompting
 from o1_synth.expert import Expert
 
 

@@ -17,7 +17,7 @@ from o1_records import (
     refuse_overwriting,
 )
 from o1_records.trec import read_run
-from o1_synth.chat import Sampling
+from o1_synth.asking import Sampling
 from o1_synth.commands.gentle import gentle
 from o1_synth.commands.options import model_job
 from o1_synth.commands.outcome import told

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from o1_records import InputError, open_documents, refuse_overwriting
-from o1_synth.chat import Sampling
+from o1_synth.asking import Sampling
 from o1_synth.commands.gentle import gentle
 from o1_synth.commands.options import model_job
 from o1_synth.commands.outcome import told
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("clean needs --domains and --domain: what to ask about")
     stop = threading.Event()
     with gentle(stop):
-        summary = clean(
+        made = clean(
             open_documents(args.corpus),
             expert_of(args),
             out=args.out,
@@ -47,4 +47,5 @@ def run(args: argparse.Namespace) -> int:
             progress=True,
             job=model_job(args, stop, None),
         )
-    return told(summary, f"{summary.thoughts} documents judged, those kept", args.out, args.typed)
+    did = f"{made.kept} documents kept of {made.summary.thoughts} judged"
+    return told(made.summary, did, args.out, args.typed)

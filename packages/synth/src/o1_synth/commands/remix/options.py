@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from o1_records import InputError
-from o1_synth.chat import Sampling
+from o1_synth.asking import Sampling
 from o1_synth.commands.options import declare_expert, judgements, model_expert
 from o1_synth.remix.documents import ExpertOf
 from o1_synth.remix.domain import Domain, read_domain

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from o1_records import open_documents, refuse_overwriting
 from o1_records.command import at_least
-from o1_synth.chat import Sampling
+from o1_synth.asking import Sampling
 from o1_synth.commands.gentle import gentle
 from o1_synth.commands.options import model_job
 from o1_synth.commands.outcome import told
