@@ -5,8 +5,8 @@
 #   GPUS=1 EXAMPLES=examples.jsonl bash runs/paper_o1.sh    one GPU: the same 64 x 16 through the gradient cache
 #
 # What stands behind goes to `o1-model train` and wins over the file. EXAMPLES: Example records of MS MARCO's
-# training queries with 15 hard negatives and a thought elected from three (o1-synth think, o1-vote elect, o1-vote
-# mine). COLLECTIONS: BEIR folders to measure on afterwards, as the paper does, with three thoughts a query.
+# training queries with 15 hard negatives and a thought elected from three (o1-synth think; o1-vote elect --measure
+# thought --rule majority --no-abstain; o1-vote mine). COLLECTIONS: BEIR folders to measure on afterwards, as the paper does, with three thoughts a query.
 #
 # Not run: no GPU and no 8B model were at hand. tests/model/test_model_runs.py parses its commands and trains
 # a tiny model with its settings.

@@ -178,13 +178,16 @@ def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
 
 
 def vote(root: Path) -> None:
-    """A committee of three elects the thought of each query."""
-    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect
+    """A committee of three elects the thought of each query, all queries get one: the paper's way."""
+    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect, majority
+    from o1_vote.dense import Loading
+    from o1_vote.measure import thought_similarity
 
     train = root / "collection" / "train"
     thoughts = list(read_jsonl(root / "thoughts.jsonl", Thought))
     asked = {thought.query_id for thought in thoughts}
     documents = list(open_documents(train))
+    loading = Loading(dtype="float32", max_length=48)
     election = elect(
         [query for query in open_queries(train) if query.query_id in asked],
         thoughts,
@@ -193,8 +196,10 @@ def vote(root: Path) -> None:
         members=[
             BM25Member(documents, split_identifiers=True),
             StaticMember(documents),
-            SentenceTransformerMember(fetch_weights(), documents, name="minilm", max_length=48),
+            SentenceTransformerMember(fetch_weights(), documents, name="minilm", loading=loading),
         ],
+        rule=majority,
+        measure=thought_similarity,
         progress=True,
     )
     write_jsonl(root / "ballots.jsonl", election.ballots)

@@ -13,17 +13,25 @@ from o1_records import InputError, Query, read_jsonl, write_jsonl
 FULL = os.environ.get("O1_FAULTS") == "full"
 MIB = 2**20
 LINE = b'{"query_id":"q1","text":"fine","instruction":""}\n'
+# not ru_maxrss: a process is born with that of its parent
 READ = """
-import resource, sys
+import sys
 from o1_records import InputError, Query, read_jsonl
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+
+
+before = peak()
 try:
     for _ in read_jsonl(sys.argv[1], Query):
         pass
     said = "read"
 except InputError as error:
     said = str(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 print(said)
 """
 

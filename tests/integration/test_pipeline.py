@@ -85,7 +85,8 @@ def test_the_commands_carry_a_collection_from_thoughts_to_scores(collection, bas
     assert len(candidates) > len(TOPICS)
 
     _run("o1_vote", "elect", "--thoughts", thoughts, "--queries", collection, "--corpus", collection,
-         "--qrels", collection, "--split", "test", "--member", "bm25", "--out", examples)  # fmt: skip
+         "--qrels", collection, "--split", "test", "--member", "bm25", "--no-abstain",
+         "--out", examples)  # fmt: skip
     elected = list(read_jsonl(examples, Example))
     assert len(elected) == len(TOPICS)
     assert all(e.thought and e.thought.query_id == e.query.query_id for e in elected)

@@ -9,7 +9,7 @@ from o1_records import Document, InputError, Qrel, Query, Source, Thought
 from o1_vote import BM25Member, cast, nominate
 from o1_vote.ballot import Nomination
 from o1_vote.cosine import CosineMember
-from o1_vote.measure import query_thought_similarity
+from o1_vote.measure import margin_to_corpus, query_thought_similarity, thought_similarity
 
 QUERIES = [
     Query(query_id="q1", text="open an archive"),
@@ -107,7 +107,8 @@ def test_every_candidate_and_the_query_alone_get_one_ballot():
 def test_the_best_of_several_positives_counts():
     nominations, _ = nominate(QUERIES, THOUGHTS, QRELS, DOCUMENTS)
     member = BM25Member(DOCUMENTS)
-    scores = {(b.query_id, b.thought_id): b.score for b in cast(nominations, member)}
+    ballots = cast(nominations, member, measure=thought_similarity)
+    scores = {(b.query_id, b.thought_id): b.score for b in ballots}
     for thought_id, text in (("t1", "bisect"), ("t2", "ascending order of a list")):
         pairs = [(text, "d2"), (text, "d3")]
         assert scores["q2", thought_id] == max(member.similarities(pairs).tolist())
@@ -126,9 +127,13 @@ def test_blocks_of_queries_change_nothing():
     queries = [Query(query_id=f"q{i}", text=f"text {i} abc"[: 3 + i % 9]) for i in range(600)]
     qrels = [Qrel(query_id=q.query_id, doc_id="d1", relevance=1) for q in queries]
     nominations, _ = nominate(queries, [], qrels, DOCUMENTS)
-    ballots = list(cast(nominations, CosineMember("letters", letters, DOCUMENTS)))
-    alone = [next(cast([n], CosineMember("letters", letters, DOCUMENTS))) for n in nominations]
-    assert ballots == alone
+    for measure in (thought_similarity, margin_to_corpus):
+        member = CosineMember("letters", letters, DOCUMENTS)
+        ballots = list(cast(nominations, member, measure=measure))
+        alone = [next(cast([n], member, measure=measure)) for n in nominations]
+        assert [b.query_id for b in ballots] == [b.query_id for b in alone]
+        # the width of a matrix product moves a cosine by rounding
+        assert [b.score for b in ballots] == pytest.approx([b.score for b in alone], abs=1e-6)
 
 
 def test_a_score_that_is_not_finite_is_refused_by_name():
@@ -140,4 +145,4 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
 
     nominations, _ = nominate(QUERIES, THOUGHTS, QRELS, DOCUMENTS)
     with pytest.raises(InputError, match="member 'broken': score nan for query 'q1', thought None"):
-        list(cast(nominations, Broken()))
+        list(cast(nominations, Broken(), measure=thought_similarity))

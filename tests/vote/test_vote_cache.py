@@ -134,13 +134,13 @@ def test_f21_a_job_knows_when_a_model_a_score_file_or_an_option_changed(tmp_path
     model.mkdir()
     words = ["--member", f"st:{model}", "--member", f"scores:{scores}"]
     seen = []
-    for path in (scores, model / "config.json", model / "model.safetensors", scores):
+    for path in (model / "config.json", scores, model / "model.safetensors", scores):
         path.write_text(f"content {len(seen)}")
         if scores.exists():
             seen.append(made_from(*words))
     seen += [
         made_from(*words, *more)
-        for more in (["--dtype", "auto"], ["--query-prompt", "q"], ["--revision", "r"])
+        for more in (["--dtype", "float32"], ["--query-prompt", "q"], ["--revision", "r"])
     ]
     assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
     assert made_from(*words, "--device", "cpu", "--batch", "3") == made_from(*words)

@@ -24,7 +24,8 @@ from o1_records import (
 from o1_vote import BM25Member, elect
 from o1_vote.ballot import Nomination, Reason
 from o1_vote.curate import conclude, refuse_like_named
-from o1_vote.tally import mean_rank
+from o1_vote.measure import thought_similarity
+from o1_vote.tally import majority
 
 QUERIES = [
     Query(query_id="q1", text="open an archive"),
@@ -92,16 +93,35 @@ def test_the_command_elects_from_jsonl_files(folder):
 
 
 def test_the_command_elects_what_the_function_elects(folder):
-    assert run(folder, "--abstain", rule="mean-rank", member="lexical=bm25").returncode == 0
-    election = elect(
-        QUERIES,
-        THOUGHTS,
-        qrels=QRELS,
-        documents=DOCUMENTS,
-        members=[BM25Member(DOCUMENTS, name="lexical")],
-        rule=lambda ballots: mean_rank(ballots, abstain=True),
-    )
-    assert list(read_jsonl(folder / "elected.jsonl", Example)) == election.examples
+    members = [BM25Member(DOCUMENTS, name="lexical")]
+    paper = {"rule": majority, "measure": thought_similarity}
+    for words, options in (
+        ([], {}),
+        (["--rule", "majority", "--no-abstain", "--measure", "thought"], paper),
+    ):
+        assert run(folder, *words, member="lexical=bm25", ballots="ballots.jsonl").returncode == 0
+        given = {"qrels": QRELS, "documents": DOCUMENTS, "members": members}
+        election = elect(QUERIES, THOUGHTS, **given, **options)
+        assert list(read_jsonl(folder / "elected.jsonl", Example)) == election.examples
+        assert list(read_jsonl(folder / "ballots.jsonl", Ballot)) == election.ballots
+
+
+def test_a_thought_that_does_not_lift_the_positive_above_the_rest_is_not_elected_unless_asked(folder):
+    """Words of the positive that a hard negative has as well."""
+    level = Document(doc_id="d5", text="arrange a list of letters in ascending order")
+    write_jsonl(folder / "corpus.jsonl", [*DOCUMENTS, level])
+    write_jsonl(folder / "thoughts.jsonl", THOUGHTS[2:3])
+    assert run(folder).returncode == 0
+    assert elected(folder / "elected.jsonl")["q2"] is None
+    assert run(folder, "--no-abstain").returncode == 0
+    assert elected(folder / "elected.jsonl")["q2"] == "a"
+
+
+def test_a_reader_of_pairs_is_told_at_once_that_it_cannot_search(folder):
+    done = run(folder, "--member", "judge=ce:nobody/nothing")
+    assert done.returncode == 4
+    assert "member 'judge' cannot search a corpus, which --measure corpus-margin" in done.stderr
+    assert "bm25" not in done.stderr
 
 
 def test_the_function_shows_the_progress_of_each_member_on_request_only(capsys):
@@ -162,7 +182,8 @@ def test_queries_without_positives_are_refused_or_listed_with_a_reason(folder):
     [
         ({"thoughts": "no.jsonl"}, 4, "no.jsonl: No such file"),
         ({"member": "st:./no/such/model"}, 4, "o1-vote[dense]|neither a folder nor a model id"),
-        ({"member": "bm52"}, 2, "'bm52' is none of bm25, static, st:MODEL"),
+        ({"member": "st:."}, 4, "'.' holds no model: none of modules.json, config.json"),
+        ({"member": "bm52"}, 2, "'bm52' is none of bm25, static, m2v:MODEL, st:MODEL"),
         ({"member": "st:"}, 2, "'st:' is none of"),
         ({"qrels": "."}, 4, "qrels/train.tsv: No such file"),
         ({"ballots": "elected.jsonl"}, 4, "--ballots elected.jsonl is the same file as that of --out"),

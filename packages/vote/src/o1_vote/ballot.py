@@ -15,7 +15,7 @@ import numpy as np
 
 from o1_records import Ballot, Document, InputError, Qrel, Query, Record, Thought, quoted
 from o1_records.types import Id, NonBlank
-from o1_vote.measure import Candidate, Measure, thought_similarity
+from o1_vote.measure import Candidate, Measure, margin_to_corpus
 from o1_vote.retriever import Retriever
 from o1_vote.scores import ScoreFileMember
 
@@ -89,7 +89,7 @@ def cast(
     nominations: Iterable[Nomination],
     member: Retriever | ScoreFileMember,
     *,
-    measure: Measure = thought_similarity,
+    measure: Measure = margin_to_corpus,
 ) -> Iterator[Ballot]:
     """Yield a member's ballots: for each query the query alone, then its thoughts.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, InputError, quoted
+from o1_records import Document, InputError, MissingExtraError, quoted
 from o1_vote.retriever import Pair, refuse_unknown
 
 LANGUAGES = (
@@ -40,8 +40,10 @@ class BM25Member:
     ) -> None:
         if language not in LANGUAGES:
             raise InputError(f"BM25: language {quoted(language)} is none of {', '.join(LANGUAGES)}")
-        # here and not above: `import o1_vote` stays light
-        from o1_records.bm25 import BM25
+        try:  # here and not above: `import o1_vote` stays light
+            from o1_records.bm25 import BM25
+        except MissingExtraError as error:
+            raise InputError("BM25 needs bm25s and PyStemmer: pip install o1-vote") from error
 
         self.name = name
         if saved is None or not saved.exists():

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import InputError, quoted
+from o1_vote.batches import by_length, tokens_of
 from o1_vote.dense import Loading
 from o1_vote.hub import digest_of_model, explained, load_options
-from o1_vote.retriever import Documents, Pair, by_length, documents_by_id, refuse_unknown
+from o1_vote.retriever import Documents, Pair, documents_by_id, refuse_unknown
 from o1_vote.vector_cache import VectorCache
 
 _COMMIT = 512
@@ -43,6 +44,8 @@ class CrossEncoderMember:
         import sentence_transformers
         import torch
 
+        from o1_vote.onednn import speed_up
+
         dtype = "float32" if loading.dtype == "auto" else loading.dtype
         options["model_kwargs"]["dtype"] = getattr(torch, dtype)
         device = loading.devices[0] if loading.devices else None
@@ -64,7 +67,8 @@ class CrossEncoderMember:
         self._cache = cache or VectorCache()
         version = importlib.metadata.version("sentence-transformers")
         digest = digest_of_model(str(model), loading.revision)
-        self._fingerprint = f"ce {version} {digest} {dtype} {loading.max_length}"
+        products = f"{dtype} onednn" if speed_up(self._model) else dtype
+        self._fingerprint = f"ce {version} {digest} {products} {loading.max_length}"
 
     def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """The model's score of each (text, doc_id): float32 [pairs]."""
@@ -85,8 +89,8 @@ class CrossEncoderMember:
     def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores [pairs, 1]."""
         result = np.zeros((len(pairs), 1), dtype=np.float32)
-        lengths = ["".join(pair) for pair in pairs]
-        for places in by_length(lengths, self._loading.characters):
+        lengths = tokens_of(self._model, [" ".join(pair) for pair in pairs])
+        for places in by_length(lengths, self._loading.tokens):
             some = [pairs[place] for place in places]
             result[places, 0] = self._model.predict(some, batch_size=len(some), show_progress_bar=False)
         return result

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Thought, quoted
 from o1_vote.ballot import Nomination, Reason, cast, nominate
-from o1_vote.measure import Measure, thought_similarity
+from o1_vote.measure import Measure, margin_to_corpus
 from o1_vote.retriever import Retriever
-from o1_vote.tally import majority
+from o1_vote.tally import mean_rank
 
 Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]
 """Map each query_id to the elected thought_id, or to None for no thought."""
+
+CHOSEN_ON_DEV: Rule = functools.partial(mean_rank, abstain=True)
+"""With `margin_to_corpus` the best of `benchmarks/vote_quality.py` on the dev queries of four collections."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +36,16 @@ def elect(
     qrels: Iterable[Qrel],
     documents: Iterable[Document],
     members: Sequence[Retriever],
-    rule: Rule = majority,
-    measure: Measure = thought_similarity,
+    rule: Rule = CHOSEN_ON_DEV,
+    measure: Measure = margin_to_corpus,
     progress: bool = False,
 ) -> Election:
     """Elect a thought for each query and write it into an example with the query's positives.
 
-    A query without thoughts becomes an example without a thought; a query without positives is
-    listed with the reason. `progress` as in `poll`. Raises InputError as `nominate`, `cast` and the
-    rule do.
+    A query without thoughts becomes an example without a thought, and so does one whose thoughts do not
+    lift its positives above the rest of the corpus; a query without positives is listed with the reason.
+    The paper's way is `rule=majority, measure=thought_similarity`; it never abstains, and no member has to
+    score the whole corpus. `progress` as in `poll`. Raises InputError as `nominate`, `cast` and the rule do.
     """
     refuse_like_named(member.name for member in members)
     nominations, reasons = nominate(queries, thoughts, qrels, documents)
@@ -52,7 +57,7 @@ def poll(
     nominations: Sequence[Nomination],
     members: Iterable[Retriever],
     *,
-    measure: Measure = thought_similarity,
+    measure: Measure = margin_to_corpus,
     progress: bool = False,
 ) -> list[Ballot]:
     """The ballots of all members, one member after another.

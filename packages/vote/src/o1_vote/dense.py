@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import InputError, quoted
+from o1_vote.batches import by_length, tokens_of
 from o1_vote.cosine import CosineMember, Encode
 from o1_vote.hub import digest_of_model, explained, load_options
-from o1_vote.retriever import Documents, by_length
+from o1_vote.retriever import Documents
 from o1_vote.vector_cache import VectorCache
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-_CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Loading:
     """How a model is loaded and run.
 
     `devices` are those of PyTorch; with several, each holds a copy of the model and takes a share of
-    the texts. `dtype` "auto" is bfloat16 where a short timing finds it faster than float32. A batch
-    holds `batch` texts of `max_length` (256 where there is none) tokens, and more of shorter ones.
+    the texts. `dtype` "auto" is bfloat16 where a short timing finds it clearly faster than float32; it moves
+    a cosine by some 0.001. A batch holds `batch` texts of `max_length` (256 where there is none) tokens, and
+    more of shorter ones.
     """
 
     devices: tuple[str, ...] = ()
-    dtype: str = "float32"
+    dtype: str = "auto"
     batch: int = 32
     max_length: int | None = None
     revision: str | None = None
@@ -42,9 +44,9 @@ class Loading:
             raise InputError(f"dtype {quoted(self.dtype)} is none of {', '.join(DTYPES)}")
 
     @property
-    def characters(self) -> int:
+    def tokens(self) -> int:
         """Of a batch, padded."""
-        return self.batch * (self.max_length or 256) * _CHARACTERS_A_TOKEN
+        return self.batch * (self.max_length or 256)
 
 
 class SentenceTransformerMember(CosineMember):
@@ -71,12 +73,12 @@ class SentenceTransformerMember(CosineMember):
         max_length: int | None = None,
     ) -> None:
         loading = loading or Loading(devices=(device,) if device else (), max_length=max_length)
-        encoder, dtype = load_model(model, loading)
+        encoder, products = load_model(model, loading)
         if loading.max_length is not None:
             encoder.max_seq_length = loading.max_length
         digest = digest_of_model(str(model), loading.revision)
         version = importlib.metadata.version("sentence-transformers")
-        origin = f"st {version} {digest} {dtype} {encoder.max_seq_length}"
+        origin = f"st {version} {digest} {products} {encoder.max_seq_length}"
         several = len(loading.devices) > 1
         pool = encoder.start_multi_process_pool(list(loading.devices)) if several else None
         same = query_prompt == document_prompt
@@ -91,16 +93,19 @@ class SentenceTransformerMember(CosineMember):
 
 
 def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
-    """Load a SentenceTransformer from a folder or by its hub id, and say its dtype."""
+    """Load a SentenceTransformer from a folder or by its hub id, and say how it multiplies."""
     options = load_options(str(model), loading.revision)
     import sentence_transformers
     import torch
+
+    from o1_vote.onednn import speed_up
 
     dtype = _dtype(loading)
     options["model_kwargs"]["dtype"] = getattr(torch, dtype)
     device = loading.devices[0] if loading.devices else None
     with explained(str(model), "a sentence-transformers model"):
-        return sentence_transformers.SentenceTransformer(str(model), device=device, **options), dtype
+        encoder = sentence_transformers.SentenceTransformer(str(model), device=device, **options)
+    return encoder, f"{dtype} onednn" if speed_up(encoder) else dtype
 
 
 def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
@@ -108,9 +113,7 @@ def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        # a pool hands out the texts itself
-        batches = [list(range(len(texts)))] if pool else by_length(texts, loading.characters)
-        for places in batches:
+        for places in _batches(encoder, texts, loading, pool):
             vectors = encoder.encode(
                 [texts[place] for place in places],
                 prompt=prompt,
@@ -125,22 +128,35 @@ def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
     return encode
 
 
+def _batches(encoder: Any, texts: list[str], loading: Loading, pool: Any) -> Iterable[list[int]]:
+    if pool:  # which hands out the texts itself
+        return [list(range(len(texts)))]
+    return by_length(tokens_of(encoder, texts), loading.tokens)
+
+
 def _dtype(loading: Loading) -> str:
     if loading.dtype != "auto":
         return loading.dtype
     import torch
 
     device = loading.devices[0] if loading.devices else "cuda" if torch.cuda.is_available() else "cpu"
-    seconds = {name: _seconds_to_multiply(device, name) for name in ("float32", "bfloat16")}
-    return min(seconds, key=lambda name: seconds[name])
+    whole, half = (_seconds_to_multiply(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    # by a clear margin, so that the next run finds the vectors of this one
+    return "bfloat16" if half * 1.3 < whole else "float32"
 
 
-def _seconds_to_multiply(device: str, dtype: str) -> float:
+def _seconds_to_multiply(device: str, dtype: Any) -> float:
     import torch
 
-    matrix = torch.ones((512, 512), dtype=getattr(torch, dtype), device=device)
-    for repeat in range(6):
-        if repeat == 1:  # the first is slower
+    from o1_vote.onednn import speed_up
+
+    layer = torch.nn.Linear(512, 512, device=device, dtype=dtype)
+    speed_up(layer)
+    rows = torch.ones((512, 512), device=device, dtype=dtype)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(9):
             began = time.perf_counter()
-        float((matrix @ matrix)[0, 0])  # waits for the device
-    return time.perf_counter() - began
+            float(layer(rows)[0, 0])  # waits for the device
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)

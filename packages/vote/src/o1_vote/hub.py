@@ -1,4 +1,4 @@
-"""Finding and loading a model of sentence-transformers without surprises: no pickles, no remote code."""
+"""Finding and loading a model of the hub or of a folder without surprises: no pickles, no remote code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from o1_records import InputError, MissingExtraError, quoted
 from o1_vote.rerun import digest_of
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_CONFIGS = ("modules.json", "config.json", "adapter_config.json")
+"""Every model of sentence-transformers, transformers, peft and model2vec has one of them."""
 
 
 def load_options(model: str, revision: str | None) -> dict[str, Any]:
-    """What a model's constructor is told. Raises InputError for a model that can be nowhere."""
-    if not Path(model).is_dir() and (Path(model).exists() or not _HUB_ID.fullmatch(model)):
-        raise InputError(f"{quoted(model)} is neither a folder nor a model id of the hub")
+    """What the constructors of sentence-transformers are told.
+
+    Raises InputError for a model that can be nowhere.
+    """
+    _refuse_impossible(model)
     try:
         import sentence_transformers  # noqa: F401 - whether it can be imported
     except ModuleNotFoundError as error:
@@ -29,6 +33,26 @@ def load_options(model: str, revision: str | None) -> dict[str, Any]:
         "revision": revision,
         "model_kwargs": {"use_safetensors": True},
     }
+
+
+def folder_of(model: str, revision: str | None) -> Path:
+    """The folder of a model; one of the hub is downloaded where it is not cached.
+
+    Raises InputError for a model that can be nowhere.
+    """
+    _refuse_impossible(model)
+    if Path(model).is_dir():
+        return Path(model)
+    import huggingface_hub
+
+    with explained(model, "a model of the hub"):
+        folder = huggingface_hub.snapshot_download(
+            model,
+            revision=revision,
+            local_files_only=_is_at_hand(model, revision),
+            allow_patterns=["*.json", "*.safetensors"],
+        )
+    return Path(folder)
 
 
 @contextlib.contextmanager
@@ -46,11 +70,21 @@ def explained(model: str, kind: str) -> Iterator[None]:
 
 
 def digest_of_model(model: str, revision: str | None = None) -> str:
-    """The sha256 of everything in a model's folder, or of the hub's files in the local cache."""
+    """The sha256 of everything in a model's folder, or of the hub's files in the local cache.
+
+    Raises InputError, and reads nothing, where a folder holds no model.
+    """
     if Path(model).is_dir():
+        if not any((Path(model) / name).exists() for name in _CONFIGS):
+            raise InputError(f"{quoted(model)} holds no model: none of {', '.join(_CONFIGS)} is in it")
         return digest_of([Path(model)])
     found = _cached_config(model, revision)
     return digest_of([Path(found).parent]) if found else "not at hand"
+
+
+def _refuse_impossible(model: str) -> None:
+    if not Path(model).is_dir() and (Path(model).exists() or not _HUB_ID.fullmatch(model)):
+        raise InputError(f"{quoted(model)} is neither a folder nor a model id of the hub")
 
 
 def _is_at_hand(model: str, revision: str | None) -> bool:

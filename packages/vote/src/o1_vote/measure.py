@@ -83,7 +83,10 @@ def margin_to_negatives(
 def margin_to_corpus(
     member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
 ) -> Values:
-    """How far query and thought put the positives above the best other document of the corpus."""
+    """How far query and thought put the positives above the best other document of the corpus.
+
+    The default of an election. Every member has to score every document for every text.
+    """
     rows = _corpus_rows(member, candidates)
     values = [several(scores[own]) - float(scores[~own].max(initial=-1.0)) for scores, own in rows]
     return np.array(values, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,14 @@ def files_of(path: str | Path, inside: Iterable[str]) -> list[Path]:
     """The file itself; of a folder, the files that are read `inside`."""
     path = Path(path)
     return [path / name for name in inside] if path.is_dir() else [path]
+
+
+def files_of_options(args: argparse.Namespace, *names: str) -> dict[str, list[Path]]:
+    """The files that each of these options reads, if it was given; of a BEIR folder those inside."""
+    qrels = f"qrels/{args.split}.tsv"
+    inside = {"queries": ["queries.jsonl", qrels], "corpus": ["corpus.jsonl"], "qrels": [qrels]}
+    given = {name: place for name in names if (place := getattr(args, name))}
+    return {name: files_of(place, inside.get(name, ())) for name, place in given.items()}
 
 
 def refuse_one_file_twice(inputs: Mapping[str, Sequence[Path]], outputs: Mapping[str, Path | None]) -> None:

@@ -70,18 +70,3 @@ def refuse_unknown(name: str, pairs: Iterable[Pair], known: Mapping[str, object]
         raise InputError(
             f"member {quoted(name)}: {len(unknown)} documents are not in its corpus: {quoted(unknown)}"
         )
-
-
-def by_length(texts: Sequence[str], characters: int) -> Iterator[list[int]]:
-    """Yield places of texts of like length, the short ones first.
-
-    A batch, padded to its longest text, has at most `characters`, or is one text.
-    """
-    batch: list[int] = []
-    for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
-        if batch and len(texts[place]) * (len(batch) + 1) > characters:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch

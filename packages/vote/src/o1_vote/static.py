@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import MissingExtraError
+from o1_vote.batches import by_length
 from o1_vote.cosine import CosineMember
-from o1_vote.retriever import Documents, by_length
+from o1_vote.retriever import Documents
 from o1_vote.vector_cache import VectorCache
 
 DIM = 256
@@ -35,7 +36,7 @@ class StaticMember(CosineMember):
 
         def encode(texts: list[str]) -> NDArray[np.float32]:
             vectors = np.zeros((len(texts), DIM), dtype=np.float32)
-            for places in by_length(texts, _BATCH_CHARACTERS):
+            for places in by_length([len(text) for text in texts], _BATCH_CHARACTERS):
                 vectors[places] = model.embed([texts[place] for place in places])
             return vectors
 

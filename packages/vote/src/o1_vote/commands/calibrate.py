@@ -15,7 +15,7 @@ from o1_records.command import at_least
 from o1_vote.ballot import nominate
 from o1_vote.calibrate import calibrate
 from o1_vote.commands import committee
-from o1_vote.paths import files_of, refuse_one_file_twice
+from o1_vote.paths import files_of_options, refuse_one_file_twice
 from o1_vote.retriever import documents_by_id
 
 
@@ -34,9 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and write."""
-    inside = {"queries": ["queries.jsonl"], "corpus": ["corpus.jsonl"], "qrels": [f"qrels/{args.split}.tsv"]}
-    inputs = {name: files_of(getattr(args, name), names) for name, names in inside.items()}
-    refuse_one_file_twice(inputs, {"out": args.out})
+    refuse_one_file_twice(files_of_options(args, "queries", "corpus", "qrels"), {"out": args.out})
     documents = documents_by_id(open_documents(args.corpus))
     queries = itertools.islice(open_queries(args.queries, args.split), args.limit)
     nominations, reasons = nominate(queries, (), open_qrels(args.qrels, args.split), documents.values())

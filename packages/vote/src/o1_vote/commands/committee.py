@@ -17,16 +17,17 @@ from o1_vote.cross_encoder import CrossEncoderMember
 from o1_vote.curate import refuse_like_named
 from o1_vote.dense import DTYPES, Loading, SentenceTransformerMember
 from o1_vote.hub import digest_of_model
+from o1_vote.model2vec import Model2VecMember
 from o1_vote.paths import files_of
 from o1_vote.retriever import Retriever
 from o1_vote.scores import ScoreFileMember, read_score_file
 from o1_vote.static import StaticMember
 from o1_vote.vector_cache import VectorCache
 
-KINDS = {"bm25": False, "static": False, "st": True, "ce": True, "scores": True}
+KINDS = {"bm25": False, "static": False, "m2v": True, "st": True, "ce": True, "scores": True}
 """Whether a kind of member takes an argument."""
-_PACKAGES = {"bm25": "bm25s", "static": "wordllama", "st": "sentence-transformers"}
-_METAVAR = "[NAME=]bm25|static|st:MODEL|ce:MODEL|scores:FILE"
+_PACKAGES = {"bm25": "bm25s", "static": "wordllama", "m2v": "model2vec"}
+_METAVAR = "[NAME=]bm25|static|m2v:MODEL|st:MODEL|ce:MODEL|scores:FILE"
 
 Documents = Mapping[str, Document]
 
@@ -59,10 +60,10 @@ def declare(command: argparse.ArgumentParser, *, required: bool = True) -> None:
         "--device",
         help="st, ce: cpu, cuda:1, ... or several with commas (default: the best there is)",
     )
-    add("--dtype", choices=DTYPES, default="float32", help="st, ce")
+    add("--dtype", choices=DTYPES, default="auto", help="st, ce (auto: st in bfloat16 where that is faster)")
     add("--batch", type=at_least(1), default=32, help="st, ce: texts of full length a batch")
-    add("--max-length", type=at_least(1), help="st, ce: tokens a text (default: the model's own)")
-    add("--revision", help="st, ce: of a hub id")
+    add("--max-length", type=at_least(1), help="m2v, st, ce: tokens a text (default: the model's own)")
+    add("--revision", help="m2v, st, ce: of a hub id")
     add("--query-prompt", default="", help="st: goes before queries and thoughts")
     add("--document-prompt", default="", help="st: goes before documents")
 
@@ -75,7 +76,7 @@ def spec(text: str) -> Spec:
     kind, _, argument = rest.partition(":")
     if not name or kind not in KINDS or bool(argument) != KINDS[kind]:
         raise argparse.ArgumentTypeError(
-            f"{quoted(text)} is none of bm25, static, st:MODEL, ce:MODEL, scores:FILE, NAME=st:MODEL"
+            f"{quoted(text)} is none of bm25, static, m2v:MODEL, st:MODEL, ce:MODEL, scores:FILE, NAME=KIND"
         )
     return Spec(name, kind, argument, named)
 
@@ -140,6 +141,15 @@ class Committee:
         documents = self._documents if self._documents is not None else open_documents(args.corpus)
         if kind == "static":
             return StaticMember(documents, name=name, cache=self._cache())
+        if kind == "m2v":
+            return Model2VecMember(
+                argument,
+                documents,
+                name=name,
+                cache=self._cache(),
+                max_length=args.max_length,
+                revision=args.revision,
+            )
         if kind == "ce":
             return CrossEncoderMember(
                 argument, documents, name=name, cache=self._cache(), loading=self._loading()

@@ -31,7 +31,7 @@ from o1_vote.commands import committee, rules
 from o1_vote.curate import conclude
 from o1_vote.journal import Journal, clear
 from o1_vote.measure import Measure
-from o1_vote.paths import files_of, refuse_one_file_twice
+from o1_vote.paths import files_of_options, refuse_one_file_twice
 from o1_vote.staging import Staging
 from o1_vote.tally import winners
 
@@ -43,6 +43,8 @@ MEASURES = {
     "reciprocal-rank": measure.reciprocal_rank,
 }
 _OF_CORPUS = ("corpus-margin", "reciprocal-rank")
+_MANY = 100_000
+"""Documents that take a dense member long enough to say so."""
 SEVERAL = {"best": measure.best, "mean": measure.mean}
 OUTPUTS = ("out", "ballots", "reasons")
 _OF_TALLY = {"rule", "abstain", "margin", "least_agreement", "weights", *OUTPUTS}
@@ -59,7 +61,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--negatives", help="JSONL of examples with hard negatives, for --measure margin")
     add("--split", default="train", help="of BEIR folders: whose queries and qrels")
     committee.declare(command)
-    add("--measure", choices=MEASURES, default="thought", help="what a ballot says of a thought")
+    add("--measure", choices=MEASURES, default="corpus-margin", help="what a ballot says (corpus-margin)")
     add("--several", choices=SEVERAL, default="best", help="what counts of several positives")
     rules.declare(command)
     add("--out", required=True, type=Path, help="JSONL of examples to write; the same command resumes it")
@@ -69,8 +71,10 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Elect; what a killed run has measured is not measured again."""
-    inputs = _inputs(args)
+    inputs = files_of_options(args, "thoughts", "queries", "corpus", "qrels", "negatives", "weights")
+    inputs["member"] = [Path(member.argument) for member in args.member if member.kind == "scores"]
     refuse_one_file_twice(inputs, {name: getattr(args, name) for name in OUTPUTS})
+    _refuse_readers_of_pairs(args)
     outputs = [path for name in OUTPUTS if (path := getattr(args, name))]
     measured_from, counted_by = _made_from(args, inputs)
     made_from = measured_from | counted_by
@@ -83,14 +87,28 @@ def run(args: argparse.Namespace) -> int:
             print(f"{journal.folder}: was begun with something else; beginning again", file=sys.stderr)
         staging = Staging(journal)
         _fill(staging, args)
-        documents = None if args.measure in _OF_CORPUS else staging.documents
-        members = committee.Committee(args, documents=documents, scratch=journal.folder)
+        members = committee.Committee(args, documents=staging.documents, scratch=journal.folder)
         for name in members.names:
             _poll(journal, staging, members, name, args)
         _write(journal, staging, members.names, args)
         rerun.remember(args.out, made_from, outputs)
         journal.finish()
     return 0
+
+
+def _embeds_corpus(args: argparse.Namespace) -> bool:
+    """BM25 reads the corpus itself, and a score file nothing."""
+    return args.measure in _OF_CORPUS and any(m.kind not in ("bm25", "scores") for m in args.member)
+
+
+def _refuse_readers_of_pairs(args: argparse.Namespace) -> None:
+    """Here, and not when the other members have voted for hours."""
+    for member in args.member:
+        if member.kind == "ce" and args.measure in _OF_CORPUS:
+            raise InputError(
+                f"member {quoted(member.name)} cannot search a corpus, which --measure {args.measure} "
+                "asks of it; give --measure thought, query-thought or margin"
+            )
 
 
 def _fill(staging: Staging, args: argparse.Namespace) -> None:
@@ -100,7 +118,10 @@ def _fill(staging: Staging, args: argparse.Namespace) -> None:
         open_qrels(args.qrels, args.split),
         open_documents(args.corpus),
         read_jsonl(args.negatives, Example) if args.negatives else (),
+        every_document=_embeds_corpus(args),
     )
+    if _embeds_corpus(args) and (count := len(staging.documents)) >= _MANY:
+        print(f"members embed all {count} documents; with --measure thought the positives", file=sys.stderr)
     reasons = list(staging.reasons()) if not args.reasons else []
     if reasons:
         raise InputError(
@@ -151,23 +172,6 @@ def _examples(
         for example in conclude(staging.nominations(start, BLOCK), elected):
             counts[example.thought is not None] += 1
             yield example
-
-
-def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The files that each option reads; of a BEIR folder those inside."""
-    qrels = f"qrels/{args.split}.tsv"
-    inside: dict[str, list[str]] = {
-        "thoughts": [],
-        "queries": ["queries.jsonl", qrels],
-        "corpus": ["corpus.jsonl"],
-        "qrels": [qrels],
-        "negatives": [],
-        "weights": [],
-    }
-    given = {name: names for name, names in inside.items() if getattr(args, name)}
-    inputs = {name: files_of(getattr(args, name), names) for name, names in given.items()}
-    scores = [Path(member.argument) for member in args.member if member.kind == "scores"]
-    return {**inputs, "member": scores}
 
 
 def _made_from(

@@ -31,7 +31,7 @@ from o1_vote.ballot import Reason
 from o1_vote.commands import committee
 from o1_vote.journal import Journal, clear
 from o1_vote.negatives import Mining, Teacher, committee_teacher, mine
-from o1_vote.paths import files_of, refuse_one_file_twice
+from o1_vote.paths import files_of_options, refuse_one_file_twice
 from o1_vote.retriever import Searcher
 from o1_vote.staging import Staging
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Mine; what a killed run has found is kept."""
     if bool(args.examples) == bool(args.queries and args.qrels) or (args.examples and args.queries):
         raise InputError("give --queries and --qrels, or --examples")
-    inputs = _inputs(args)
+    inputs = files_of_options(args, "queries", "corpus", "qrels", "examples", "excluded")
     refuse_one_file_twice(inputs, {name: getattr(args, name) for name in _OUTPUTS})
     made_from = _made_from(args, inputs)
     outputs = [args.out, args.reasons]
@@ -178,19 +178,6 @@ def _write(journal: Journal, staging: Staging, args: argparse.Namespace) -> tupl
         args.reasons, (reason for group in (staging.reasons(), without) for reason in group)
     )
     return examples, left_out
-
-
-def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
-    qrels = f"qrels/{args.split}.tsv"
-    inside: dict[str, list[str]] = {
-        "queries": ["queries.jsonl", qrels],
-        "corpus": ["corpus.jsonl"],
-        "qrels": [qrels],
-        "examples": [],
-        "excluded": [],
-    }
-    given = {name: names for name, names in inside.items() if getattr(args, name)}
-    return {name: files_of(getattr(args, name), names) for name, names in given.items()}
 
 
 def _made_from(args: argparse.Namespace, inputs: Mapping[str, Sequence[Path]]) -> dict[str, str]:

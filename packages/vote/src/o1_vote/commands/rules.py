@@ -24,9 +24,14 @@ RULES: dict[str, Points] = {
 def declare(command: argparse.ArgumentParser) -> None:
     """The rule and its terms."""
     add = command.add_argument
-    add("--rule", choices=RULES, default="majority", help="borda and mean-rank elect the same")
-    add("--abstain", action="store_true", help="let the query without a thought be elected too")
-    add("--margin", type=float, default=0.0, help="with --abstain: points a thought must be above it")
+    add("--rule", choices=RULES, default="mean-rank", help="(mean-rank) borda elects the same")
+    add(
+        "--abstain",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the query without a thought may be elected too (it may)",
+    )
+    add("--margin", type=float, default=0.0, help="points that a thought must be above the query alone")
     add("--least-agreement", type=float, help="no thought where Krippendorff's alpha is lower")
     add("--weights", type=Path, help="JSON of weights by member, as `calibrate` writes")
 
