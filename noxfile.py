@@ -33,6 +33,9 @@ ALL_EXTRAS = {
     "bench": "[bm25,report,st,hub,irds]",
 }
 
+# tests that no other session owns
+AT_HAND = "not gpu and not vllm and not trl"
+
 # what integration tests talk to our parts with: other clients, other runtimes
 OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
 
@@ -97,13 +100,13 @@ def tests(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """What crosses packages, and every test that needs an extra."""
     pytest = [everything(session), "-m", "pytest"]
-    session.run(*pytest, "tests", "-m", "extra and not gpu and not vllm", *session.posargs, external=True)
+    session.run(*pytest, "tests", "-m", f"extra and {AT_HAND}", *session.posargs, external=True)
     session.run(
         *pytest,
         "tests/integration",
         "tests/faults",
         "-m",
-        "not gpu and not vllm",
+        AT_HAND,
         *session.posargs,
         external=True,
     )
@@ -112,7 +115,7 @@ def integration(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
     """Kills, full disks, flipped bits and broken servers, in full counts (integration has a part)."""
-    pytest = [everything(session), "-m", "pytest", "tests/faults", "-m", "not gpu and not vllm"]
+    pytest = [everything(session), "-m", "pytest", "tests/faults", "-m", AT_HAND]
     session.run(*pytest, *session.posargs, env={"O1_FAULTS": "full"}, external=True)
 
 
@@ -155,6 +158,13 @@ def vllm(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-y", "-q", "torchvision", "torchaudio", "torchcodec")
     tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/integration/test_vllm_*.py"))
     session.run("pytest", *tests, "-m", "vllm", *session.posargs)
+
+
+@nox.session
+def annotator(session: nox.Session) -> None:
+    """`runs/annotator.sh` on a tiny model: TRL trains it, its agreement is measured."""
+    install(session, *TEST_TOOLS, "trl>=1.16", "peft", *local("synth", {"synth": "[transformers]"}))
+    session.run("pytest", "tests/integration/test_annotator_trl.py", "-m", "trl", "-s", *session.posargs)
 
 
 @nox.session
