@@ -31,9 +31,10 @@ from o1_synth import ChatExpert, Retry
 from o1_synth.__main__ import main
 from o1_synth.expert import Reason
 from o1_synth.remix import Domain, annotate, clean, mine, read_domain, write
+from o1_synth.remix.clean import CleanPrompt
 from o1_synth.remix.documents import sources
 from o1_synth.remix.mine import hits_of_run
-from o1_synth.remix.rubric import score_of
+from o1_synth.remix.rubric import Pairs, score_of
 from o1_synth.remix.write import LENGTHS, LEVELS, WritePrompt, WrittenChecks, written_query
 
 DOCUMENTS = [
@@ -218,7 +219,9 @@ def test_scores_of_another_text_are_not_used(model, tmp_path, changed):
     else:
         field = {"query": "text", "instruction": "instruction"}[changed]
         asked[1] = msgspec.structs.replace(asked[1], **{field: "another"})
-    with pytest.raises(InputError, match=r"holds thoughts about '(how 1|document [0-9a-f]{16})', but query"):
+    with pytest.raises(
+        InputError, match=r"holds thoughts about '(how 1|instruction and document [0-9a-f]{16})', but query"
+    ):
         annotate(asked, candidates(), documents, expert, out=tmp_path / "e.jsonl")
 
 
@@ -296,6 +299,7 @@ def test_a_copy_of_the_document_is_no_query():
     text = " ".join(f"word{n}" for n in range(60))
     document = Query(query_id="d", text=text)
     assert WrittenChecks().fault(document, f"<query>{text}</query>", "stop") == Reason.LEAK
+    assert WrittenChecks().fault(document, f"<query>{text[:200]}</query>", "stop") == Reason.LEAK
     assert WrittenChecks().fault(document, "I'm sorry, but I can't help.", "stop") == Reason.REFUSAL
 
 
@@ -303,6 +307,7 @@ def test_a_query_is_what_stands_between_the_tags():
     assert written_query("Hm. <query>\nWhy?\n</query> Done.") == "Why?"
     assert written_query("Why?") is None
     assert written_query("<query>a</query><query>b</query>") is None
+    assert written_query("I put it in <query> tags.\n<query>Why?</query>") is None
 
 
 def test_lengths_and_levels_are_drawn_per_document_by_their_weights():
@@ -338,6 +343,123 @@ def test_sources_are_of_the_right_length_not_banned_and_drawn_by_lot():
     assert [d.doc_id for d in sources(reversed(documents), count=20)] == some
     assert set(some) <= {d.doc_id for d in sources(documents, count=30)}
     assert [d.doc_id for d in sources(documents, count=20, seed=1)] != some
+
+
+def test_queries_are_compared_and_not_what_was_thought_before_them(model, tmp_path):
+    server, expert = model
+    words = [" ".join(f"{stem}{n}" for n in range(30)) for stem in ("red", "green", "blue")]
+    server.say = lambda request, text: (
+        f"{words[request['seed'] % 3]}\n<query>always the same one here</query>"
+    )
+    same = write(DOCUMENTS[:1], expert, out=tmp_path / "same.jsonl", samples=3)
+    assert (same.thoughts, same.exhausted) == (1, 2)
+    server.say = lambda request, text: (
+        f"{words[0]}\n<query>about {request['seed']} or {request['seed']}</query>"
+    )
+    other = write(DOCUMENTS[:1], expert, out=tmp_path / "other.jsonl", samples=3)
+    assert (other.thoughts, other.exhausted) == (3, 0)
+
+
+def test_equal_scores_keep_the_order_of_the_candidates_whatever_theirs_in_the_file(model, tmp_path):
+    server, expert = model
+    server.say = lambda request, text: f"<score>{4 if 'Cells' in text else 2}</score>"
+    hits = candidates(1, 12)
+    annotate(queries(1), reversed(hits), DOCUMENTS, expert, out=tmp_path / "e.jsonl")
+    (example,) = read_jsonl(tmp_path / "e.jsonl", Example)
+    ranked = [hit.doc_id for hit in hits]
+    good = [d for d in ranked if int(d[1:]) % 2 == 0]
+    assert [d.doc_id for d in example.positives] == good
+    assert [d.doc_id for d in example.negatives] == [d for d in ranked if d not in good]
+
+
+def test_mining_takes_the_best_ranks_of_hits_in_any_order_and_of_many_queries():
+    many = [Query(query_id=f"q{n}", text="x") for n in range(600)]
+    hits = [
+        Hit(query_id=q.query_id, doc_id=f"d{rank}", score=-rank, rank=rank)
+        for q in many
+        for rank in (3, 1, 2)
+    ]
+    known = [Exclusion(query_id=q.query_id, doc_id="d2") for q in many]
+    found = list(mine(many, hits_of_run(hits), sources=known, depth=1))
+    assert [(h.query_id, h.doc_id, h.rank) for h in found] == [(q.query_id, "d1", 1) for q in many]
+
+
+def test_whatever_shapes_a_prompt_is_in_its_digest():
+    biology = Domain(name="biology", task="a question")
+    same = WritePrompt(biology).digest
+    assert WritePrompt(Domain(name="x", task="a question")).digest == same
+    assert WritePrompt(Domain(name="biology", task="a post")).digest != same
+    assert WritePrompt(biology, seed=1).digest != same
+    assert CleanPrompt("biology").digest != CleanPrompt("physics").digest
+    asked = [Query(query_id=f"d{n}", text="x") for n in range(20)]
+    assert [WritePrompt(biology, seed=1).messages(q) for q in asked] != [
+        WritePrompt(biology).messages(q) for q in asked
+    ]
+
+
+def test_a_changed_title_is_another_document():
+    hits = [Hit(query_id="q0", doc_id="d0", score=0.0, rank=1)]
+    (before,) = Pairs(queries(1), hits, DOCUMENTS).asked()
+    renamed = msgspec.structs.replace(DOCUMENTS[0], title="Another")
+    (after,) = Pairs(queries(1), hits, [renamed]).asked()
+    assert before != after
+
+
+@pytest.mark.parametrize("twice", ["queries", "documents"])
+def test_an_id_that_stands_twice_is_refused(twice):
+    again = 2 if twice == "queries" else 1
+    asked = [Query(query_id="q0", text=f"{n}") for n in range(again)]
+    documents = [Document(doc_id="d0", text=f"{n}") for n in range(3 - again)]
+    with pytest.raises(InputError, match="stands twice"):
+        Pairs(asked, [Hit(query_id="q0", doc_id="d0", score=0.0, rank=1)], documents)
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [([], "no document to write"), ([Document(doc_id="a b", text="x")], "'a b' has white space")],
+)
+def test_documents_that_lead_nowhere_are_refused_before_anything_is_asked(
+    model, tmp_path, documents, message
+):
+    server, expert = model
+    with pytest.raises(InputError, match=message):
+        write(documents, expert, out=tmp_path / "q.jsonl")
+    assert not server.asked and not (tmp_path / "q.jsonl").exists()
+
+
+def test_answers_that_are_no_thoughts_are_not_exported_and_no_output_is_an_input(serve, tmp_path, capsys):
+    server = serve(say=say)
+    corpus, out = tmp_path / "c.jsonl", tmp_path / "q.jsonl"
+    write_jsonl(corpus, DOCUMENTS)
+    (tmp_path / "d.toml").write_text("[x]\n")
+    asked = [
+        "--corpus",
+        str(corpus),
+        "--base-url",
+        server.base_url,
+        "--model",
+        "echo",
+        "--temperature",
+        "0.25",
+    ]
+    assert main(["remix", "write", *asked, "--out", str(out)]) == 0
+    assert {request["temperature"] for request in server.requests} == {0.25}
+    written = out.read_bytes()
+    assert main(["export", str(out), "--out", str(tmp_path / "t.jsonl")]) == 4
+    assert "holds answers that are no thoughts" in capsys.readouterr().err
+    assert main(["export", str(out), "--out", str(out)]) == 4
+    assert out.read_bytes() == written
+    toml = ["--domains", str(tmp_path / "d.toml"), "--domain", "x"]
+    assert main(["remix", "write", *asked, *toml, "--out", str(tmp_path / "d.toml")]) == 4
+    assert (tmp_path / "d.toml").read_text() == "[x]\n"
+    write_run(tmp_path / "r.trec", candidates())
+    write_jsonl(tmp_path / "asked.jsonl", queries())
+    both = ["--out", str(tmp_path / "e.jsonl"), "--distill", str(tmp_path / "e.jsonl")]
+    pairs = ["--queries", str(tmp_path / "asked.jsonl"), "--candidates", str(tmp_path / "r.trec")]
+    assert main(["remix", "annotate", *asked, *pairs, *both]) == 4
+    assert "are one file" in capsys.readouterr().err
+    assert main(["remix", "annotate", *asked, *pairs, "--out", str(tmp_path)]) == 4
+    assert "is a folder; name a file" in capsys.readouterr().err
 
 
 def test_several_queries_of_a_document_are_told_apart(model, tmp_path):

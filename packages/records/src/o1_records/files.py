@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,11 +65,18 @@ def sha256_file(path: str | Path) -> str:
 def refuse_overwriting(
     inputs: Mapping[str, str | Path | None], outputs: Mapping[str, str | Path | None]
 ) -> None:
-    """Raise InputError where an output is a file of an input; both map an option to its path.
+    """Raise InputError where an output is a file of an input, another output, or a folder.
 
-    Of an input that is a BEIR folder its files count. Links are followed.
+    Both map an option to its path. Of an input that is a BEIR folder its files count. Links are
+    followed.
     """
     written = {option: Path(path) for option, path in outputs.items() if path is not None}
+    for option, out in written.items():
+        if out.is_dir():
+            raise InputError(f"{option} {out} is a folder; name a file")
+    for (option, out), (other, again) in combinations(written.items(), 2):
+        if _same(out, again):
+            raise InputError(f"{option} and {other} are one file, {out}; choose another for one of them")
     for option, path in inputs.items():
         if path is None:
             continue

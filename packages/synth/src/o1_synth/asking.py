@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from o1_records import Query, Source, quoted
+from o1_records import InputError, Query, Source, quoted
 from o1_synth.expert import NoThought, Reason, Reply
 from o1_synth.prompt import Message, Prompt
 from o1_synth.wire import Answer
@@ -23,6 +24,16 @@ class Sampling:
     top_p: float = 0.95
     max_tokens: int = 512
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can draw with."""
+        for name, value, fits, range_ in (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more"),
+        ):
+            if not fits:
+                raise InputError(f"{name} is {value}; it must be {range_}")
 
 
 class Prompting(Protocol):

@@ -106,6 +106,9 @@ class Checking(Protocol):
     def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
         """The first thing that is wrong with a text, or None."""
 
+    def compared(self, text: str) -> str:
+        """The part of a text without fault by which near-copies are known."""
+
 
 def _no_passages(query: Query) -> Iterable[str]:
     return ()
@@ -138,6 +141,10 @@ class Checks:
             Reason.LEAK: lambda: any(leaks(passage, text) for passage in self.passages(query)),
         }
         return next((reason for reason, test in tests.items() if reason in self.names and test()), None)
+
+    def compared(self, text: str) -> str:
+        """All of it."""
+        return text
 
 
 class Siblings:

@@ -109,6 +109,7 @@ def think(
     with Journal(out, expert.source, fingerprint, new_job=job.new_job) as journal:
         count = journal.plan(queries)
         journal.set_note("samples", str(samples))
+        journal.set_note("publishes", "something else" if publish else "thoughts")
         total = count * samples
         before = journal.counts(samples)
         settled = before.get("", 0) + before.get(Reason.EXHAUSTED, 0)
@@ -226,8 +227,10 @@ class _Scheduler:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            self._commit()
-            await expert.close()
+            try:
+                self._commit()
+            finally:
+                await expert.close()
 
     async def _worker(self) -> None:
         """Take one request after another from the list that all workers share."""

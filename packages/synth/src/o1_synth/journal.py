@@ -162,11 +162,10 @@ class Journal(Ledger):
         pairs = zip(begun, (query.text, query.instruction), strict=True)
         changed = [pair for pair in pairs if pair[0] != pair[1]]
         if changed and self.settled(query.query_id):
-            old, new = changed[0]
+            old, new = _where_they_differ(*changed[0])
             raise InputError(
-                f"{self.folder}: holds thoughts about {quoted(old)}, but query "
-                f"{quoted(query.query_id)} is now {quoted(new)}; remove it or choose "
-                "another --out"
+                f"{self.folder}: holds thoughts about {old}, but query {quoted(query.query_id)} is now "
+                f"{new}; remove it or choose another --out"
             )
         row = (query.query_id, query.text, query.instruction)
         self._db.execute("INSERT OR REPLACE INTO query VALUES (?, ?, ?, 1)", row)
@@ -188,6 +187,15 @@ class _ChangedJobError(InputError):
             f"{folder}: was begun with {begun}, this is {now}; "
             "choose another --out, or move the old job aside with --new-job"
         )
+
+
+def _where_they_differ(old: str, new: str) -> tuple[str, str]:
+    """Both, or what stands in them where they begin to differ."""
+    places = range(min(len(old), len(new)))
+    differ = next((place for place in places if old[place] != new[place]), len(places))
+    start = differ - 20 if differ > 60 else 0
+    dots = "..." if start else ""
+    return dots + quoted(old[start:]), dots + quoted(new[start:])
 
 
 def _free_name(folder: Path) -> Path:

@@ -101,6 +101,9 @@ class Poster:
         if status in _ASK_AGAIN or status >= 500:
             wait = _seconds(response.headers.get("retry-after", ""))
             return TryAgain(Reason.HTTP_STATUS, detail, wait, slow_down=status in _SLOW_DOWN)
+        if 300 <= status < 400:
+            place = quoted(response.headers.get("location", "elsewhere"), 200)
+            return InputError(f"{self._base_url} redirects to {place} ({status}); give that address")
         if status in _HOPELESS:
             return InputError(f"{self._base_url} refuses model {self._model!r}: {detail}")
         return NoThought(Reason.HTTP_STATUS, detail)
@@ -117,7 +120,8 @@ class Poster:
         return aiohttp.ClientSession(
             headers={**self._headers, "content-type": "application/json"},
             # the throttle bounds the requests; the deadline of `post` covers every phase
-            connector=aiohttp.TCPConnector(limit=0),
+            # servers close what is idle for some seconds (uvicorn: 5), and a request may meet that
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=_proxy(self._base_url),
@@ -129,7 +133,14 @@ def _proxy(url: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    proxy = None if proxy_bypass(parts.netloc.rpartition("@")[2]) else getproxies().get(parts.scheme)
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise InputError(
+            f"the proxy {proxy} of the environment is none for HTTP; set no_proxy={parts.hostname}"
+        )
+    return proxy
 
 
 def _checked(parse: Callable[[T], U], received: T) -> U:

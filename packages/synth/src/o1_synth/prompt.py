@@ -130,6 +130,8 @@ def read_template(name: str | Path, needs: Set[str] = _NEEDS, may: Set[str] = _M
     `keywords` for a few words that relevant documents hold. `needs` and `may` are its markers.
     """
     path = Path(name) if Path(name).suffix else Path(__file__).parent / "templates" / f"{name}.txt"
+    if not path.exists() and Path(name).suffix:
+        raise InputError(f"{path}: no such file, to be a template")
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "templates").glob("*.txt")))
         raise InputError(f"there is no template {str(name)!r}: name a file (with a suffix) or one of {known}")

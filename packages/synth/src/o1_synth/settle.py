@@ -29,7 +29,7 @@ class Settler:
     ) -> None:
         self._expert, self._journal, self._watch = expert, journal, watch
         self._checks, self._redraws = checks, redraws
-        self._siblings = Siblings(journal.texts)
+        self._siblings = Siblings(self._known)
         self._answers_as = journal.note(_ANSWERS_AS) or ""
 
     async def settle(self, query: Query, samples: Sequence[int], deadline: float | None) -> list[Outcome]:
@@ -96,8 +96,16 @@ class Settler:
         fault = self._checks.fault(query, reply.text, reply.source.finish_reason)
         if fault is not None:
             raise NoThought(fault, reply.text[:200])
-        if Reason.DUPLICATE in self._checks.names and not self._siblings.take(query.query_id, reply.text):
-            raise NoThought(Reason.DUPLICATE, _ALIKE)
+        if Reason.DUPLICATE in self._checks.names:
+            new = self._siblings.take(query.query_id, self._checks.compared(reply.text))
+            if not new:
+                raise NoThought(Reason.DUPLICATE, _ALIKE)
+
+    def _known(self, query_id: str) -> list[str]:
+        """What is compared of the thoughts that the journal has about a query."""
+        if self._checks is None:
+            return []
+        return [self._checks.compared(text) for text in self._journal.texts(query_id)]
 
     def _refuse_another(self, name: str) -> None:
         if name and not self._answers_as:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -104,7 +104,8 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url {base_url!r}: begin it with http:// or https://; {asked}")
     try:
-        with urllib.request.urlopen(
+        opener = urllib.request.build_opener(_no_redirects(urllib.request.HTTPRedirectHandler))
+        with opener.open(
             urllib.request.Request(url, headers=dict(headers)), timeout=_LISTING_TIMEOUT
         ) as response:
             return msgspec.json.decode(response.read(), type=_Cards).data
@@ -112,7 +113,10 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
         if error.code in (401, 403):
             said_no = f"{url} answers {error.code}, {asked}; put the key into {KEY_NAMES[0]}"
             raise InputError(said_no) from error
-        problem: Exception = ValueError(f"status {error.code}")
+        elsewhere = error.headers.get("location")
+        problem: Exception = ValueError(
+            f"status {error.code}" + (f", which redirects to {elsewhere}" if elsewhere else "")
+        )
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"no server answers at {base_url} ({said(error)}), {asked}; start it or correct the address"
@@ -122,6 +126,11 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
     raise InputError(
         f"{url} does not list models ({problem}), {asked}; an OpenAI-compatible address mostly ends in /v1"
     ) from problem
+
+
+def _no_redirects(handler: Any) -> Any:
+    """A redirect is an answer: the key must not go to another host."""
+    return type("NoRedirects", (handler,), {"redirect_request": lambda *_: None})
 
 
 class Message(msgspec.Struct):

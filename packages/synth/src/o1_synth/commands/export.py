@@ -19,7 +19,12 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write them, ordered by query_id and sample; the job is not disturbed."""
     with Ledger(args.job) as ledger:
-        refuse_overwriting({"the job": ledger.folder / "journal.sqlite"}, {"--out": args.out})
+        own = {"journal": ledger.folder / "journal.sqlite", "output": ledger.folder.with_suffix("")}
+        refuse_overwriting({f"the job's {name}": path for name, path in own.items()}, {"--out": args.out})
+        if ledger.note("publishes") == "something else":
+            raise InputError(
+                f"{ledger.folder}: holds answers that are no thoughts; its own command publishes them"
+            )
         samples = int(ledger.note("samples") or 0)
         count = write_jsonl(args.out, ledger.thoughts(samples))
         total = ledger.queries() * samples

@@ -12,7 +12,9 @@ from o1_synth.generate import Summary
 
 def told(summary: Summary, did: str, out: Path, typed: Sequence[str]) -> int:
     """Say on stderr what was done, and what not and how to go on; 0 done, 3 partly done."""
-    said = f"interrupted: {did} in {out}.job" if summary.interrupted else f"{did} in {out}"
+    said = f"{did} in {out}"
+    if summary.interrupted:
+        said = f"interrupted: {summary.thoughts} answers about {summary.queries} inputs so far, in {out}.job"
     if summary.exhausted:
         said += f"; {summary.exhausted} samples exhausted"
     if summary.failed:

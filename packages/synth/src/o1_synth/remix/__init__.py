@@ -1,6 +1,6 @@
 """ReMixer: training data for reasoning-intensive retrieval, made of documents alone.
 
-ReasonEmbed, section 3 (arXiv 2510.08252). Steps, each resumable, each from files to a file:
+ReasonEmbed, section 3 (arXiv 2510.08252). Steps, each from files to a file; those that ask a model resume:
 
 ```
 clean      documents                       -> documents of the domain (yes or no; optional)

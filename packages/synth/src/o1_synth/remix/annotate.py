@@ -75,7 +75,7 @@ def annotate(
     progress: bool = False,
     job: Job | None = None,
 ) -> Annotated:
-    """Score every candidate and write the examples to `out`, ordered by query_id; resumes.
+    """Score every candidate and write the examples to `out`, always in one order; resumes.
 
     The positives of an example, and its negatives, come by falling score, then by rank;
     `teacher_scores` are the scores. A query's first thought becomes the example's, and with the

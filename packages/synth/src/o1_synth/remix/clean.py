@@ -40,6 +40,10 @@ class YesOrNo:
         """UNPARSED for any other answer."""
         return Reason.UNPARSED if _answer(text) is None else None
 
+    def compared(self, text: str) -> str:
+        """Not compared: every document has one answer."""
+        return text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:

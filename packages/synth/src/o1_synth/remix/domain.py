@@ -43,7 +43,8 @@ def read_domain(path: str | Path, name: str) -> Domain:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     if not isinstance(tables.get(name), dict):
-        raise InputError(f"{path}: no table [{name}]; it has {', '.join(map(quoted, tables)) or 'none'}")
+        named = ", ".join(quoted(key) for key, table in tables.items() if isinstance(table, dict))
+        raise InputError(f"{path}: no table [{name}]; it has {named or 'none'}")
     try:
         return msgspec.convert({"name": name, "topic": name, **tables[name]}, Domain)
     except msgspec.ValidationError as error:

@@ -6,7 +6,7 @@ ReasonEmbed, section 3.2: the source answers its query by construction and teach
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from itertools import islice
 
 import msgspec
@@ -59,15 +59,19 @@ def hits_of_run(run: Iterable[Hit]) -> Retrieve:
     return lambda queries: (hit for query in queries for hit in by_query.get(query.query_id, ()))
 
 
-def bm25(documents: Iterable[Document], depth: int) -> Retrieve:
-    """A `retrieve` by BM25. Raises MissingExtraError without `[bm25]`."""
+def bm25(documents: Iterable[Document], depth: int, banned: Set[str] = frozenset()) -> Retrieve:
+    """A `retrieve` by BM25, of documents that are not banned. Raises MissingExtraError without `[bm25]`."""
     try:
         from o1_records.bm25 import BM25
     except MissingExtraError as error:
         raise MissingExtraError("o1-synth", "bm25", "candidates by BM25") from error
 
     index = BM25(documents)
-    return lambda queries: index.search(queries, depth)
+
+    def retrieve(queries: Sequence[Query]) -> Iterable[Hit]:
+        return index.search(queries, depth, excluded={query.query_id: banned for query in queries})
+
+    return retrieve
 
 
 def _candidates(hits: list[Hit], own: set[str], banned: Container[str], depth: int) -> Iterator[Hit]:

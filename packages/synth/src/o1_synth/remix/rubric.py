@@ -20,13 +20,17 @@ _PAIR = msgspec.json.Decoder(tuple[str, str])
 class Pairs:
     """Queries with their candidates, the best first, and the documents of these.
 
-    Raises InputError for a candidate of a query or a document that is not there.
+    Raises InputError for an id that stands twice, and for a candidate of a query or a document that
+    is not there.
     """
 
     def __init__(
         self, queries: Iterable[Query], candidates: Iterable[Hit], documents: Iterable[Document]
     ) -> None:
-        self.queries = {query.query_id: query for query in queries}
+        self.queries: dict[str, Query] = {}
+        for query in queries:
+            if self.queries.setdefault(query.query_id, query) is not query:
+                raise InputError(f"query_id {quoted(query.query_id)} stands twice; keep one of them")
         ranked: dict[str, list[tuple[int, str]]] = {query_id: [] for query_id in self.queries}
         for hit in candidates:
             if hit.query_id not in ranked:
@@ -36,7 +40,11 @@ class Pairs:
             ranked[hit.query_id].append((hit.rank, hit.doc_id))
         self.candidates = {query_id: [d for _, d in sorted(hits)] for query_id, hits in ranked.items()}
         wanted = {doc_id for doc_ids in self.candidates.values() for doc_id in doc_ids}
-        self.documents = {document.doc_id: document for document in documents if document.doc_id in wanted}
+        self.documents: dict[str, Document] = {}
+        for document in documents:
+            known = document.doc_id in wanted and self.documents.setdefault(document.doc_id, document)
+            if known and known is not document:
+                raise InputError(f"doc_id {quoted(document.doc_id)} stands twice; keep one of them")
         if missing := wanted - self.documents.keys():
             raise InputError(
                 f"{len(missing)} candidates are not in the corpus, {quoted(min(missing))} among them; give "
@@ -51,7 +59,7 @@ class Pairs:
                 rest = f"{query.instruction}\0{self.documents[doc_id].full_text}"
                 digest = hashlib.sha256(rest.encode()).hexdigest()[:16]
                 name = msgspec.json.encode((query_id, doc_id)).decode()
-                yield Query(query_id=name, text=query.text, instruction=f"document {digest}")
+                yield Query(query_id=name, text=query.text, instruction=f"instruction and document {digest}")
 
 
 class RubricPrompt:
@@ -82,6 +90,10 @@ class ScoreChecks:
     def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
         """UNPARSED for an answer without a score, or with several."""
         return Reason.UNPARSED if score_of(text) is None else None
+
+    def compared(self, text: str) -> str:
+        """Not compared: every pair has one answer."""
+        return text
 
 
 def pair_of(name: str) -> tuple[str, str]:

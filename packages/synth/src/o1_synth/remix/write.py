@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from o1_records import Document, Exclusion, Query, Thought, write_jsonl
-from o1_synth.checks import Checks, is_refusal
+from o1_records import Document, Exclusion, InputError, Query, Thought, quoted, write_jsonl
+from o1_synth.checks import Checks, is_refusal, leaks
 from o1_synth.expert import Reason
 from o1_synth.generate import Answers, Job, Summary, think
 from o1_synth.prompt import Message, fenced, filled, read_template
@@ -80,13 +80,19 @@ class WrittenChecks:
             return Reason.REFUSAL if is_refusal(text) else Reason.UNPARSED
         if _SPEAKS_OF_IT.search(written):
             return Reason.DEPENDENT
+        if leaks(written, text_of(query)):
+            return Reason.LEAK
         return self._checks.fault(query, written, finish_reason)
+
+    def compared(self, text: str) -> str:
+        """The query, whatever was thought before it."""
+        return written_query(text) or ""
 
 
 def written_query(text: str) -> str | None:
     """What stands between <query> and </query>, where that is one text and not blank."""
     found = [query.strip() for query in _QUERY.findall(text)]
-    return found[0] if len(found) == 1 and found[0] else None
+    return found[0] if len(found) == 1 and found[0] and "<query>" not in found[0] else None
 
 
 def path_of_sources(out: str | Path) -> Path:
@@ -112,6 +118,9 @@ def write(
     A query is named `<doc_id>#<sample>` and has the domain's instruction. `<out>.sources.jsonl` gets
     an Exclusion for each: the document that it was written of is no candidate for it. See `sources`
     for which documents to give.
+
+    Raises InputError as `think` does, where there is no document, and for a doc_id with white space:
+    runs, which the queries go into next, cannot hold it.
     """
     domain = domain or Domain()
 
@@ -120,7 +129,7 @@ def write(
         write_jsonl(out, _queries(answers(), domain.instruction))
 
     return think(
-        map(as_query, documents),
+        _asked(documents),
         expert(prompt=WritePrompt(domain, template, seed)),
         out=out,
         samples=samples,
@@ -129,6 +138,17 @@ def write(
         job=replace(job or Job(), checks=WrittenChecks()),
         publish=publish,
     )
+
+
+def _asked(documents: Iterable[Document]) -> Iterator[Query]:
+    none = True
+    for document in documents:
+        none = False
+        if document.doc_id.split() != [document.doc_id]:
+            raise InputError(f"doc_id {quoted(document.doc_id)} has white space, which no run can hold")
+        yield as_query(document)
+    if none:
+        raise InputError("there is no document to write a query of; are all too short, too long or banned?")
 
 
 def _source(answer: tuple[Query, Thought]) -> Exclusion:

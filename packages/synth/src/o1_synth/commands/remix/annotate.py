@@ -27,7 +27,9 @@ from o1_synth.commands.remix.options import (
     declare_model,
     domain_of,
     expert_of,
+    inputs_of,
 )
+from o1_synth.generate import path_of_failures
 from o1_synth.remix.annotate import Annotated, annotate, path_of_dropped
 
 
@@ -40,19 +42,24 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--thoughts", type=Path, help="Thought records: the first of a query reasons for it")
     add("--out", required=True, type=Path, help="JSONL of Example records")
     add("--flagembedding", type=Path, metavar="OUT", help="the same as FlagEmbedding's JSONL")
-    add("--distill", type=Path, metavar="OUT", help="what the annotator wrote, as chat JSONL")
+    add(
+        "--distill",
+        type=Path,
+        metavar="OUT",
+        help="what the annotator wrote, without a reasoning model's hidden thinking, as chat JSONL",
+    )
     declare_domain(command)
     declare_model(command, "remix_annotate", Sampling(temperature=0.6, top_p=0.95, max_tokens=4096))
 
 
 def run(args: argparse.Namespace) -> int:
     """Annotate; 0 done, 3 when scores are missing."""
-    names = ("queries", "candidates", "corpus", "thoughts")
     outputs = {f"--{name}": getattr(args, name) for name in ("out", "flagembedding", "distill")}
-    refuse_overwriting(
-        {f"--{name}": getattr(args, name) for name in names},
-        {**outputs, "the list of dropped queries beside --out": path_of_dropped(args.out)},
-    )
+    beside = {
+        "the list of dropped queries beside --out": path_of_dropped(args.out),
+        "the failures beside --out": path_of_failures(args.out),
+    }
+    refuse_overwriting(inputs_of(args, "queries", "candidates", "corpus", "thoughts"), {**outputs, **beside})
     stop = threading.Event()
     with gentle(stop):
         made = annotate(

@@ -17,7 +17,9 @@ from o1_synth.commands.remix.options import (
     declare_model,
     domain_of,
     expert_of,
+    inputs_of,
 )
+from o1_synth.generate import path_of_failures
 from o1_synth.remix.clean import clean
 
 
@@ -26,12 +28,16 @@ def declare(command: argparse.ArgumentParser) -> None:
     declare_corpus(command)
     command.add_argument("--out", required=True, type=Path, help="JSONL of Document records")
     declare_domain(command)
-    declare_model(command, "remix_clean", Sampling(temperature=0.0, top_p=1.0, max_tokens=16))
+    # one word, but a reasoning model comes to it late
+    declare_model(command, "remix_clean", Sampling(temperature=0.0, top_p=1.0, max_tokens=2048))
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask; 0 done, 3 when answers are missing."""
-    refuse_overwriting({"--corpus": args.corpus}, {"--out": args.out})
+    refuse_overwriting(
+        inputs_of(args, "corpus"),
+        {"--out": args.out, "the failures beside --out": path_of_failures(args.out)},
+    )
     domain = domain_of(args)
     if domain is None:
         raise InputError("clean needs --domains and --domain: what to ask about")

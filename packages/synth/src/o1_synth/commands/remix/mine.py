@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 from o1_records import Exclusion, open_documents, open_queries, read_jsonl, refuse_overwriting
 from o1_records.command import at_least
 from o1_records.trec import read_run, write_run
-from o1_synth.commands.remix.options import banned_of, declare_banned
+from o1_synth.commands.remix.options import banned_of, declare_banned, inputs_of
 from o1_synth.remix.mine import Retrieve, bm25, hits_of_run, mine
 from o1_synth.remix.write import path_of_sources
 
@@ -31,14 +32,14 @@ def run(args: argparse.Namespace) -> int:
     """Find them; 0 done."""
     sources = args.sources or path_of_sources(args.queries)
     refuse_overwriting(
-        {"--queries": args.queries, "--sources": sources, "--run": args.run, "--corpus": args.corpus},
-        {"--out": args.out},
+        {**inputs_of(args, "queries", "run", "corpus"), "--sources": sources}, {"--out": args.out}
     )
+    banned = banned_of(args)
     candidates = mine(
         open_queries(args.queries),
-        _retrieve(args),
+        _retrieve(args, banned),
         sources=read_jsonl(sources, Exclusion),
-        banned=banned_of(args),
+        banned=banned,
         depth=args.depth,
     )
     count = write_run(args.out, candidates)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _retrieve(args: argparse.Namespace) -> Retrieve:
+def _retrieve(args: argparse.Namespace, banned: Set[str]) -> Retrieve:
     if args.run is not None:
         return hits_of_run(read_run(args.run))
-    return bm25(open_documents(args.corpus), depth=2 * args.depth)
+    return bm25(open_documents(args.corpus), 2 * args.depth, banned)

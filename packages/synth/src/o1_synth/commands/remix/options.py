@@ -70,3 +70,10 @@ def domain_of(args: argparse.Namespace) -> Domain | None:
 def banned_of(args: argparse.Namespace) -> frozenset[str]:
     """The documents of `--never`, whatever their relevance."""
     return frozenset(qrel.doc_id for path in args.never for qrel in judgements(path, None))
+
+
+def inputs_of(args: argparse.Namespace, *names: str) -> dict[str, Path]:
+    """The files that a step reads, by option: these, and those of the options that steps share."""
+    shared = [name for name in ("domains", "template") if getattr(args, name, None)]
+    given = {f"--{name}": Path(path) for name in (*names, *shared) if (path := getattr(args, name))}
+    return {**given, **{f"--never {path}": path for path in getattr(args, "never", ())}}

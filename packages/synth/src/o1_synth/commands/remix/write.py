@@ -20,7 +20,9 @@ from o1_synth.commands.remix.options import (
     declare_model,
     domain_of,
     expert_of,
+    inputs_of,
 )
+from o1_synth.generate import path_of_failures
 from o1_synth.remix.documents import sources
 from o1_synth.remix.write import path_of_sources, write
 
@@ -42,9 +44,11 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write; 0 done, 3 when queries are missing."""
-    refuse_overwriting(
-        {"--corpus": args.corpus}, {"--out": args.out, "the sources beside --out": path_of_sources(args.out)}
-    )
+    beside = {
+        "the sources beside --out": path_of_sources(args.out),
+        "the failures beside --out": path_of_failures(args.out),
+    }
+    refuse_overwriting(inputs_of(args, "corpus"), {"--out": args.out, **beside})
     documents = sources(
         open_documents(args.corpus),
         banned=banned_of(args),
