@@ -169,7 +169,7 @@ def test_queries_without_positives_are_refused_or_listed_with_a_reason(folder):
     write_jsonl(folder / "qrels.jsonl", QRELS[:1])
     refused = run(folder)
     assert refused.returncode == 4
-    assert "2 queries have no positive document, the first is 'q2'" in refused.stderr
+    assert "2 queries take no part, the first is 'q2' (no document is judged relevant" in refused.stderr
     assert not (folder / "elected.jsonl").exists()
     done = run(folder, reasons="reasons.jsonl")
     assert done.returncode == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,24 @@ class BM25:
         self._index.index(terms, show_progress=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index to a new folder, which appears whole or not at all."""
+        """Write the index to a new folder, which appears whole or not at all.
+
+        Where another process was faster, its folder stays.
+        """
         folder = Path(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         self._index.save(partial, show_progress=False)
         settings = {"language": self._language, "split": self._split, "doc_ids": self.doc_ids}
         (partial / _SETTINGS).write_bytes(msgspec.json.encode(settings))
         digests = {path.name: sha256_file(path) for path in sorted(partial.iterdir())}
         (partial / _DIGESTS).write_bytes(msgspec.json.encode(digests))
-        partial.rename(folder)
+        partial.chmod(0o755)  # mkdtemp makes it for its owner alone
+        try:
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial)
+            if not folder.is_dir():
+                raise
         sync_folder(folder.parent)
 
     @classmethod

@@ -25,6 +25,7 @@ BLOCK = 256
 """Queries that a member sees at a time: memory stays bounded and progress can be shown."""
 
 NO_POSITIVE = "no document is judged relevant, so thoughts cannot be compared"
+NO_NEGATIVE = "no hard negative is known, so no margin to it can be measured"
 
 
 @dataclasses.dataclass(frozen=True)

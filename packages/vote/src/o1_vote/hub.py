@@ -90,7 +90,8 @@ def _refuse_impossible(model: str) -> None:
 def _is_at_hand(model: str, revision: str | None) -> bool:
     if Path(model).is_dir():
         return True
-    if _cached_config(model, revision):
+    config = _cached_config(model, revision)
+    if config and any(Path(config).parent.rglob("*.safetensors")):  # a download may have been cut short
         return True
     import huggingface_hub
 

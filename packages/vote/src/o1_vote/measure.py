@@ -87,9 +87,11 @@ def margin_to_corpus(
 
     The default of an election. Every member has to score every document for every text.
     """
-    rows = _corpus_rows(member, candidates)
-    values = [several(scores[own]) - float(scores[~own].max(initial=-1.0)) for scores, own in rows]
-    return np.array(values, dtype=np.float32)
+    values = np.zeros(len(candidates), dtype=np.float32)
+    for place, positives, others in _corpus_scores(member, candidates):
+        hardest = others.max() if len(others) else positives.min()  # without others nothing is gained
+        values[place] = several(positives) - float(hardest)
+    return values
 
 
 def reciprocal_rank(member: Retriever, candidates: Sequence[Candidate], *, several: Several = best) -> Values:
@@ -97,12 +99,11 @@ def reciprocal_rank(member: Retriever, candidates: Sequence[Candidate], *, sever
 
     The rank counts the documents that are no positives and score as high or higher.
     """
-    values = []
-    for scores, own in _corpus_rows(member, candidates):
-        others = np.sort(scores[~own])
-        above = len(others) - np.searchsorted(others, scores[own], side="left")
-        values.append(several((1 / (1 + above)).astype(np.float32)))
-    return np.array(values, dtype=np.float32)
+    values = np.zeros(len(candidates), dtype=np.float32)
+    for place, positives, others in _corpus_scores(member, candidates):
+        above = len(others) - np.searchsorted(np.sort(others), positives, side="left")
+        values[place] = several((1 / (1 + above)).astype(np.float32))
+    return values
 
 
 def _searched(candidates: Sequence[Candidate]) -> list[str]:
@@ -122,22 +123,35 @@ def _over_positives(values: Sequence[Values], several: Several) -> Values:
     return np.array([several(each) for each in values], dtype=np.float32)
 
 
-def _corpus_rows(
+def _corpus_scores(
     member: Retriever, candidates: Sequence[Candidate]
-) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
-    """For each candidate the scores of all documents and which of them are its positives."""
+) -> Iterator[tuple[int, Values, Values]]:
+    """The place of each candidate, the scores of its positives and those of all other documents.
+
+    A text is scored once: two rows of one matrix product may round differently, and equal thoughts are
+    level.
+    """
     if not isinstance(member, Searcher):
         raise InputError(
             f"member {quoted(member.name)} cannot search a corpus; "
             "measure a similarity or a margin to negatives"
         )
-    for candidate, scores in zip(candidates, member.corpus_scores(_searched(candidates)), strict=True):
-        own = np.zeros(len(scores), dtype=np.bool_)
-        for positive in candidate.positives:
-            try:
-                own[member.row(positive.doc_id)] = True
-            except KeyError:
-                raise InputError(
-                    f"member {quoted(member.name)}: document {quoted(positive.doc_id)} is not in its corpus"
-                ) from None
-        yield scores, own
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(_searched(candidates)):
+        places.setdefault(text, []).append(place)
+    for same, scores in zip(places.values(), member.corpus_scores(list(places)), strict=True):
+        for place in same:
+            own = _rows_of_positives(member, candidates[place], len(scores))
+            yield place, scores[own], scores[~own]
+
+
+def _rows_of_positives(member: Searcher, candidate: Candidate, documents: int) -> NDArray[np.bool_]:
+    own = np.zeros(documents, dtype=np.bool_)
+    for positive in candidate.positives:
+        try:
+            own[member.row(positive.doc_id)] = True
+        except KeyError:
+            raise InputError(
+                f"member {quoted(member.name)}: document {quoted(positive.doc_id)} is not in its corpus"
+            ) from None
+    return own

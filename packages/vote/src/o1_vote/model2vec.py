@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +39,7 @@ class Model2VecMember(CosineMember):
         static_model = _imported()
         folder = folder_of(str(model), revision)
         with explained(str(model), "a model2vec model"):
+            _check_tokenizer(folder / "tokenizer.json")
             loaded = static_model.from_pretrained(folder)
         options = {} if max_length is None else {"max_length": max_length}
 
@@ -47,6 +49,12 @@ class Model2VecMember(CosineMember):
         version = importlib.metadata.version("model2vec")
         fingerprint = f"m2v {version} {digest_of([folder])} {max_length}"
         super().__init__(name or str(model), encode, documents, cache=cache, fingerprint=fingerprint)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Raise ValueError where tokenizers would raise a bare Exception."""
+    if "model" not in msgspec.json.decode(path.read_bytes(), type=dict[str, Any]):
+        raise ValueError(f"{path} has no model")
 
 
 def _imported() -> Any:

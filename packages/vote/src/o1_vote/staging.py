@@ -5,12 +5,13 @@ What `ballot.nominate` does in memory, in the tables of a journal: the same nomi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from o1_records import Document, Example, InputError, Qrel, Query, Thought, quoted
-from o1_vote.ballot import NO_POSITIVE, Nomination, Reason
+from o1_vote.ballot import NO_NEGATIVE, NO_POSITIVE, Nomination, Reason
 from o1_vote.journal import Journal
 
 _SCHEMA = (
@@ -50,13 +51,16 @@ class Staging:
         negatives: Iterable[Example] = (),
         *,
         every_document: bool = False,
+        need_negatives: bool = False,
     ) -> None:
         """Read the whole input once; `negatives` are examples with the hard negatives of queries.
 
-        Only documents that are judged are kept, unless `every_document` is.
+        Only documents that are judged are kept, unless `every_document` is. With `need_negatives` a
+        query without one takes no part.
         """
         if not self._journal.staged:
-            self._journal.stage(self._filling(queries, thoughts, qrels, documents, negatives, every_document))
+            filling = self._filling(queries, thoughts, qrels, documents, negatives, every_document)
+            self._journal.stage(itertools.chain(filling, self._nominate(need_negatives)))
 
     def __len__(self) -> int:
         """How many queries are nominated."""
@@ -86,8 +90,12 @@ class Staging:
 
     def reasons(self) -> Iterator[Reason]:
         """Yield the queries that take no part."""
-        sql = "SELECT query_id FROM query WHERE place NOT IN (SELECT query FROM nominated) ORDER BY place"
-        return (Reason(query_id=name, reason=NO_POSITIVE) for (name,) in self._journal.rows(sql))
+        sql = (
+            "SELECT query_id, query_id IN (SELECT query_id FROM judged WHERE kind = ?) FROM query "
+            "WHERE place NOT IN (SELECT query FROM nominated) ORDER BY place"
+        )
+        for name, judged in self._journal.rows(sql, _POSITIVE):
+            yield Reason(query_id=name, reason=NO_NEGATIVE if judged else NO_POSITIVE)
 
     @property
     def documents(self) -> Mapping[str, Document]:
@@ -118,11 +126,16 @@ class Staging:
         yield from self._fill_thoughts(thoughts)
         yield from self._fill_judged(qrels, negatives)
         yield from self._fill_documents(documents, every_document)
+
+    def _nominate(self, need_negatives: bool) -> Iterator[None]:
+        kinds = (_POSITIVE, _NEGATIVE) if need_negatives else (_POSITIVE,)
+        each = " AND ".join("query_id IN (SELECT query_id FROM judged WHERE kind = ?)" for _ in kinds)
         self._journal.db.execute(
             "INSERT INTO nominated (place, query) SELECT row_number() OVER (ORDER BY place) - 1, place "
-            "FROM query WHERE query_id IN (SELECT query_id FROM judged WHERE kind = ?)",
-            (_POSITIVE,),
+            f"FROM query WHERE {each}",
+            kinds,
         )
+        yield
 
     def _fill_queries(self, queries: Iterable[Query]) -> Iterator[None]:
         for place, query in enumerate(queries):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from o1_records import Document, InputError, open_documents, quoted
+from o1_records import Document, InputError, MissingExtraError, open_documents, quoted
 from o1_records.command import at_least
 from o1_vote import rerun
 from o1_vote.bm25 import LANGUAGES, BM25Member
@@ -27,6 +28,12 @@ from o1_vote.vector_cache import VectorCache
 KINDS = {"bm25": False, "static": False, "m2v": True, "st": True, "ce": True, "scores": True}
 """Whether a kind of member takes an argument."""
 _PACKAGES = {"bm25": "bm25s", "static": "wordllama", "m2v": "model2vec"}
+_NEEDS = {
+    "static": ("wordllama", "static", "The static member"),
+    "m2v": ("model2vec", "static", "A model2vec member"),
+    "st": ("sentence_transformers", "dense", "A sentence-transformers member"),
+    "ce": ("sentence_transformers", "dense", "A sentence-transformers member"),
+}
 _METAVAR = "[NAME=]bm25|static|m2v:MODEL|st:MODEL|ce:MODEL|scores:FILE"
 
 Documents = Mapping[str, Document]
@@ -61,7 +68,12 @@ def declare(command: argparse.ArgumentParser, *, required: bool = True) -> None:
         help="st, ce: cpu, cuda:1, ... or several with commas (default: the best there is)",
     )
     add("--dtype", choices=DTYPES, default="auto", help="st, ce (auto: st in bfloat16 where that is faster)")
-    add("--batch", type=at_least(1), default=32, help="st, ce: texts of full length a batch")
+    add(
+        "--batch",
+        type=at_least(1),
+        default=32,
+        help="st, ce: a batch holds the tokens of so many texts of --max-length (or of 256)",
+    )
     add("--max-length", type=at_least(1), help="m2v, st, ce: tokens a text (default: the model's own)")
     add("--revision", help="m2v, st, ce: of a hub id")
     add("--query-prompt", default="", help="st: goes before queries and thoughts")
@@ -97,6 +109,14 @@ def made_from(args: argparse.Namespace) -> dict[str, str]:
     return made
 
 
+def _refuse_missing(kind: str) -> None:
+    """Here, and not when the other members have voted for hours."""
+    if kind in _NEEDS:
+        package, extra, purpose = _NEEDS[kind]
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("o1-vote", extra, purpose)
+
+
 class Committee:
     """The members that were asked for, each made when it is needed.
 
@@ -120,6 +140,8 @@ class Committee:
                 self._recorded[recorded.name] = recorded
         self.names = [*self._specs, *self._recorded]
         refuse_like_named(self.names)
+        for spec in self._specs.values():
+            _refuse_missing(spec.kind)
 
     def member(self, name: str) -> Retriever | ScoreFileMember:
         """Make a member. Raises InputError or MissingExtraError where that cannot be done."""

@@ -33,7 +33,7 @@ from o1_vote.journal import Journal, clear
 from o1_vote.measure import Measure
 from o1_vote.paths import files_of_options, refuse_one_file_twice
 from o1_vote.staging import Staging
-from o1_vote.tally import winners
+from o1_vote.tally import Terms, winners
 
 MEASURES = {
     "thought": measure.thought_similarity,
@@ -66,7 +66,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     rules.declare(command)
     add("--out", required=True, type=Path, help="JSONL of examples to write; the same command resumes it")
     add("--ballots", type=Path, help="JSONL of ballots to write; --member scores:BALLOTS counts them again")
-    add("--reasons", type=Path, help="JSONL of queries without a positive, left out of the election")
+    add("--reasons", type=Path, help="JSONL of queries that are left out, and why: no positive, no negative")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     inputs = files_of_options(args, "thoughts", "queries", "corpus", "qrels", "negatives", "weights")
     inputs["member"] = [Path(member.argument) for member in args.member if member.kind == "scores"]
     refuse_one_file_twice(inputs, {name: getattr(args, name) for name in OUTPUTS})
-    _refuse_readers_of_pairs(args)
+    terms = rules.terms_of(args)
+    _refuse_what_cannot_be_measured(args)
     outputs = [path for name in OUTPUTS if (path := getattr(args, name))]
     measured_from, counted_by = _made_from(args, inputs)
     made_from = measured_from | counted_by
@@ -88,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
         staging = Staging(journal)
         _fill(staging, args)
         members = committee.Committee(args, documents=staging.documents, scratch=journal.folder)
+        rules.refuse_others(terms, members.names)
         for name in members.names:
             _poll(journal, staging, members, name, args)
-        _write(journal, staging, members.names, args)
+        _write(journal, staging, members.names, args, terms)
         rerun.remember(args.out, made_from, outputs)
         journal.finish()
     return 0
@@ -101,8 +103,10 @@ def _embeds_corpus(args: argparse.Namespace) -> bool:
     return args.measure in _OF_CORPUS and any(m.kind not in ("bm25", "scores") for m in args.member)
 
 
-def _refuse_readers_of_pairs(args: argparse.Namespace) -> None:
+def _refuse_what_cannot_be_measured(args: argparse.Namespace) -> None:
     """Here, and not when the other members have voted for hours."""
+    if args.measure == "margin" and not args.negatives:
+        raise InputError("--measure margin needs --negatives: examples with hard negatives, as `mine` writes")
     for member in args.member:
         if member.kind == "ce" and args.measure in _OF_CORPUS:
             raise InputError(
@@ -119,14 +123,15 @@ def _fill(staging: Staging, args: argparse.Namespace) -> None:
         open_documents(args.corpus),
         read_jsonl(args.negatives, Example) if args.negatives else (),
         every_document=_embeds_corpus(args),
+        need_negatives=args.measure == "margin",
     )
     if _embeds_corpus(args) and (count := len(staging.documents)) >= _MANY:
         print(f"members embed all {count} documents; with --measure thought the positives", file=sys.stderr)
     reasons = list(staging.reasons()) if not args.reasons else []
     if reasons:
         raise InputError(
-            f"{len(reasons)} queries have no positive document, the first is "
-            f"{quoted(reasons[0].query_id)}; to leave them out and list them give --reasons FILE"
+            f"{len(reasons)} queries take no part, the first is {quoted(reasons[0].query_id)} "
+            f"({reasons[0].reason}); to leave them out and list them give --reasons FILE"
         )
 
 
@@ -149,7 +154,9 @@ def _poll(
             bar.update(sum(map(len, sheets)))
 
 
-def _write(journal: Journal, staging: Staging, names: Sequence[str], args: argparse.Namespace) -> None:
+def _write(
+    journal: Journal, staging: Staging, names: Sequence[str], args: argparse.Namespace, terms: Terms
+) -> None:
     if args.reasons:
         left_out = write_jsonl(args.reasons, staging.reasons())
         print(f"{args.reasons}: {left_out} queries left out", file=sys.stderr)
@@ -157,18 +164,17 @@ def _write(journal: Journal, staging: Staging, names: Sequence[str], args: argpa
         bodies = (body for name in names for body in journal.read(f"ballots {name}"))
         write_jsonl(args.ballots, (ballot for body in bodies for ballot in _ballots.decode(body)))
     counts: Counter[bool] = Counter()
-    examples = write_jsonl(args.out, _examples(journal, staging, names, args, counts))
+    examples = write_jsonl(args.out, _examples(journal, staging, names, args.rule, terms, counts))
     print(f"{args.out}: {examples} examples, {counts[True]} with a thought", file=sys.stderr)
 
 
 def _examples(
-    journal: Journal, staging: Staging, names: Sequence[str], args: argparse.Namespace, counts: Counter[bool]
+    journal: Journal, staging: Staging, names: Sequence[str], rule: str, terms: Terms, counts: Counter[bool]
 ) -> Iterator[Example]:
-    terms = rules.terms_of(args)
     for start in range(0, len(staging), BLOCK):
         bodies = (body for name in names for body in journal.read(f"ballots {name}", start, BLOCK))
         ballots = (ballot for body in bodies for ballot in _ballots.decode(body))
-        elected = winners(ballots, rules.RULES[args.rule], **terms)
+        elected = winners(ballots, rules.RULES[rule], **terms)
         for example in conclude(staging.nominations(start, BLOCK), elected):
             counts[example.thought is not None] += 1
             yield example

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
-from o1_records import InputError
+from o1_records import InputError, quoted
 from o1_vote import tally
 from o1_vote.tally import Points, Terms
 
@@ -38,6 +40,10 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def terms_of(args: argparse.Namespace) -> Terms:
     """The terms of the rule."""
+    for name in ("margin", "least_agreement"):
+        value = getattr(args, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be a number")
     terms = Terms(abstain=args.abstain, margin=args.margin)
     if args.least_agreement is not None:
         terms["least_agreement"] = args.least_agreement
@@ -53,4 +59,14 @@ def _weights(path: Path) -> dict[str, float]:
         raise InputError(f'{path}: {error}; it should be {{"MEMBER": 1.0, ...}}') from error
     if bad := {name: weight for name, weight in weights.items() if not weight >= 0}:
         raise InputError(f"{path}: weights below 0: {bad}")
+    if not any(weights.values()):
+        raise InputError(f"{path}: no weight is above 0, so nobody votes")
     return weights
+
+
+def refuse_others(terms: Terms, names: Collection[str]) -> None:
+    """Raise InputError for the weight of nobody: it would count for nothing."""
+    if strangers := sorted(set(terms.get("weights", ())) - set(names)):
+        raise InputError(
+            f"--weights: no member is called {quoted(strangers[0])}; there are {', '.join(names)}"
+        )
