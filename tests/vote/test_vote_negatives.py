@@ -39,7 +39,7 @@ class Table:
 
 def mined(members, nomination=NOMINATION, **options):
     settings = {key: options.pop(key) for key in list(options) if key in Mining.__dataclass_fields__}
-    mining = Mining(**{"near": 1.1, **settings})
+    mining = Mining(**{"near": 1, **settings})
     (record,) = mine([nomination], members, DOCUMENTS, mining, **options)
     return record
 
@@ -102,7 +102,7 @@ def test_a_sample_depends_on_the_seed_and_the_query_alone():
     assert ids(mined([table], seed=1, **options)) == one
     assert ids(mined([table], seed=2, **options)) != one
     other = Nomination(Query(query_id="other", text="x"), (), NOMINATION.positives)
-    both = list(mine([other, NOMINATION], [table], DOCUMENTS, Mining(seed=1, near=1.1, **options)))
+    both = list(mine([other, NOMINATION], [table], DOCUMENTS, Mining(seed=1, near=1, **options)))
     assert ids(both[1]) == one
     assert ids(both[0]) != one
 
@@ -110,7 +110,7 @@ def test_a_sample_depends_on_the_seed_and_the_query_alone():
 def test_near_duplicates_of_a_positive_are_no_negatives():
     corpus = [
         Document(doc_id="p", text="Read the members of a zip archive and write them to a folder."),
-        Document(doc_id="copy", text="read the members of a ZIP archive, and write them to a folder"),
+        Document(doc_id="copy", text="read the members of a ZIP archive, and write them to a directory"),
         Document(doc_id="other", text="Read the lines of a text file and sort them."),
         *(Document(doc_id=f"x{i}", text=f"nothing to see here {i}") for i in range(5)),
     ]
@@ -120,7 +120,7 @@ def test_near_duplicates_of_a_positive_are_no_negatives():
     (record,) = mine([nomination], [BM25Member(corpus)], documents, mining)
     assert ids(record)[0] == "other"
     assert "copy" not in ids(record)
-    (loose,) = mine([nomination], [BM25Member(corpus)], documents, Mining(relative=None, count=2, near=1.1))
+    (loose,) = mine([nomination], [BM25Member(corpus)], documents, Mining(relative=None, count=2, near=1))
     assert "copy" in ids(loose)
 
 
@@ -173,7 +173,7 @@ def run(folder, *words):
 
 def mine_with(folder, *words):
     files = ["--corpus", "set", "--member", "bm25", "--out", "mined.jsonl", "--reasons", "reasons.jsonl"]
-    return run(folder, "mine", *files, "--near", "1.1", *words)
+    return run(folder, "mine", *files, "--near", "1", *words)
 
 
 def test_every_query_is_mined_or_has_a_reason(folder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ class VLLM:
 
     def __init__(self, folder: str | Path, **options: Any) -> None:
         refuse_not_causal(folder)
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             from vllm import LLM
         except ModuleNotFoundError as error:

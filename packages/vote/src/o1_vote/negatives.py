@@ -7,6 +7,7 @@ relevant and is left out, here by any one of the members.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ class Mining:
 
     Its rank, among the documents that are not known to be positive, is `first` to `last` for some
     member. For every member its score is at most that of the lowest-scored positive less `margin`,
-    and at most the share `relative` of it. It shares less than `near` of its shingles with every
-    positive. The hardest `count` are taken, or with `seed` a random `count` that depends on the query.
+    and at most the share `relative` (0 to 1) of it. It shares less than `near` (above 0, at most 1) of its
+    shingles with every positive. The hardest `count` are taken, or with `seed` a random `count` that depends on the query.
     """
 
     count: int = 15
@@ -44,9 +45,15 @@ class Mining:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty window."""
+        """Refuse an empty window, and limits that let through what is no negative."""
         if not 1 <= self.first <= self.last or self.count < 1:
             raise InputError(f"ranks {self.first} to {self.last} hold no {self.count} documents")
+        if self.relative is not None and not 0 <= self.relative <= 1:
+            raise InputError(f"relative {self.relative} is no share from 0 to 1, as 0.95")
+        if not 0 < self.near <= 1:
+            raise InputError(f"near {self.near} is no share above 0 and at most 1, as 0.8")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise InputError(f"margin {self.margin} is no distance between scores, as 0.1")
 
 
 def mine(

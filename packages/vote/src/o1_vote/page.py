@@ -44,7 +44,7 @@ def page(
         _section("Agreement by query", _bars(_alphas(survey)), "Queries that have thoughts, by alpha."),
         _section("Members", _members(survey), _MEMBERS),
         _section("Raw scores", _scores(survey), _SCORES),
-        _section("Candidates", _bars(_wins(survey)), "How often a thought_id won, of the times it stood."),
+        _section("Candidates", _bars(_wins(survey)), _CANDIDATES),
         _section("Words", _lengths(survey), "Mean length of thoughts."),
         _section("The most disputed queries", _disputes(survey.disputed, queries, thoughts)),
     ]
@@ -60,6 +60,7 @@ _ALPHA = (
     "Alpha of each two members over all candidates, the query alone included; 1 is the same order, 0 chance."
 )
 _SCORES = "Means over queries that have thoughts, each in its member's own scale."
+_CANDIDATES = "How often a thought_id won, of the times it stood; of QUERY_ID#n the n. Those that stood often."
 _MEMBERS = "How often a member put the winner first, and the query alone at least level with the best."
 
 
@@ -98,7 +99,8 @@ def _alphas(survey: Survey) -> dict[str, float]:
 
 
 def _wins(survey: Survey) -> dict[str, float]:
-    common = survey.stood.most_common(12)
+    """Shares of the most common candidates; one that stood once says nothing."""
+    common = [(name, count) for name, count in survey.stood.most_common(12) if count > 1]
     return {name: survey.wins[name] / count for name, count in sorted(common)}
 
 

@@ -24,7 +24,7 @@ def files_of_options(args: argparse.Namespace, *names: str) -> dict[str, list[Pa
 
 
 def refuse_one_file_twice(inputs: Mapping[str, Sequence[Path]], outputs: Mapping[str, Path | None]) -> None:
-    """Raise InputError for an output that is an input or another output, naming both options.
+    """Raise InputError for an output that is a folder, an input or another output, naming the options.
 
     Both are keyed by the name of their option. Two paths of one file count as one, also through
     symbolic links.
@@ -33,6 +33,8 @@ def refuse_one_file_twice(inputs: Mapping[str, Sequence[Path]], outputs: Mapping
     for name, path in outputs.items():
         if path is None:
             continue
+        if path.is_dir():
+            raise InputError(f"--{name} {path} is a folder; name a file")
         other = taken.setdefault(path.resolve(), name)
         if other != name:
             raise InputError(

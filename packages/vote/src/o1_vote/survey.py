@@ -18,6 +18,8 @@ from o1_vote.tally import Scores, Sheets, Verdict, first_places
 BINS = 10
 """Of alpha, from -1 to 1."""
 DISPUTED = 10
+MOST_CANDIDATES = 10_000
+"""Of which wins are counted; the rarest are forgotten where there are more."""
 
 
 class Disputed(NamedTuple):
@@ -72,7 +74,8 @@ class Survey:
         """Count one query."""
         self.queries += 1
         self.winners[query_id] = verdict.winner
-        self._count_winner(sheets, verdict)
+        self._count_winner(verdict)
+        self._count_candidates(query_id, sheets, verdict.winner)
         if all(name is None for name in next(iter(sheets.values()))):
             return
         self.alpha.add(verdict.agreement)
@@ -97,17 +100,24 @@ class Survey:
         """The queries on which members agree least, the worst first."""
         return [dispute for *_, dispute in sorted(self._disputed, reverse=True)]
 
-    def _count_winner(self, sheets: Sheets, verdict: Verdict) -> None:
+    def _count_winner(self, verdict: Verdict) -> None:
         kind = "a thought was elected"
         if verdict.winner is None:
             kind = verdict.why.partition(":")[0]
             if "points above" in kind:
                 kind = "no thought is far enough above the query alone"
         self.reasons[kind] += 1
+
+    def _count_candidates(self, query_id: str, sheets: Sheets, winner: str | None) -> None:
+        """By what of the thought_id is not the query's: o1-synth calls a thought QUERY_ID#n."""
         for name in next(iter(sheets.values())):
             if name is not None:
-                self.stood[name] += 1
-                self.wins[name] += name == verdict.winner
+                shared = name.removeprefix(f"{query_id}#")
+                self.stood[shared] += 1
+                self.wins[shared] += name == winner
+        if len(self.stood) > MOST_CANDIDATES:
+            self.stood = Counter(dict(self.stood.most_common(MOST_CANDIDATES // 2)))
+            self.wins = Counter({name: self.wins[name] for name in self.stood})
 
     def _count_member(self, member: str, scores: Scores, winner: str | None) -> None:
         if winner is not None:

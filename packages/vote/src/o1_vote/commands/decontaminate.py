@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from o1_records import Example, open_documents, open_qrels, open_queries
+from o1_records import Example, InputError, open_documents, open_qrels, open_queries, quoted
 from o1_records.command import at_least
 from o1_vote.commands import kinds
 from o1_vote.commands.kinds import KINDS, Kind, Removal
-from o1_vote.commands.sieve import sieve
+from o1_vote.commands.sieve import refuse_overwriting, sieve
 from o1_vote.contamination import Holdout
 from o1_vote.paths import files_of
 
@@ -31,6 +31,9 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Remove; an example goes when its query, its thought or one of its documents overlaps."""
+    if args.test_corpus and not args.test_qrels:
+        raise InputError("--test-corpus needs --test-qrels, which say what of it is relevant; give both")
+    refuse_overwriting(args, _inputs(args))
     kind = KINDS[args.type]
     holdout = Holdout(_test_texts(args), ngram=args.ngram, contained=args.contained, near=args.near)
 
@@ -42,14 +45,18 @@ def run(args: argparse.Namespace) -> int:
         name = kind.name(record)
         return Removal(file=file, name=name, reason=worst.kind, like=worst.name, share=worst.share)
 
-    inside: dict[str, list[str]] = {
-        "test_queries": ["queries.jsonl"],
-        "test_corpus": ["corpus.jsonl"],
-        "test_qrels": [],
+    return sieve(args.files, kind, out=args.out, reasons=args.reasons, judge=judge)
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """What is read of the test set, by option; the folder of its queries may be that of its corpus."""
+    qrels = f"qrels/{args.split}.tsv"
+    inside = {
+        "test-queries": (args.test_queries, ["queries.jsonl", qrels, "corpus.jsonl"]),
+        "test-corpus": (args.test_corpus, ["corpus.jsonl"]),
+        "test-qrels": (args.test_qrels, [qrels]),
     }
-    given = {name: names for name, names in inside.items() if getattr(args, name)}
-    inputs: dict[str, list[Path]] = {name: files_of(getattr(args, name), n) for name, n in given.items()}
-    return sieve(args.files, kind, out=args.out, reasons=args.reasons, inputs=inputs, judge=judge)
+    return {name: files_of(place, names) for name, (place, names) in inside.items() if place}
 
 
 def _texts(record: Any, kind: Kind) -> list[str]:
@@ -60,11 +67,27 @@ def _texts(record: Any, kind: Kind) -> list[str]:
 
 
 def _test_texts(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    for query in open_queries(args.test_queries, args.split):
-        yield f"query {query.query_id}", query.text
-    if not args.test_qrels:
-        return
+    """The texts by name. Raises InputError where one is missing: it would be found in no training text."""
+    queries = list(open_queries(args.test_queries, args.split))
+    if not queries:
+        raise InputError(f"{args.test_queries}: has no test query, so nothing could be found; give another")
+    yield from ((f"query {query.query_id}", query.text) for query in queries)
+    if args.test_qrels:
+        yield from _relevant_texts(args)
+
+
+def _relevant_texts(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    corpus = args.test_corpus or args.test_queries
     relevant = {q.doc_id for q in open_qrels(args.test_qrels, args.split) if q.relevance > 0}
-    for document in open_documents(args.test_corpus or args.test_queries):
+    if not relevant:
+        raise InputError(f"{args.test_qrels}: judges no document relevant; leave --test-qrels out")
+    missing = set(relevant)
+    for document in open_documents(corpus):
         if document.doc_id in relevant:
+            missing.discard(document.doc_id)
             yield f"document {document.doc_id}", document.full_text
+    if missing:
+        raise InputError(
+            f"{corpus}: lacks {len(missing)} of the {len(relevant)} relevant documents of {args.test_qrels}, "
+            f"the first is {quoted(min(missing))}; give the corpus that has them as --test-corpus"
+        )

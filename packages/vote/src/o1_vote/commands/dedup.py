@@ -8,7 +8,7 @@ from typing import Any
 
 from o1_vote.commands import kinds
 from o1_vote.commands.kinds import KINDS, Removal, records
-from o1_vote.commands.sieve import sieve
+from o1_vote.commands.sieve import refuse_overwriting, sieve
 from o1_vote.duplicates import Duplicates
 
 
@@ -25,6 +25,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Keep the first of each; nothing is removed without a reason."""
+    refuse_overwriting(args, {"against": [Path(file) for file in args.against]})
     kind, known = KINDS[args.type], Duplicates(args.near)
 
     def judge(file: str, record: Any) -> Removal | None:
@@ -37,5 +38,4 @@ def run(args: argparse.Namespace) -> int:
 
     for file, record in records(args.against, kind):
         known.first(f"{file}: {kind.name(record)}", kind.text(record))
-    inputs = {"against": [Path(file) for file in args.against]}
-    return sieve(args.files, kind, out=args.out, reasons=args.reasons, inputs=inputs, judge=judge)
+    return sieve(args.files, kind, out=args.out, reasons=args.reasons, judge=judge)

@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from o1_records import Thought, atomic_write, open_queries, read_jsonl
+from o1_records import InputError, Thought, atomic_write, open_queries, read_jsonl
 from o1_vote.commands import rules
 from o1_vote.page import page
 from o1_vote.paths import files_of, refuse_one_file_twice
@@ -31,10 +31,13 @@ def run(args: argparse.Namespace) -> int:
     inputs = {
         name: files_of(getattr(args, name), ["queries.jsonl"]) for name in ("ballots", "thoughts", "queries")
     }
+    inputs["weights"] = [args.weights] if args.weights else []
     refuse_one_file_twice(inputs, {"out": args.out})
     survey, terms = Survey(), rules.terms_of(args)
     for query_id, sheets in sheets_by_query(args.ballots):
         survey.add(query_id, sheets, decide(sheets, rules.RULES[args.rule], **terms))
+    if not survey.queries:
+        raise InputError(f"{args.ballots}: has no ballot, so there is nothing to report; is it elect's file?")
     survey.measure_lengths(read_jsonl(args.thoughts, Thought))
     shown = {dispute.query_id for dispute in survey.disputed}
     queries = {q.query_id: q.text for q in open_queries(args.queries) if q.query_id in shown}
