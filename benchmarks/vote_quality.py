@@ -11,9 +11,9 @@ with `--thoughts stdlib=own_thoughts.jsonl` what a model wrote (as `o1-model thi
 Every measure and rule of o1-vote elects with the committee; what reaches the highest mean nDCG@10 of the
 outside retriever on dev, over all collections, is reported on test beside: no thought, a random
 candidate (mean of three seeds), the public softmax sum of thought similarities, the paper's majority, the
-best on dev of the ways that score positives alone and not the whole corpus, and the oracle that takes the
-best candidate. Lines of JSON; `difference` is the chosen way less the other, with a 95 % interval of 2,000
-paired bootstrap samples of queries.
+best on dev of the ways that score positives alone and not the whole corpus, the best on the collection's
+own dev, and the oracle that takes the best candidate. Lines of JSON; `difference` is the chosen way less
+the other, with a 95 % interval of 2,000 paired bootstrap samples of queries.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def main() -> None:
             for part in ("dev", "test")
         }
     ways = list(next(iter(found.values()))[1])
-    on_dev = {
-        way: float(np.mean([np.mean(reached(*found[name, "dev"], way)) for name in folders])) for way in ways
+    of_each = {
+        name: {way: float(np.mean(reached(*found[name, "dev"], way))) for way in ways} for name in folders
     }
+    on_dev = {way: float(np.mean([of_each[name][way] for name in folders])) for way in ways}
     best, cheap = (
         max((way for way in ways if way.partition(" ")[0] in kinds), key=lambda way: on_dev[way])
         for kinds in (MEASURES, OF_POSITIVES)
@@ -91,8 +92,10 @@ def main() -> None:
     print(
         json.dumps({"name": "dev", **{way: round(value, 4) for way, value in on_dev.items()}, "chosen": best})
     )
+    elected = [way for way in ways if way not in ("no thought", "random", "oracle")]
     for name in folders:
-        for line in compared(*found[name, "test"], best, cheap):
+        own = max(elected, key=lambda way: of_each[name][way])
+        for line in compared(*found[name, "test"], best, cheap, own):
             print(json.dumps({"name": f"{name} test", **line}))
 
 
@@ -260,12 +263,12 @@ def reached(values: Values, elected: Mapping[str, list[tally.Winners]], way: str
 
 
 def compared(
-    values: Values, elected: Mapping[str, list[tally.Winners]], best: str, cheap: str
+    values: Values, elected: Mapping[str, list[tally.Winners]], best: str, cheap: str, own: str
 ) -> Iterator[dict[str, Any]]:
     ours = reached(values, elected, best)
     yield {"way": best, "nDCG@10": round(float(ours.mean()), 4), "queries": len(ours)}
     sample = np.random.default_rng(0).integers(0, len(ours), size=(2000, len(ours)))
-    for other in ("no thought", "random", "softmax sum", "paper's majority", cheap, "oracle"):
+    for other in ("no thought", "random", "softmax sum", "paper's majority", cheap, own, "oracle"):
         theirs = reached(values, elected, other)
         means = (ours - theirs)[sample].mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975])

@@ -202,14 +202,14 @@ def test_every_query_is_mined_or_has_a_reason(folder):
 def test_examples_keep_their_thoughts_and_get_negatives(folder):
     from o1_records import Source, Thought
 
-    thought = Thought(query_id="q1", thought_id="t", text="number 15", source=Source(model="test"))
+    thought = Thought(query_id="q1", thought_id="t", text="13 15", source=Source(model="test"))
     example = Example(query=QUERIES[0], positives=(CORPUS[13],), thought=thought)
     write_jsonl(folder / "examples.jsonl", [example])
     assert mine_with(folder, "--examples", "examples.jsonl", "--relative", "1").returncode == 0
     (plain,) = read_jsonl(folder / "mined.jsonl", Example)
     assert plain.thought == thought
-    assert plain.negatives
-    searched = mine_with(folder, "--examples", "examples.jsonl", "--relative", "9", "--with-thought")
+    assert ids(plain)[0] != "d15"
+    searched = mine_with(folder, "--examples", "examples.jsonl", "--relative", "1", "--with-thought")
     assert searched.returncode == 0
     (thoughtful,) = read_jsonl(folder / "mined.jsonl", Example)
     assert ids(thoughtful)[0] == "d15"

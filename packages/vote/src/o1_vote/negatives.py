@@ -32,8 +32,9 @@ class Mining:
 
     Its rank, among the documents that are not known to be positive, is `first` to `last` for some
     member. For every member its score is at most that of the lowest-scored positive less `margin`,
-    and at most the share `relative` (0 to 1) of it. It shares less than `near` (above 0, at most 1) of its
-    shingles with every positive. The hardest `count` are taken, or with `seed` a random `count` that depends on the query.
+    and at most the share `relative` (0 to 1) of it. It shares less than `near` (above 0, at most 1) of
+    its shingles with every positive. The hardest `count` are taken, or with `seed` a random `count`
+    that depends on the query.
     """
 
     count: int = 15

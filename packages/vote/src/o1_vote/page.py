@@ -60,7 +60,9 @@ _ALPHA = (
     "Alpha of each two members over all candidates, the query alone included; 1 is the same order, 0 chance."
 )
 _SCORES = "Means over queries that have thoughts, each in its member's own scale."
-_CANDIDATES = "How often a thought_id won, of the times it stood; of QUERY_ID#n the n. Those that stood often."
+_CANDIDATES = (
+    "How often a thought_id won, of the times it stood; of QUERY_ID#n the n. Those that stood often."
+)
 _MEMBERS = "How often a member put the winner first, and the query alone at least level with the best."
 
 

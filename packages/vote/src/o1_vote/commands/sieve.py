@@ -60,10 +60,10 @@ def sieve(
 
 def _clash(files: Sequence[str], last: str, kind: Kind, record: Record) -> InputError:
     """What to raise for a key that a file and one before it have, with the lines of all of them."""
-    places = ", ".join(place for file in dict.fromkeys(files) for place in _places(file, kind, record.key))
+    places = ", ".join(place for file in files for place in _places(file, kind, record.key))
     return InputError(
-        f"{last}: key {quoted(record.key)} of another file as well ({places}); "
-        "give each record an id of its own; nothing was written"
+        f"{last}: another file has the key {quoted(record.key)} too ({places}); give each record an id of "
+        "its own; nothing was written"
     )
 
 
