@@ -102,8 +102,8 @@ class Settler:
                 raise NoThought(Reason.DUPLICATE, _ALIKE)
 
     def _known(self, query_id: str) -> list[str]:
-        """What is compared of the thoughts that the journal has about a query."""
-        if self._checks is None:
+        """What is compared of the thoughts that the journal has about a query, where anything is."""
+        if self._checks is None or Reason.DUPLICATE not in self._checks.names:
             return []
         return [self._checks.compared(text) for text in self._journal.texts(query_id)]
 

@@ -100,14 +100,16 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
     import urllib.error
     import urllib.request
 
+    class NoRedirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any) -> None:
+            """None: a redirect is an error, and the key goes to no other host."""
+
     url, asked = f"{base_url}/models", f"asked for model {model!r}"
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url {base_url!r}: begin it with http:// or https://; {asked}")
     try:
-        opener = urllib.request.build_opener(_no_redirects(urllib.request.HTTPRedirectHandler))
-        with opener.open(
-            urllib.request.Request(url, headers=dict(headers)), timeout=_LISTING_TIMEOUT
-        ) as response:
+        request = urllib.request.Request(url, headers=dict(headers))
+        with urllib.request.build_opener(NoRedirects).open(request, timeout=_LISTING_TIMEOUT) as response:
             return msgspec.json.decode(response.read(), type=_Cards).data
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -126,11 +128,6 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
     raise InputError(
         f"{url} does not list models ({problem}), {asked}; an OpenAI-compatible address mostly ends in /v1"
     ) from problem
-
-
-def _no_redirects(handler: Any) -> Any:
-    """A redirect is an answer: the key must not go to another host."""
-    return type("NoRedirects", (handler,), {"redirect_request": lambda *_: None})
 
 
 class Message(msgspec.Struct):
