@@ -136,13 +136,15 @@ def test_an_unfinished_folder_is_continued_and_not_published_before(tmp_path):
 def test_another_encoder_cannot_continue_a_folder(tmp_path):
     VectorWriter(tmp_path / "v", encoder=ENCODER).write(["a"], _unit(1))
     other = Encoder(model="other", digest="0", layout="o1", pooling="mean", max_length=8)
-    with pytest.raises(InputError, match=r"was made with encoder .*'m'.*this is .*'other'"):
+    with pytest.raises(InputError, match=r"was made with model 'm', .*this run has model 'other'"):
         VectorWriter(tmp_path / "v", encoder=other)
+    VectorWriter(tmp_path / "v", encoder=other, new_job=True).write(["a"], _unit(1))
+    assert VectorSet(tmp_path / "v.partial.old1").ids() == ["a"]
 
 
 def test_another_input_cannot_continue_a_folder(tmp_path):
     VectorWriter(tmp_path / "v", source="corpus 1").write(["a"], _unit(1))
-    with pytest.raises(InputError, match="made with input corpus 1, this is corpus 2"):
+    with pytest.raises(InputError, match="made with input 'corpus 1', this run has input 'corpus 2'"):
         VectorWriter(tmp_path / "v", source="corpus 2")
 
 

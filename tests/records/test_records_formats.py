@@ -24,9 +24,8 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.__main__ import main
-from o1_records.content import content_doc_id
 from o1_records.flagembedding import Extra
-from o1_records.keys import KeySet
+from o1_records.keys import KeySet, content_doc_id
 from o1_records.lines import Refused
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -269,7 +268,7 @@ def test_an_output_over_an_input_is_refused(tmp_path, capsys):
     (tmp_path / "link.jsonl").symlink_to(path)
     assert main(["convert", "--type", "query", str(path), str(tmp_path / "link.jsonl")]) == 4
     assert main(["validate", "--type", "query", str(path), "--quarantine", str(path)]) == 4
-    assert capsys.readouterr().err.count("would write over") == 2
+    assert capsys.readouterr().err.count("would overwrite the input of") == 2
     assert path.read_bytes() == before
 
 

@@ -9,17 +9,16 @@
 [Query(query_id='q1', text='open a zip file', instruction='')]
 """
 
-from o1_records.command import run_command
 from o1_records.files import (
     InputError,
     MissingExtraError,
     atomic_write,
     quoted,
-    refuse_overwriting,
     sha256_file,
 )
 from o1_records.inputs import open_documents, open_qrels, open_queries
 from o1_records.jsonl import read_jsonl, write_jsonl
+from o1_records.kit.command import refuse_overwriting, run_command
 from o1_records.ranking import rank
 from o1_records.types import (
     Ballot,

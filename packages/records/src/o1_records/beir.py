@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 
-from o1_records.files import InputError, atomic_write, quoted
+from o1_records.files import InputError, atomic_write, open_output, quoted
 from o1_records.jsonl import decode_line
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, checked_lines
-from o1_records.streams import open_output
 from o1_records.types import Document, Id, Qrel, Query
 
 _HEADER = ["query-id", "corpus-id", "score"]

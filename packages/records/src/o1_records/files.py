@@ -1,14 +1,13 @@
-"""Files that are whole or absent, and errors that a user can mend."""
+"""Files that are whole or absent, plain or compressed, and errors that a user can correct."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from itertools import combinations
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 
 class InputError(ValueError):
@@ -62,43 +61,58 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_overwriting(
-    inputs: Mapping[str, str | Path | None], outputs: Mapping[str, str | Path | None]
-) -> None:
-    """Raise InputError where an output is a file of an input, another output, or a folder.
+@contextlib.contextmanager
+def open_input(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed where its name says that it is compressed.
 
-    Both map an option to its path. Of an input that is a BEIR folder its files count. Links are
-    followed.
+    Raises InputError when the compressed data is cut or damaged.
     """
-    written = {option: Path(path) for option, path in outputs.items() if path is not None}
-    for option, out in written.items():
-        if out.is_dir():
-            raise InputError(f"{option} {out} is a folder; name a file")
-    for (option, out), (other, again) in combinations(written.items(), 2):
-        if _same(out, again):
-            raise InputError(f"{option} and {other} are one file, {out}; choose another for one of them")
-    for option, path in inputs.items():
-        if path is None:
-            continue
-        for name, out in written.items():
-            for file in _files_of(Path(path)):
-                if _same(file, out):
-                    raise InputError(
-                        f"{name} {out} would write over {file} of {option}; choose another {name}"
-                    )
+    damage: tuple[type[Exception], ...]
+    if Path(path).suffix == ".gz":
+        import gzip
+        import zlib
+
+        file, damage = cast("IO[bytes]", gzip.open(path, "rb")), (EOFError, zlib.error, gzip.BadGzipFile)
+    elif Path(path).suffix == ".zst":
+        zstd = _zstd()
+        file, damage = cast("IO[bytes]", zstd.open(path, "rb")), (EOFError, zstd.ZstdError)
+    else:
+        file, damage = open(path, "rb"), ()
+    with file:
+        try:
+            yield file
+        except damage as error:
+            raise InputError(f"{path}: its compressed data is cut or damaged: {error}") from error
 
 
-def _files_of(path: Path) -> list[Path]:
-    """The file itself; of a folder those that BEIR gives a meaning."""
-    if not path.is_dir():
-        return [path]
-    return [path / "corpus.jsonl", path / "queries.jsonl", *sorted((path / "qrels").glob("*"))]
+@contextlib.contextmanager
+def open_output(path: str | Path) -> Iterator[IO[bytes]]:
+    """`atomic_write`, compressed where the name says so; equal content gives equal bytes."""
+    with atomic_write(path) as file:
+        if Path(path).suffix == ".gz":
+            import gzip
+
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                yield cast("IO[bytes]", packed)
+        elif Path(path).suffix == ".zst":
+            with _zstd().ZstdFile(file, "wb") as packed:
+                yield packed
+        else:
+            yield file
 
 
-def _same(file: Path, other: Path) -> bool:
-    if file.exists() and other.exists():
-        return file.samefile(other)
-    return file.resolve() == other.resolve()
+def plain_name(path: str | Path) -> str:
+    """The file's name without the suffix of its compression."""
+    path = Path(path)
+    return path.stem if path.suffix in (".gz", ".zst") else path.name
+
+
+def _zstd() -> Any:
+    try:
+        from backports import zstd
+    except ImportError as error:
+        raise MissingExtraError("o1-records", "zstd", "a .zst file") from error
+    return zstd
 
 
 def _umask() -> int:

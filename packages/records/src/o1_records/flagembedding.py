@@ -14,12 +14,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from o1_records.content import QueryNames, content_doc_id, content_query_id, documents_of
-from o1_records.files import InputError, quoted
+from o1_records.files import InputError, open_output, quoted
 from o1_records.jsonl import decode_line, refuse_repeated_fields
-from o1_records.keys import KeySet
+from o1_records.keys import KeySet, QueryNames, content_doc_id, content_query_id, documents_of
 from o1_records.lines import Refuse, checked_lines
-from o1_records.streams import open_output
 from o1_records.types import Document, Example, Query, Record, Source, Thought
 
 _UNKNOWN_MODEL = "unknown"

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from o1_records import beir, flagembedding, tevatron, trec, triplets
-from o1_records.files import InputError
+from o1_records.files import InputError, plain_name
 from o1_records.jsonl import read_jsonl, write_jsonl
 from o1_records.lines import Refuse
-from o1_records.streams import plain_name
 from o1_records.types import (
     Ballot,
     Document,

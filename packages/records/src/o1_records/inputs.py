@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from o1_records import beir, trec
-from o1_records.files import InputError
+from o1_records.files import InputError, plain_name
 from o1_records.jsonl import read_jsonl
-from o1_records.streams import plain_name
 from o1_records.types import Document, Qrel, Query
 
 

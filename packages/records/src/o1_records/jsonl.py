@@ -12,11 +12,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, quoted
+from o1_records.files import InputError, open_output, quoted
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, checked_lines
-from o1_records.lines import numbered_lines as numbered_lines  # where others import it from
-from o1_records.streams import open_output
 from o1_records.types import Record
 
 T = TypeVar("T")

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
-from o1_records.files import InputError, atomic_write
-from o1_records.streams import open_input
+from o1_records.files import InputError, atomic_write, open_input
 from o1_records.types import Record
 
 T = TypeVar("T")

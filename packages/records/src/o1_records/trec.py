@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from o1_records.files import InputError, quoted
+from o1_records.files import InputError, open_output, quoted
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, checked_lines
-from o1_records.streams import open_output
 from o1_records.types import Hit, Qrel
 
 Number = TypeVar("Number", int, float)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from o1_records.content import QueryNames, documents_of
-from o1_records.files import InputError, quoted
+from o1_records.files import InputError, open_output, quoted
 from o1_records.jsonl import decode_line, refuse_repeated_fields
+from o1_records.keys import QueryNames, documents_of
 from o1_records.lines import Refuse, checked_lines
-from o1_records.streams import open_output
 from o1_records.types import Example, Query
 
 

@@ -25,7 +25,7 @@ from o1_records.files import (
     quoted,
     sync_folder,
 )
-from o1_records.lock import lock
+from o1_records.kit.job import ChangedJobError, Lock, move_aside, refuse_changed
 from o1_records.types import Count, NonBlank, Record
 
 try:
@@ -91,27 +91,50 @@ class VectorWriter:
     """Write vectors shard by shard; what an earlier run finished is kept.
 
     `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder. One
-    process writes at a time: a second one is refused.
+    writer works at a time: a second one is refused. Earlier vectors of another encoder or input are refused
+    too, or with `new_job` moved aside.
     """
 
-    def __init__(self, folder: str | Path, *, encoder: Encoder | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        source: str = "",
+        new_job: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists():
-            raise InputError(f"{self.folder}: exists already; remove it or choose another name")
-        self._partial.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self._partial / "lock")
+            if not new_job:
+                raise ChangedJobError(
+                    f"{self.folder}: exists already; choose another name, or move it aside with --new-job"
+                )
+            move_aside(self.folder)
         self._manifest = Manifest(rows=0, dim=0, dtype="", encoder=encoder, source=source)
         self.ids: list[str] = []
-        if (self._partial / "manifest.json").exists():
-            self._resume(encoder, source)
+        try:
+            self._open(encoder, source)
+        except ChangedJobError:
+            if not new_job:
+                raise
+            move_aside(self._partial)
+            self._open(encoder, source)
         self._seen = set(self.ids)
 
-    def _resume(self, encoder: Encoder | None, source: str) -> None:
-        partial = VectorSet(self._partial)
-        refuse_other_origin(partial, encoder, source)
-        self._manifest = partial.manifest
-        self.ids = partial.ids()
+    def _open(self, encoder: Encoder | None, source: str) -> None:
+        self._partial.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self._partial / "lock")
+        try:
+            if (self._partial / "manifest.json").exists():
+                partial = VectorSet(self._partial)
+                refuse_other_origin(partial, encoder, source)
+                self._manifest = partial.manifest
+                self.ids = partial.ids()
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock
 
     def write(self, ids: Sequence[str], vectors: Matrix, owners: Sequence[str] | None = None) -> None:
         """Add one shard: `vectors` [len(ids), dim], one id a row, unique over the whole folder.
@@ -222,16 +245,16 @@ class VectorSet:
 
 
 def refuse_other_origin(vectors: VectorSet, encoder: Encoder | None, source: str) -> None:
-    """Raise InputError when vectors were made by another encoder or from another input."""
-    for name, theirs, ours in (
-        ("encoder", vectors.manifest.encoder, encoder),
-        ("input", vectors.manifest.source, source),
-    ):
-        if theirs != ours:
-            raise InputError(
-                f"{vectors.folder}: was made with {name} {theirs}, this is {ours}; "
-                "remove it or choose another name"
-            )
+    """Raise ChangedJobError when vectors were made by another encoder or from another input."""
+    manifest = vectors.manifest
+    refuse_changed(vectors.folder, _origin(manifest.encoder, manifest.source), _origin(encoder, source))
+
+
+def _origin(encoder: Encoder | None, source: str) -> dict[str, str]:
+    made = (
+        {} if encoder is None else {name: str(getattr(encoder, name)) for name in encoder.__struct_fields__}
+    )
+    return {**made, "input": source}
 
 
 def refuse_bad_vectors(ids: Sequence[str], vectors: Matrix, place: str) -> None:

@@ -23,7 +23,7 @@ from typing import IO, Generic, TypeVar, cast
 import msgspec
 
 from o1_records import Document, InputError, MissingExtraError, quoted
-from o1_records.jsonl import numbered_lines
+from o1_records.lines import numbered_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 

@@ -11,33 +11,32 @@ from typing import Any
 
 from o1_records import flagembedding
 from o1_records.commands.validate import quarantine_of, told_refused
-from o1_records.files import atomic_write, refuse_overwriting
+from o1_records.files import atomic_write
 from o1_records.flagembedding import Extra
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of, write
 from o1_records.jsonl import encode, read_jsonl
+from o1_records.kit.command import reads, writes
 from o1_records.progress import shown
+
+_EXTRA = ".extra.jsonl"
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """From what to what."""
-    command.add_argument("input", type=Path)
-    command.add_argument("output", type=Path)
+    """Add the options."""
+    reads(command, "input", beside=[_EXTRA], once=True, help="the file to convert")
+    writes(command, "output", beside=[_EXTRA], help="the file to write")
     command.add_argument("--from", dest="source", choices=FORMATS, help="default: by the file's name")
     command.add_argument("--to", dest="target", choices=FORMATS, help="default: by the file's name")
-    command.add_argument("--type", choices=RECORD_TYPES, help="of formats that hold any record")
-    command.add_argument("--quarantine", type=Path, help="JSONL for lines of the input that are refused")
+    command.add_argument("--type", choices=RECORD_TYPES, help="record type, for formats that hold any record")
+    writes(command, "--quarantine", help="JSONL file for refused lines of the input, with their reasons")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; the output appears whole or not at all.
+    """Convert a file; the output appears whole or not at all.
 
     What FlagEmbedding's rows have beyond an example is kept in `<output>.extra.jsonl`, keyed by
     query_id, and goes back into the rows when that output is converted again.
     """
-    refuse_overwriting(
-        {"the input": args.input, "the input's fields": _sidecar(args.input)},
-        {"output": args.output, "--quarantine": args.quarantine, "sidecar": _sidecar(args.output)},
-    )
     source, target = format_of(args.input, args.source), format_of(args.output, args.target)
     kind = record_type_of([source, target], args.type)
     with quarantine_of(args.quarantine) as (refused, numbers), contextlib.ExitStack() as stack:
@@ -57,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".extra.jsonl")
+    return path.with_name(path.name + _EXTRA)
 
 
 @contextlib.contextmanager
 def _kept(path: Path) -> Iterator[Callable[[Extra], None]]:
-    """A file of what examples cannot hold; absent when there is nothing."""
+    """Open the file for fields that an example cannot hold; without such fields there is no file."""
     count = 0
     with atomic_write(path) as file:
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 from itertools import islice
-from pathlib import Path
 
-from o1_records.command import at_least
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of
 from o1_records.jsonl import encode
+from o1_records.kit.command import at_least, reads
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Of what, and how many."""
-    command.add_argument("file", type=Path)
-    command.add_argument("-n", "--count", type=at_least(1), default=5, help="records to show (5)")
-    command.add_argument("--type", choices=RECORD_TYPES, help="of a format that holds any record")
+    """Add the options."""
+    reads(command, "file", once=True, help="the file to look at")
+    command.add_argument("-n", "--count", type=at_least(1), default=5, help="records to show")
+    command.add_argument("--type", choices=RECORD_TYPES, help="record type, for formats that hold any record")
     command.add_argument("--format", choices=FORMATS, help="default: by the file's name")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print them; each is checked."""
+    """Print the first records, each checked."""
     name = format_of(args.file, args.format)
     for record in islice(read(args.file, name, record_type_of([name], args.type)), args.count):
         print(encode(record, str(args.file)).decode())

@@ -7,29 +7,25 @@ import contextlib
 import sys
 from pathlib import Path
 
-from o1_records.files import refuse_overwriting
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of
+from o1_records.kit.command import reads, writes
 from o1_records.lines import Refuse, quarantine
 from o1_records.progress import shown
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """What to check."""
-    command.add_argument("files", nargs="+", type=Path)
-    command.add_argument("--type", choices=RECORD_TYPES, help="of a format that holds any record")
+    """Add the options."""
+    reads(command, "files", nargs="+", once=True, help="the files to check")
+    command.add_argument("--type", choices=RECORD_TYPES, help="record type, for formats that hold any record")
     command.add_argument("--format", choices=FORMATS, help="default: by the file's name")
-    command.add_argument("--quarantine", type=Path, help="JSONL for refused lines (one input file)")
+    writes(command, "--quarantine", help="JSONL file for refused lines (one input file), with their reasons")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; the first bad line ends it, unless refused lines go to a file of their own."""
+    """Check files; stop at the first bad line, unless refused lines go to a file of their own."""
     if args.quarantine and len(args.files) > 1:
         print("error: --quarantine takes one input file", file=sys.stderr)
         return 2
-    refuse_overwriting(
-        {f"input {number}": path for number, path in enumerate(args.files, start=1)},
-        {"--quarantine": args.quarantine},
-    )
     with quarantine_of(args.quarantine) as (refused, numbers):
         for path in args.files:
             name = format_of(path, args.format)

@@ -18,7 +18,7 @@ import msgspec
 
 from o1_records import Document, Example, Hit, Query, Record, Thought, write_jsonl
 from o1_records.jsonl import encode
-from o1_records.streams import open_output
+from o1_records.files import open_output
 from o1_synth.generate import Answers, Job, Summary, think
 from o1_synth.prompt import Message
 from o1_synth.remix.documents import ExpertOf

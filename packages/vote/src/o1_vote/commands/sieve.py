@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from o1_records import InputError, Record, quoted, write_jsonl
-from o1_records.jsonl import decode_line, numbered_lines
+from o1_records.jsonl import decode_line
+from o1_records.lines import numbered_lines
 from o1_records.keys import KeySet
-from o1_records.streams import open_input
+from o1_records.files import open_input
 from o1_vote.commands.kinds import Kind, Removal, records
 from o1_vote.paths import refuse_one_file_twice
 

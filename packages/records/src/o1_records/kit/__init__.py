@@ -1,0 +1,1 @@
+"""Machinery that the sibling packages share. Not public: any release may change it."""
