@@ -133,6 +133,17 @@ def test_an_unfinished_folder_is_continued_and_not_published_before(tmp_path):
     assert again.close().ids() == ["a", "b"]
 
 
+def test_two_writers_of_one_folder_are_refused_until_the_first_is_left(tmp_path):
+    with VectorWriter(tmp_path / "v") as first:
+        first.write(["a"], _unit(1))
+        with pytest.raises(InputError, match=r"process \d+ on .* is at work there"):
+            VectorWriter(tmp_path / "v")
+    with VectorWriter(tmp_path / "v") as second:
+        assert second.ids == ["a"]
+        second.write(["b"], _unit(1, seed=1))
+        assert second.close().ids() == ["a", "b"]
+
+
 def test_another_encoder_cannot_continue_a_folder(tmp_path):
     VectorWriter(tmp_path / "v", encoder=ENCODER).write(["a"], _unit(1))
     other = Encoder(model="other", digest="0", layout="o1", pooling="mean", max_length=8)

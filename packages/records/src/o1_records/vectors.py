@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -92,7 +92,8 @@ class VectorWriter:
 
     `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder. One
     writer works at a time: a second one is refused. Earlier vectors of another encoder or input are refused
-    too, or with `new_job` moved aside.
+    too, or with `new_job` moved aside. A context manager: left without `close`, it lets the next writer
+    continue.
     """
 
     def __init__(
@@ -174,6 +175,12 @@ class VectorWriter:
         self._partial.rename(self.folder)
         sync_folder(self.folder.parent)
         return VectorSet(self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def _save_manifest(self) -> None:
         with atomic_write(self._partial / "manifest.json") as file:
