@@ -69,6 +69,22 @@ def test_another_process_is_refused_until_the_holder_is_killed(tmp_path):
         Lock(path).close()
 
 
+def test_a_full_disk_leaves_no_lock_behind(tmp_path):
+    code = """
+import resource, sys
+from o1_records.kit.job import Lock
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    Lock(sys.argv[1])
+except OSError as error:
+    kept = error  # and with it every object that its frames refer to
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(kept.errno, Lock(sys.argv[1]).path.read_text())
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], capture_output=True, text=True)
+    assert re.fullmatch(r"27 process \d+ on .*\n", done.stdout), done.stderr
+
+
 # --- SQLite -------------------------------------------------------------------------------------------
 
 

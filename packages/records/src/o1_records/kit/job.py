@@ -54,7 +54,11 @@ class Lock:
             raise InputError(
                 f"{self.path.parent}: {_holder(self.path)} is at work there; wait for it, or stop it first"
             ) from None
-        self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        try:
+            self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        except BaseException:  # a full disk, say: who comes next must not find the lock held
+            self._lock.release()
+            raise
 
     def close(self) -> None:
         """Release the lock; the file stays."""
