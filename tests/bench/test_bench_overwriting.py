@@ -1,0 +1,81 @@
+"""No command writes over what it reads, and nothing that it did not write itself."""
+
+import pytest
+
+from o1_bench.__main__ import main
+from o1_records import Document, Exclusion, Qrel, Query, Source, Thought, rank, write_jsonl
+from o1_records.beir import write_beir
+from o1_records.trec import write_qrels, write_run
+
+QRELS = [Qrel(query_id="q1", doc_id="d1", relevance=1)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Every kind of input, under the names that the commands below use."""
+    monkeypatch.chdir(tmp_path)
+    write_beir(
+        tmp_path / "tiny",
+        documents=[Document(doc_id="d1", text="open a zip file"), Document(doc_id="d2", text="b")],
+        queries=[Query(query_id="q1", text="open zip")],
+        qrels={"test": QRELS},
+    )
+    (tmp_path / "data").mkdir()
+    for name in ("corpus", "queries", "qrels"):
+        (tmp_path / "data" / "scifact").mkdir(exist_ok=True)
+        (tmp_path / "data" / "scifact" / name).mkdir()
+    beir = tmp_path / "data" / "scifact"
+    (beir / "corpus" / "part.jsonl").write_text('{"_id": "d1", "title": "", "text": "a"}\n')
+    (beir / "queries" / "part.jsonl").write_text('{"_id": "q1", "text": "a"}\n')
+    (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\n")
+    write_qrels("q.trec", QRELS)
+    write_run("r.trec", rank("q1", {"d1": 2.0}))
+    write_jsonl("excluded.jsonl", [Exclusion(query_id="q1", doc_id="d2")])
+    write_jsonl("t.jsonl", [Thought(query_id="q1", thought_id="t", text="x", source=Source(model="m"))])
+    assert run("score --qrels tiny --run r.trec --result kept/r") == 0
+    (tmp_path / "link.trec").symlink_to("r.trec")
+    return tmp_path
+
+
+def run(line):
+    return main(line.split())
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score --qrels q.trec --run r.trec --per-query r.trec",
+        "score --qrels q.trec --run r.trec --per-query q.trec",
+        "score --qrels q.trec --run r.trec --per-query link.trec",
+        "score --qrels q.trec --run r.trec --excluded excluded.jsonl --per-query excluded.jsonl",
+        "score --qrels tiny --run r.trec --per-query tiny/qrels/test.tsv",
+        "score --qrels data/beir/scifact --run r.trec --per-query data/scifact/corpus/part.jsonl",
+        "score --qrels tiny --run r.trec --result tiny",
+        "score --qrels tiny --run kept/r/run.trec --result kept/r",
+        "score --qrels kept/r/qrels.trec --run r.trec --result kept/r",
+        "score --qrels tiny --run r.trec --result new --per-query new/result.json",
+        "bm25 --collection tiny --run tiny/corpus.jsonl",
+        "bm25 --collection tiny --run tiny/queries.jsonl",
+        "bm25 --collection tiny --run tiny/qrels/test.tsv",
+        "bm25 --collection data/beir/scifact --run data/scifact/corpus/part.jsonl",
+        "bm25 --collection tiny --thoughts t.jsonl --run t.jsonl",
+        "report --results kept --out kept/r/result.json",
+        "report --results kept/r/result.json --out kept/r/result.json",
+        "report --results kept --collection tiny --out kept/r/run.trec",
+        "report --results kept --collection tiny --thoughts t.jsonl --out t.jsonl",
+        "report --results kept --collection tiny --out tiny/corpus.jsonl",
+        "run --model bm25 --collection tiny --out tiny",
+        "run --model r.trec --collection tiny --out r.trec",
+        "run --model r.trec --collection tiny --thoughts t.jsonl --out t.jsonl",
+        "run --model kept --collection tiny --out kept",
+    ],
+)
+def test_an_output_that_is_an_input_is_refused_and_nothing_changes(here, capsys, line):
+    before = contents(here)
+    assert run(line) == 4
+    assert capsys.readouterr().err.startswith("error: ")
+    assert contents(here) == before
