@@ -4,6 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -83,6 +84,31 @@ print(kept.errno, Lock(sys.argv[1]).path.read_text())
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], capture_output=True, text=True)
     assert re.fullmatch(r"27 process \d+ on .*\n", done.stdout), done.stderr
+
+
+def test_holders_that_remove_the_lock_when_they_are_done_never_meet(tmp_path):
+    inside, most, errors = [], [], []
+
+    def hold():
+        for _ in range(300):
+            try:
+                lock = Lock(tmp_path / "lock")
+            except InputError:
+                continue
+            except OSError as error:
+                errors.append(repr(error))
+                continue
+            inside.append(lock)
+            most.append(len(inside))
+            inside.remove(lock)
+            lock.path.unlink()
+            lock.close()
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert errors == []
+    assert set(most) == {1}
 
 
 # --- SQLite -------------------------------------------------------------------------------------------

@@ -88,7 +88,11 @@ def holder(path: str | Path) -> str:
 
 
 def _holder(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")[:300] or "another process"
+    try:
+        name = path.read_text(encoding="utf-8", errors="replace")[:300]
+    except FileNotFoundError:  # whoever held it has just finished and removed it
+        name = ""
+    return name or "another process"
 
 
 # --- SQLite -------------------------------------------------------------------------------------------
