@@ -197,6 +197,30 @@ def test_an_output_that_no_job_wrote_is_not_overwritten(tmp_path):
     assert (tmp_path / "out.old1").read_text() == "precious"
 
 
+def test_an_output_that_is_named_later_is_not_overwritten_unless_the_job_wrote_it(tmp_path):
+    out, extra = tmp_path / "out", tmp_path / "extra"
+    begun(out)
+    extra.write_text("precious")
+    with pytest.raises(ChangedJobError, match="extra: exists, and no job beside it says"):
+        begun(out, outputs=[out, extra])
+    assert extra.read_text() == "precious"
+    assert answers(out) == ["a"]
+    extra.unlink()
+    begun(out, outputs=[out, extra])
+    extra.write_text("published, and killed before it was noted")
+    begun(out, outputs=[out, extra])
+
+
+def test_a_job_is_finished_from_whatever_directory_it_is_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    for folder, out in ((tmp_path, "below/out"), (tmp_path / "below", "out"), (tmp_path / "below", "./out")):
+        monkeypatch.chdir(folder)
+        with Job(out, {}, schema=SCHEMA) as job:
+            assert job.finished == (folder != tmp_path)
+            (tmp_path / "below" / "out").write_text("1")
+            job.finish()
+
+
 def test_a_job_without_work_leaves_nothing_and_stops_nobody(tmp_path):
     with (
         contextlib.suppress(KeyError),

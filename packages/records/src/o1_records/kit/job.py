@@ -27,6 +27,7 @@ from o1_records.files import InputError, quoted, sha256_file, sync_folder
 _REMEDY = "if the disk is full, free space and run the same command again; if the file is damaged, remove it"
 _OWN = ("journal.sqlite", "lock")
 _OUTPUTS = "outputs"  # the note with the digests of what was published
+_CLAIMED = "claimed"  # the note with the files that the job may write
 
 
 class ChangedJobError(InputError):
@@ -252,8 +253,7 @@ class Job:
 
     def finish(self) -> None:
         """Note the digests of the published files, so that the next run knows there is nothing to do."""
-        digests = {str(path): sha256_file(path) for path in self.outputs if path.is_file()}
-        self.set_note(_OUTPUTS, msgspec.json.encode(digests).decode())
+        self.set_note(_OUTPUTS, msgspec.json.encode(self._digests()).decode())
 
     @property
     def finished(self) -> bool:
@@ -261,8 +261,7 @@ class Job:
         noted = self.note(_OUTPUTS)
         if noted is None or not all(path.exists() for path in self.outputs):
             return False
-        digests = {str(path): sha256_file(path) for path in self.outputs if path.is_file()}
-        return msgspec.json.decode(noted, type=dict[str, str]) == digests
+        return msgspec.json.decode(noted, type=dict[str, str]) == self._digests()
 
     def close(self) -> None:
         """Close the journal and release the lock."""
@@ -288,26 +287,45 @@ class Job:
             self.db.row(f"SELECT 1 FROM {name} LIMIT 1") for name in tables if name not in self._not_work
         )
 
+    def _digests(self) -> dict[str, str]:
+        return {self._name(path): sha256_file(path) for path in self.outputs if path.is_file()}
+
+    def _name(self, path: Path) -> str:
+        """Return the name of an output from where the job lies, which is the same from any directory."""
+        return os.path.relpath(path, self.folder.parent)
+
+    def _claim_outputs(self) -> None:
+        """Note what this job may write. Raises ChangedJobError for a file that it never said it would."""
+        claimed = set(msgspec.json.decode(self.note(_CLAIMED) or "[]", type=list[str]))
+        for path in self.outputs:
+            if path.exists() and self._name(path) not in claimed:
+                raise ChangedJobError(
+                    f"{path}: exists, and no job beside it says what it was made from; "
+                    f"move it, choose another name, or give --new-job to move it aside"
+                )
+        names = sorted(claimed | {self._name(path) for path in self.outputs})
+        self.db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", _CLAIMED, msgspec.json.encode(names))
+
     def _open(self, made_from: Mapping[str, str]) -> None:
         fresh = not (self.folder / "journal.sqlite").exists()
-        taken = [path for path in self.outputs if path.exists()]
-        if fresh and taken:
-            raise ChangedJobError(
-                f"{taken[0]}: exists, and no job beside it says what it was made from; "
-                f"move it, choose another name, or give --new-job to move it aside"
-            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(Lock(self.folder / "lock"))
-            self.db = stack.enter_context(Database(self.folder / "journal.sqlite", self._schema))
-            if self.made_from() != made_from:
-                if self._holds_work():
-                    refuse_changed(self.out, self.made_from(), made_from)
-                with self.db.transaction():
-                    for name in self._not_work:
-                        self.db.execute(f"DELETE FROM {name}")
-                    self.db.execute_many("INSERT INTO made_from VALUES (?, ?)", made_from.items())
-            self._stack = stack.pop_all()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(Lock(self.folder / "lock"))
+                self.db = stack.enter_context(Database(self.folder / "journal.sqlite", self._schema))
+                if self.made_from() != made_from:
+                    if self._holds_work():
+                        refuse_changed(self.out, self.made_from(), made_from)
+                    with self.db.transaction():
+                        for name in self._not_work:
+                            self.db.execute(f"DELETE FROM {name}")
+                        self.db.execute_many("INSERT INTO made_from VALUES (?, ?)", made_from.items())
+                self._claim_outputs()
+                self._stack = stack.pop_all()
+        except ChangedJobError:
+            if fresh:
+                _remove_empty_job(self.folder)
+            raise
 
 
 def job_folder(out: str | Path) -> Path:

@@ -28,6 +28,15 @@ def computed_again() -> tuple[AbstractContextManager[None], AbstractContextManag
     return nullcontext(), fast_linear()
 
 
+def is_faster() -> bool:
+    """Return whether oneDNN is the faster way here.
+
+    It asks for instructions and measures nothing, so a machine always gets the same answer.
+    """
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 @contextmanager
 def fast_linear() -> Iterator[None]:
     """Within this context linear layers take the faster way where there is one, also with gradients.
@@ -35,8 +44,7 @@ def fast_linear() -> Iterator[None]:
     It holds for this thread only; on other machines and devices, for other dtypes and under autocast it
     changes nothing.
     """
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if available and torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if is_faster():
         with _OneDnn():
             yield
     else:
