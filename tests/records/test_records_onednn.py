@@ -1,4 +1,4 @@
-"""The faster way for linear layers: where it is taken is a matter of instructions, and it computes the same."""
+"""The faster way for linear layers: instructions decide where it is taken, and it computes the same."""
 
 import os
 import subprocess
