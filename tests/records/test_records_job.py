@@ -9,7 +9,16 @@ import threading
 import pytest
 
 from o1_records import InputError
-from o1_records.kit.job import ChangedJobError, Database, Job, Lock, holder, job_folder, move_aside
+from o1_records.kit.job import (
+    ChangedJobError,
+    Database,
+    Job,
+    Lock,
+    holder,
+    job_folder,
+    move_aside,
+    refuse_changed,
+)
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS answer (query_id TEXT PRIMARY KEY, text TEXT);"
 HOLD = """
@@ -171,6 +180,13 @@ def test_other_settings_are_refused_and_every_difference_is_named(tmp_path):
     with pytest.raises(ChangedJobError, match=re.escape(expected)):
         begun(tmp_path / "out", {"model": "n", "top_p": "1"})
     assert answers(tmp_path / "out") == ["a"]
+
+
+def test_a_remedy_of_its_own_takes_the_place_of_a_new_job():
+    with pytest.raises(
+        ChangedJobError, match=r"query 'a': .*with text 'x', this run has text 'y'; leave it out$"
+    ):
+        refuse_changed("query 'a'", {"text": "x", "id": "a"}, {"text": "y", "id": "a"}, remedy="leave it out")
 
 
 def test_a_new_job_moves_work_and_outputs_aside_and_deletes_nothing(tmp_path):

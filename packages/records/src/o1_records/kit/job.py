@@ -334,14 +334,19 @@ def job_folder(out: str | Path) -> Path:
     return out.with_name(out.name + ".job")
 
 
-def refuse_changed(place: str | Path, begun: Mapping[str, str], now: Mapping[str, str]) -> None:
+def refuse_changed(
+    place: str | Path,
+    begun: Mapping[str, str],
+    now: Mapping[str, str],
+    *,
+    remedy: str = "choose another name, or give --new-job to move the earlier work aside",
+) -> None:
     """Raise ChangedJobError, naming every difference, where earlier work was not made from the same."""
     names = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
     if names:
         raise ChangedJobError(
             f"{place}: the earlier work was made with {_listed(begun, now, names)}, this run has "
-            f"{_listed(now, begun, names)}; choose another name, or give --new-job to move the earlier "
-            "work aside"
+            f"{_listed(now, begun, names)}; {remedy}"
         )
 
 
