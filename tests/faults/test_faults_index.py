@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from o1_index import build, open_index
-from o1_index.store import open_version
+from o1_index.store.versions import open_version
 from o1_records import InputError
 from o1_records.vectors import Encoder, VectorWriter
 
@@ -92,7 +92,7 @@ def test_f8_every_truncation_of_every_artefact_is_detected(artefacts):
 
 BUILD = """
 import sys
-from o1_index.checkpoint import Checkpoints
+from o1_index.store.checkpoint import Checkpoints
 Checkpoints.__init__.__kwdefaults__.update(share=1e9, least=0.0)
 from o1_index.__main__ import main
 print("ready", flush=True)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from o1_index import exact_search, open_index
+from o1_index.__main__ import main
 from o1_records import Exclusion, trec, write_jsonl
+from o1_records.kit.command import role_of
 from o1_records.vectors import Encoder, VectorWriter
 
 ENCODER = Encoder(model="m", digest="abc", layout="o1", pooling="emb", max_length=64, role="document")
@@ -76,7 +78,7 @@ def test_a_run_is_not_written_over_the_exclusions(folder):
     options = {"index": "index", "vectors": "queries", "out": "./queries/../excluded.jsonl"}
     done = run(folder, "search", excluded="excluded.jsonl", **options)
     assert done.returncode == 4
-    assert "is the file of --excluded" in done.stderr
+    assert "--out queries/../excluded.jsonl would overwrite the input of --excluded" in done.stderr
     assert (folder / "excluded.jsonl").read_bytes() == before
 
 
@@ -103,8 +105,10 @@ def test_a_second_build_has_nothing_to_do_and_another_one_is_refused(folder):
     assert built(folder).stderr == "index: up to date\n"
     other = run(folder, "build", vectors="documents", out="index", factory="HNSW8")
     assert other.returncode == 4
-    assert "index: holds an index of" in other.stderr
-    assert "HNSW8" in other.stderr
+    assert "index: the earlier work was made with factory 'Flat', this run has factory 'HNSW8';" in (
+        other.stderr
+    )
+    assert "--new-job" in other.stderr
 
 
 def test_another_encoder_is_refused_naming_both(folder):
@@ -127,7 +131,7 @@ def test_bad_input_ends_in_one_sentence(folder):
         ({"index": "no-index"}, 4, "no-index/current.json: No such file"),
         ({"k": 0}, 2, "'0' is not a whole number of 1 or more"),
         ({"vectors": "documents"}, 4, "encoded as documents"),
-        ({"device": "tpu"}, 4, "device 'tpu' is none of"),
+        ({"device": "tpu"}, 4, "unknown device 'tpu'"),
         ({"index": "index"}, 4, "v000001/index.faiss: damaged"),
     ]:
         if "damaged" in message:
@@ -176,3 +180,73 @@ def test_documents_are_added_replaced_and_removed_by_command(folder):
     assert "added" not in index.names.rows
     assert next(iter(index.search(new[:1], ["q"], k=1))).doc_id == "d7"
     assert [path.name for path in sorted((folder / "index").iterdir())] == ["current.json", "v000003"]
+
+
+# every option that names no file; `--queries` is a number in tune and a file in hybrid
+PLAIN = {
+    "build": "--factory --parameters --recall --memory-gib --metric --device --new-job",
+    "tune": "--queries --k --recall",
+    "add": "--upsert --prune",
+    "remove": "--prune",
+    "search": "--k --mmap --device --fuse",
+    "hybrid": "--k --mmap --device --split --lexical --fusion --weight --k1 --b",
+}
+
+
+def test_every_option_is_plain_or_says_that_its_file_is_read_or_written():
+    [subparsers] = [action for action in main.parser()._actions if action.choices]
+    assert set(subparsers.choices) == set(PLAIN)
+    for name, command in subparsers.choices.items():
+        plain = {action.option_strings[-1] for action in command._actions if role_of(action) is None}
+        assert plain == {"--help", *PLAIN[name].split()}
+        assert all(action.help for action in command._actions)
+
+
+SEARCH = "search --index index --vectors queries"
+HYBRID = "hybrid --index index --vectors queries --corpus beir --queries q"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("build --vectors documents --out documents", "--vectors"),
+        ("build --vectors documents --out documents/index", "--vectors"),
+        (f"{SEARCH} --out index/current.json", "--index"),
+        (f"{SEARCH} --out index/run.txt", "--index"),
+        (f"{SEARCH} --out queries/manifest.json", "--vectors"),
+        (f"{SEARCH} --excluded e --out ./e", "--excluded"),
+        (f"{HYBRID} --out beir/corpus.jsonl", "--corpus"),
+        (f"{HYBRID} --out q", "--queries"),
+        (f"{HYBRID} --out index/run.txt", "--index"),
+        (f"{HYBRID} --thoughts t --out t", "--thoughts"),
+        (f"{HYBRID} --qrels r --out r", "--qrels"),
+        (f"{HYBRID} --excluded e --out e", "--excluded"),
+        ("add --index index --vectors index", "--vectors"),
+        ("remove --index index --ids index", "--ids"),
+        ("tune --index index --documents index --vectors queries", "--documents"),
+        ("tune --index index --documents documents --vectors index", "--vectors"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(folder, words, option):
+    built(folder)
+    (folder / "beir").mkdir()
+    for name in ("e", "q", "t", "r", "beir/corpus.jsonl"):
+        (folder / name).write_text("mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = subprocess.run(
+        [sys.executable, "-m", "o1_index", *words.split()], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 4
+    assert f"would overwrite the input of {option}, " in done.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_ids_to_remove_are_counted_once_and_an_empty_file_is_refused(folder):
+    built(folder)
+    (folder / "gone.txt").write_text("d1\nd2\r\n\nd1\n")
+    done = run(folder, "remove", index="index", ids="gone.txt")
+    assert (done.returncode, done.stderr) == (0, "index: 2 removed, 298 documents left\n")
+    (folder / "gone.txt").write_text("\n")
+    done = run(folder, "remove", index="index", ids="gone.txt")
+    assert done.returncode == 4
+    assert "gone.txt: holds no ids" in done.stderr

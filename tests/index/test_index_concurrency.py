@@ -1,6 +1,7 @@
 """Several processes and threads on one index: writers, builders, readers, and changes under a mapping."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -8,11 +9,11 @@ import threading
 import numpy as np
 import pytest
 
-from o1_index import build, exact_search, open_index, place
-from o1_index.store import prune
+from o1_index import build, build_from, exact_search, open_index, place
+from o1_index.store.versions import alone, prune
 from o1_records import InputError
-from o1_records.lock import lock
-from o1_records.vectors import VectorWriter
+from o1_records.kit.job import Lock
+from o1_records.vectors import VectorSet, VectorWriter
 
 VECTORS = np.random.default_rng(1).normal(size=(3000, 8)).astype(np.float32)
 IDS = [f"d{i}" for i in range(3000)]
@@ -48,11 +49,24 @@ def test_of_writers_at_the_same_time_one_succeeds_and_its_files_are_not_mixed(sa
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         assert len(refused) == 2
-        assert all("open it again and repeat the change" in message for message in refused)
+        assert all("repeat the change" in message for message in refused)
         index = open_index(saved)
         number = (len(index) - before) // 100 - 1
         assert set(index.names.rows) == set(writers[number].names.rows)
         assert index.engine.reconstruct(index.engine.ntotal - 1).tolist() == [number + 1.0] * 8
+
+
+def test_a_second_writer_of_this_process_is_refused_while_the_first_is_at_work(saved):
+    writer = open_index(saved)
+    writer.add(VECTORS[1000:1001], ["new"])
+    before = sorted(path.relative_to(saved) for path in saved.rglob("*"))
+    with alone(saved):
+        with pytest.raises(InputError, match=rf"index: process {os.getpid()} on .* is at work there; wait"):
+            writer.save(saved)
+        assert len(open_index(saved)) == 1000
+    assert sorted(path.relative_to(saved) for path in saved.rglob("*")) == before
+    writer.save(saved)
+    assert len(open_index(saved)) == 1001
 
 
 def test_of_two_new_indexes_of_one_name_one_is_published(tmp_path):
@@ -70,7 +84,7 @@ def test_of_two_new_indexes_of_one_name_one_is_published(tmp_path):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(refused) == 1
-    assert "exists already" in refused[0]
+    assert re.search("exists already|at work there", refused[0])
     assert first(open_index(tmp_path / "index")) in [first(index) for index in indexes]
 
 
@@ -143,9 +157,11 @@ def test_a_second_build_of_the_same_index_is_refused_naming_the_first(tmp_path):
     writer.write(IDS[:100], VECTORS[:100])
     writer.close()
     words = ["build", "--vectors", "vectors", "--out", "index"]
-    (tmp_path / "index.partial" / "checkpoint").mkdir(parents=True)
-    with lock(tmp_path / "index.partial" / "checkpoint" / "lock"):
+    (tmp_path / "index.partial").mkdir()
+    with Lock(tmp_path / "index.partial" / "lock"):
         done = command(tmp_path, *words)
+        with pytest.raises(InputError, match=r"index\.partial: process \d+ on .* is at work there"):
+            build_from(VectorSet(tmp_path / "vectors"), out=tmp_path / "index")
     assert done.returncode == 4
     assert f"process {os.getpid()} on" in done.stderr
     assert command(tmp_path, *words, "--factory", "Nonsense").returncode == 4

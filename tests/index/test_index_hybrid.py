@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_index import build, open_index
-from o1_index.hybrid import as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
+from o1_index.fusion import as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.trec import read_run, write_qrels
 from o1_records.vectors import VectorWriter
@@ -122,11 +122,11 @@ def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
     index.save(tmp_path / "index")
     assert "b" not in run("--weight", "0")[0]
     write_jsonl(tmp_path / "queries.jsonl", [Query(query_id="other", text="dogs")])
-    assert "has no text of queries: 1, as ['q']" in run(code=4)[1]
+    assert "queries: no text for 1 queries that have vectors, such as ['q']" in run(code=4)[1]
     write_jsonl(
         tmp_path / "queries.jsonl", [Query(query_id="q", text="dogs"), Query(query_id="p", text="cats")]
     )
     run()
     assert {hit.query_id for hit in read_run(tmp_path / "run.txt")} == {"q"}
     write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=d, text=t) for d, t in texts.items() if d != "c"])
-    assert "has no text of documents of the index: 1, as ['c']" in run(code=4)[1]
+    assert "corpus: no text for 1 documents of the index, such as ['c']" in run(code=4)[1]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from o1_index import build, exact_search, fetch
+from o1_index import build, exact_search, hits
 from o1_records import Hit, InputError, rank
 
 METRICS = pytest.mark.parametrize("metric", ["inner_product", "cosine"])
@@ -210,9 +210,9 @@ def test_a_number_too_large_for_float32_is_refused():
 @pytest.mark.parametrize(
     ("vectors", "ids", "message"),
     [
-        (np.ones((2, 3)), ["a", "a"], r"id 'a' stands twice \(rows 0 and 1\)"),
-        (np.ones((2, 3)), ["a", 7], "id 7 in row 1 is not a text"),
-        (np.ones((2, 3)), ["a", ""], "id '' in row 1 is not a text"),
+        (np.ones((2, 3)), ["a", "a"], r"duplicate id 'a' \(rows 0 and 1\)"),
+        (np.ones((2, 3)), ["a", 7], "row 1: id 7 is not a non-empty string"),
+        (np.ones((2, 3)), ["a", ""], "row 1: id '' is not a non-empty string"),
         (np.ones((2, 3)), ["a"], r"1 ids for vectors of shape \(2, 3\)"),
         (np.ones(3), ["a", "b", "c"], r"3 ids for vectors of shape \(3,\)"),
         (np.ones((2, 3), dtype=np.uint16), ["a", "b"], "are uint16; give float16, float32 or"),
@@ -231,9 +231,9 @@ def test_another_dimension_is_refused_naming_both():
 
 def test_impossible_searches_are_refused():
     index = build(np.ones((2, 3)), ["a", "b"])
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="k must be 1 or more, got 0"):
         index.search(np.ones((1, 3)), ["q"], k=0)
-    with pytest.raises(InputError, match="id 'q' stands twice"):
+    with pytest.raises(InputError, match="duplicate id 'q'"):
         index.search(np.ones((2, 3)), ["q", "q"], k=1)
 
 
@@ -258,12 +258,12 @@ def test_a_search_that_faiss_refuses_is_one_sentence():
 def test_fetching_in_parts_finds_the_same(case, k, most):
     documents, queries, excluded = case
     index = build(documents[1], documents[0])
-    before, fetch.MOST_FOUND = fetch.MOST_FOUND, most
+    before, hits.MOST_FOUND = hits.MOST_FOUND, most
     try:
-        hits = list(index.search(queries[1], queries[0], k=k, excluded=excluded))
+        found = list(index.search(queries[1], queries[0], k=k, excluded=excluded))
     finally:
-        fetch.MOST_FOUND = before
-    assert hits == list(exact_search(documents, queries, k=k, excluded=excluded))
+        hits.MOST_FOUND = before
+    assert found == list(exact_search(documents, queries, k=k, excluded=excluded))
 
 
 @given(case=collections(), k=st.integers(1, 50), keep=st.sets(st.integers(0, 39)), remove=st.booleans())
@@ -295,7 +295,7 @@ def test_one_text_in_the_place_of_several_ids_is_refused():
         lambda: index.remove("abc"),
         lambda: build(np.eye(3), "abc"),
     ):
-        with pytest.raises(InputError, match="is one text; give a set or list of ids"):
+        with pytest.raises(InputError, match="is a single string; give a list or set of ids"):
             use()
 
 
@@ -311,5 +311,5 @@ def test_what_faiss_refuses_is_one_sentence():
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="parameters 'nprobe=4': FAISS refuses"):
         build(vectors, ids).set_parameters("nprobe=4")
-    with pytest.raises(InputError, match="metric 'l2' is none of inner_product, cosine"):
+    with pytest.raises(InputError, match="unknown metric 'l2'; choose one of inner_product, cosine"):
         build(vectors, ids, metric="l2")

@@ -117,7 +117,7 @@ def test_damage_is_noticed_before_faiss_reads(saved, mmap):
 
 def test_a_mapped_index_opens_at_once_and_checks_before_its_first_answer(tmp_path, monkeypatch):
     """Blocks of 512 bytes: only the ends are read at opening."""
-    from o1_index import blocks
+    from o1_index.store import blocks
 
     monkeypatch.setattr(blocks, "BLOCK", 512)
     read = []
@@ -185,7 +185,7 @@ def test_an_interrupted_save_leaves_no_index_and_the_next_one_succeeds(tmp_path)
 def test_a_strangers_file_in_the_way_is_not_deleted(tmp_path):
     (tmp_path / "index.partial").mkdir()
     (tmp_path / "index.partial" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"thesis\.txt: is in the way"):
+    with pytest.raises(InputError, match=r"thesis\.txt: no build of an index wrote this file"):
         build(VECTORS, IDS).save(tmp_path / "index")
     assert (tmp_path / "index.partial" / "thesis.txt").read_text() == "mine"
 
@@ -229,11 +229,10 @@ def test_an_index_of_shards_equals_one_of_a_matrix_and_knows_its_encoder(tmp_pat
 
 def test_a_training_sample_is_spread_over_all_shards():
     from o1_index.build import _training_sample
-    from o1_index.settings import Settings
 
     numbers = np.arange(1.0, 61.0)[:, None]
     shards = [(IDS[:25], numbers[:25]), (IDS[25:29], numbers[25:29]), (IDS[29:], numbers[29:])]
-    sample = _training_sample(lambda: shards, 60, 1, Settings(), most=7)
+    sample = _training_sample(lambda: shards, 60, 1, "inner_product", most=7)
     assert sample[:, 0].tolist() == [1, 10, 19, 28, 37, 46, 55]
 
 

@@ -11,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_index import build, build_from, exact_search, open_index
-from o1_index.auto import choose
-from o1_index.checkpoint import Checkpoints
 from o1_index.engine import parameter_values
-from o1_index.store import open_version
-from o1_index.tune import Trial, Tuning, exact_hits, tune
-from o1_index.tune import choose as choose_trial
+from o1_index.store.versions import open_version
+from o1_index.tuning import Trial, Tuning, choose_factory, choose_trial, exact_hits, tune
 from o1_records import InputError
 from o1_records.vectors import VectorSet, VectorWriter
 
@@ -49,7 +46,7 @@ def folder(tmp_path):
     ],
 )
 def test_auto_takes_the_most_exact_factory_that_fits(rows, dim, memory, recall, factory):
-    choice = choose(rows, dim, recall=recall, memory=memory)
+    choice = choose_factory(rows, dim, recall=recall, memory=memory)
     assert choice.factory == factory
     assert choice.size <= memory
     assert choice.reason
@@ -58,29 +55,28 @@ def test_auto_takes_the_most_exact_factory_that_fits(rows, dim, memory, recall, 
 @given(st.integers(0, 10**9), st.integers(1, 4096), st.integers(2**20, 2**40))
 def test_what_auto_chooses_fits_or_it_says_that_nothing_does(rows, dim, memory):
     if rows * dim * 4 <= memory:
-        assert choose(rows, dim, memory=memory).size <= memory
+        assert choose_factory(rows, dim, memory=memory).size <= memory
     elif rows * (-(-dim // 4) + 8) > memory:
         with pytest.raises(InputError, match="no factory holds"):
-            choose(rows, dim, memory=memory)
+            choose_factory(rows, dim, memory=memory)
 
 
 def test_auto_refuses_the_impossible():
     with pytest.raises(
         InputError, match=r"exact search of 1,000,000 x 1024 needs 3\.8 GiB, there is 1\.0 GiB"
     ):
-        choose(1_000_000, 1024, recall=1, memory=GIB)
-    with pytest.raises(InputError, match="recall is 0"):
-        choose(10, 10, recall=0)
+        choose_factory(1_000_000, 1024, recall=1, memory=GIB)
+    with pytest.raises(InputError, match="recall must be above 0 and at most 1, got 0"):
+        choose_factory(10, 10, recall=0)
 
 
 @pytest.mark.parametrize("dim", [8, 30])
 @pytest.mark.parametrize("memory", [8 * GIB, 120 * 2**20, 60 * 2**20, 30 * 2**20])
 def test_faiss_knows_every_factory_and_parameter_that_auto_gives(dim, memory):
     from o1_index.engine import new_engine, set_parameters
-    from o1_index.settings import Settings
 
-    choice = choose(1_500_000, dim, memory=memory * dim // 8)
-    set_parameters(new_engine(dim, Settings(factory=choice.factory)), choice.parameters)
+    choice = choose_factory(1_500_000, dim, memory=memory * dim // 8)
+    set_parameters(new_engine(dim, choice.factory), choice.parameters)
 
 
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW8,Flat", "IVF8,PQ4x4,RFlat", "PCA6,IVF8,Flat"])
@@ -162,42 +158,3 @@ def test_auto_says_what_it_chose_and_why(folder):
     again = command(folder, "build", "--vectors", "documents", "--out", "index", "--factory", "auto")
     assert "up to date" in again.stderr
     assert build(VECTORS, IDS, factory="auto").settings.factory == "Flat"
-
-
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,PQ4x4"])
-def test_an_interrupted_build_goes_on_from_its_checkpoint(folder, factory):
-    documents = VectorSet(folder / "documents")
-    whole = build_from(documents, factory=factory)
-
-    class StopAtThird(VectorSet):
-        read = 0
-
-        def shards(self):
-            for number, shard in enumerate(super().shards()):
-                if self.read and number == 3:
-                    raise KeyboardInterrupt
-                yield shard
-            self.read += 1
-
-    stopping = StopAtThird(folder / "documents")
-    stopping.read = 0 if factory != "Flat" else 1
-    original = Checkpoints.__init__
-    try:
-        Checkpoints.__init__ = lambda self, *args: original(self, *args, least=0.0, share=1e9)
-        with pytest.raises(KeyboardInterrupt):
-            build_from(stopping, factory=factory, checkpoints=folder / "part")
-        saved = Checkpoints(folder / "part", whole.settings, whole.made_from)
-        engine, shards = saved.load()
-        assert (engine.ntotal, shards) == (300, 3)
-        read = []
-        finishing = VectorSet(folder / "documents")
-        shard = finishing._read_vectors
-        finishing._read_vectors = lambda what: read.append(what.name) or shard(what)
-        index = build_from(finishing, factory=factory, checkpoints=folder / "part")
-    finally:
-        Checkpoints.__init__ = original
-    names = NAMES[:7]
-    assert list(index.search(QUERIES[:7], names, k=9)) == list(whole.search(QUERIES[:7], names, k=9))
-    damaged = next((folder / "part").glob("engine-*.faiss"))
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert saved.load() is None

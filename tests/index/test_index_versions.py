@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_index import build, exact_search, open_index
-from o1_index.store import open_version, prune
+from o1_index.store.versions import open_version, prune
 from o1_records import InputError
 
 VECTORS = np.random.default_rng(1).normal(size=(80, 8)).astype(np.float32)
@@ -112,7 +112,7 @@ def test_of_two_writers_the_second_is_refused_and_nothing_is_lost(saved):
     first.add(VECTORS[40:41], IDS[40:41])
     second.add(VECTORS[41:42], IDS[41:42])
     first.save(saved)
-    with pytest.raises(InputError, match="is at v000002 now, this index was opened from v000001"):
+    with pytest.raises(InputError, match="is at v000002 now, this index was opened at v000001"):
         second.save(saved)
     assert len(open_index(saved)) == 41
     assert "d40" in open_index(saved).names.rows
@@ -122,10 +122,10 @@ def test_of_two_writers_the_second_is_refused_and_nothing_is_lost(saved):
     ("change", "message"),
     [
         (lambda index: index.add(VECTORS[:2], ["new", "d05"]), r"1 ids are in the index already: \['d05'\]"),
-        (lambda index: index.add(VECTORS[:2], ["new", "new"]), "stands twice"),
+        (lambda index: index.add(VECTORS[:2], ["new", "new"]), "duplicate id"),
         (lambda index: index.add(VECTORS[:1, :5], ["new"]), "5 dimensions, the index has 8"),
         (lambda index: index.upsert(VECTORS[:2] * [[1], [np.nan]], ["d05", "new"]), "not finite"),
-        (lambda index: index.upsert(VECTORS[:2], ["d05", "d05"]), "stands twice"),
+        (lambda index: index.upsert(VECTORS[:2], ["d05", "d05"]), "duplicate id"),
         (lambda index: index.update(VECTORS[:2], ["d05", "new"]), r"1 ids are not in the index: \['new'\]"),
         (lambda index: index.remove(["d01", "nobody"]), r"1 ids are not in the index: \['nobody'\]"),
     ],

@@ -1,4 +1,4 @@
-"""The calls into FAISS: making, reading and writing an engine; its errors become one sentence."""
+"""The calls into FAISS: make, read, write, search an engine. Its errors become InputErrors of one line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_index.settings import Settings
 from o1_records import InputError, MissingExtraError
 
 _LATTICE_R2 = 1_000
-_HEADERS = 65_536
+_HEADERS = 65_536  # bytes; more than FAISS writes beside vectors, lists and graphs
 
 
 def load_faiss() -> Any:
-    """The faiss module. Raises MissingExtraError, or InputError where it is installed but broken."""
+    """Return the faiss module. Raises MissingExtraError, or InputError where it is installed but broken."""
     try:
         import faiss
     except ModuleNotFoundError as error:
@@ -32,7 +31,7 @@ def load_faiss() -> Any:
 
 @contextlib.contextmanager
 def refusals(place: str) -> Iterator[None]:
-    """Turn what FAISS refuses (it raises RuntimeError for everything) into an InputError."""
+    """Turn FAISS's RuntimeError (it raises no other) into an InputError that begins with `place`."""
     try:
         yield
     except RuntimeError as error:
@@ -41,44 +40,44 @@ def refusals(place: str) -> Iterator[None]:
         raise InputError(f"{place}: FAISS refuses: {reason.strip()}") from error
 
 
-def new_engine(dim: int, settings: Settings) -> Any:
-    """An empty engine that ranks by inner product. Raises InputError for an unknown factory."""
+def new_engine(dim: int, factory: str) -> Any:
+    """Return an empty engine that ranks by inner product. Raises InputError for an unknown factory."""
     faiss = load_faiss()
-    with refusals(f"factory {settings.factory!r} with {dim} dimensions"):
-        engine = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
-    refuse_other_metric(engine, f"factory {settings.factory!r}")
+    with refusals(f"factory {factory!r} with {dim} dimensions"):
+        engine = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    _refuse_other_metric(engine, f"factory {factory!r}")
     return engine
 
 
-def refuse_other_metric(engine: Any, place: str) -> None:
-    """Raise InputError for an engine that ranks otherwise: some ignore the metric they are asked for.
+def _refuse_other_metric(engine: Any, place: str) -> None:
+    """Raise InputError for an engine that ignores the metric it was asked for.
 
-    They rank by distance, and return the worst documents first.
+    Some rank by distance whatever they are asked, and return the worst documents first.
     """
-    if any(part.metric_type != load_faiss().METRIC_INNER_PRODUCT for part in parts(engine)):
-        raise InputError(f"{place}: FAISS ranks by distance here, not by inner product; take another factory")
+    if any(part.metric_type != load_faiss().METRIC_INNER_PRODUCT for part in _parts(engine)):
+        raise InputError(
+            f"{place}: FAISS ranks by distance here, not by inner product; choose another factory"
+        )
 
 
-def parts(engine: Any) -> Iterator[Any]:
-    """An engine and those inside it that hold the vectors: behind transforms, before refinement."""
+def _parts(engine: Any) -> Iterator[Any]:
+    """Yield an engine and those inside it that hold the vectors: behind transforms, before refinement."""
     faiss = load_faiss()
     engine = faiss.downcast_index(engine)
     yield engine
     if isinstance(engine, faiss.IndexPreTransform | faiss.IndexIDMap):
-        yield from parts(engine.index)
+        yield from _parts(engine.index)
     if isinstance(engine, faiss.IndexRefine):
-        yield from parts(engine.base_index)
-        yield from parts(engine.refine_index)
+        yield from _parts(engine.base_index)
+        yield from _parts(engine.refine_index)
     if isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG):
-        yield from parts(engine.storage)
+        yield from _parts(engine.storage)
 
 
 def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[Any, Any]:
-    """Scores and rows [queries, k] in host memory; row -1 where nothing more was found.
+    """Return scores and rows [queries, k] in host memory; row -1 where nothing more was found.
 
-    `vectors` are contiguous float32: an array, or a torch tensor that the engine can reach. They go
-    in by their address: `faiss.contrib.torch_utils` would replace methods of FAISS for everybody, and
-    its replacements do not take parameters.
+    `vectors` are contiguous float32: an array, or a torch tensor that the engine can reach.
     """
     faiss = load_faiss()
     scores = np.empty((len(vectors), k), dtype=np.float32)
@@ -91,12 +90,14 @@ def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[A
 
 
 def add(engine: Any, vectors: Any, place: str) -> None:
-    """Add vectors as `search` takes them."""
+    """Add vectors of the kind that `search` takes."""
     with refusals(place):
         engine.add_c(len(vectors), _address(vectors))
 
 
 def _address(vectors: Any) -> Any:
+    # tensors go in by their address: faiss.contrib.torch_utils would replace methods of FAISS for the whole
+    # process, and its replacements take no search parameters
     faiss = load_faiss()
     if isinstance(vectors, np.ndarray):
         return faiss.swig_ptr(vectors)
@@ -107,17 +108,17 @@ def _address(vectors: Any) -> Any:
 
 
 def set_parameters(engine: Any, parameters: str) -> None:
-    """Set search parameters such as "nprobe=16". Raises InputError for one it does not have."""
+    """Set search parameters such as "nprobe=16". Raises InputError for one that the engine does not have."""
     if parameters:
         with refusals(f"parameters {parameters!r}"):
             faiss = load_faiss()
-            # the GPU's knows the CPU's parameters too, but not the other way round
+            # the GPU's class knows the CPU's parameters too, the CPU's class not the GPU's
             space = getattr(faiss, "GpuParameterSpace", faiss.ParameterSpace)()
             space.set_index_parameters(engine, parameters)
 
 
 def parameter_values(engine: Any) -> dict[str, list[int]]:
-    """The search parameters of an engine that trade recall for time, with values worth trying."""
+    """Return the search parameters of an engine that trade recall for time, with values worth trying."""
     # faiss.ParameterSpace lists them too, but its Python vectors are freed before they can be read
     faiss = load_faiss()
     engine = faiss.downcast_index(engine)
@@ -133,7 +134,7 @@ def parameter_values(engine: Any) -> dict[str, list[int]]:
 
 
 def selecting(engine: Any, rows: NDArray[np.bool_]) -> Any:
-    """Search parameters that are the engine's own but find only rows that the mask [ntotal] allows.
+    """Return the engine's own search parameters, restricted to the rows that a mask [ntotal] allows.
 
     None for an engine that cannot leave rows out.
     """
@@ -142,7 +143,7 @@ def selecting(engine: Any, rows: NDArray[np.bool_]) -> Any:
 
 
 def _selecting(faiss: Any, engine: Any, selector: Any) -> Any:
-    # given parameters replace all of the engine's own, so that each has to be said again
+    # parameters of a search replace all of the engine's own, so each of them is repeated here
     engine = faiss.downcast_index(engine)
     if isinstance(engine, faiss.IndexPreTransform):
         inner = _selecting(faiss, engine.index, selector)
@@ -162,11 +163,11 @@ def _selecting(faiss: Any, engine: Any, selector: Any) -> Any:
 
 
 def reserve(engine: Any, rows: int) -> None:
-    """Make room for the rows to come, wherever all codes stand in one array.
+    """Make room for the rows to come, in engines that keep all codes in one array.
 
-    It grows by doubling otherwise, and then needs twice its size for a moment.
+    Otherwise the array grows by doubling, and needs twice its size for a moment.
     """
-    for part in parts(engine):
+    for part in _parts(engine):
         if isinstance(part, load_faiss().IndexFlatCodes):
             used = part.codes.size()
             part.codes.resize(used + rows * part.code_size)
@@ -174,32 +175,28 @@ def reserve(engine: Any, rows: int) -> None:
 
 
 def write_engine(engine: Any, file: IO[bytes]) -> None:
-    """Write through Python's file: FAISS's own writer does not notice a disk that fills up last."""
+    """Write through Python's file: FAISS's own writer does not notice that the disk is full at the end."""
     faiss = load_faiss()
     faiss.write_index(engine, faiss.PyCallbackIOWriter(file.write))
 
 
 def read_engine(path: Path, *, mmap: bool = False) -> Any:
-    """Read a file that was checked before, with FAISS's own limits set to what it can hold."""
+    """Read a file that was checked before, under limits on what FAISS may allocate for it."""
     faiss = load_faiss()
-    # IVF-PQ's table, which may be larger than the file and its limit, serves L2 only
+    # the precomputed table of IVF-PQ serves L2 only, and may be larger than the file and so than its limit
     flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-    with _limits(faiss, path.stat().st_size + _HEADERS), refusals(str(path)):
-        engine = faiss.read_index(str(path), flags)
-    refuse_other_metric(engine, str(path))
-    return engine
-
-
-@contextlib.contextmanager
-def _limits(faiss: Any, size: int) -> Iterator[None]:
-    # no vector in a file is longer than the file, and no loop reads less than a byte a turn;
-    # FAISS leaves two of the three off (0), and they belong to the whole process
-    wanted = {"loop_limit": size, "vector_byte_limit": size, "lattice_r2_limit": _LATTICE_R2}
-    before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in wanted}
+    # no vector in a file is longer than the file, and no loop reads less than a byte a turn. FAISS sets no
+    # limit (0) for two of the three; they are the whole process's, so they are put back
+    size = path.stat().st_size + _HEADERS
+    limits = {"loop_limit": size, "vector_byte_limit": size, "lattice_r2_limit": _LATTICE_R2}
+    before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in limits}
     try:
-        for name, value in wanted.items():
+        for name, value in limits.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
-        yield
+        with refusals(str(path)):
+            engine = faiss.read_index(str(path), flags)
     finally:
         for name, value in before.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
+    _refuse_other_metric(engine, str(path))
+    return engine

@@ -1,53 +1,107 @@
-"""Queries that have several vectors: one ranking for each owner.
-
-The maximum is fused from the hits of each vector and is exact. The mean of inner products is the
-inner product with the mean vector, so it needs one search of the means.
-"""
+"""One ranking where there are several: of a query's several vectors, and of dense hits and BM25's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
+import msgspec
 import numpy as np
+from tqdm import tqdm
 
 from o1_index.hits import Excluded, Hits, Rows, Scores, best
 from o1_index.index import Index
 from o1_index.vectors import Vectors, checked
+from o1_records import Document, Hit, InputError, MissingExtraError, Qrel, Query, Thought, quoted, rank
+from o1_records.vectors import VectorSet
+
+# --- several vectors of a query -----------------------------------------------------------------------
 
 
 def search_max(
     index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
 ) -> Hits:
-    """The k best documents of each owner, by the best score that any of its vectors gives.
+    """Return the k best documents of each owner, by the best score that any of its vectors gives.
 
-    `owners` names the owner of each row of `vectors`; owners come back in order of appearance.
+    `owners` names the owner of each row of `vectors`; owners come back in order of appearance. Fused from the
+    hits of each vector, which is exact.
     """
     names = [f"{owner}[{row}]" for row, owner in enumerate(owners)]
     pairs = zip(names, owners, strict=True)
     banned = {name: (excluded or {}).get(owner, set()) for name, owner in pairs}
     hits = index.search(vectors, names, k=k, excluded=banned)
-    places = _places(owners)
-    fused = [_fused(index, hits, rows) for rows in places.values()]
+    rows_of_owner = _rows_of(owners)
+    fused = [_fused(index, hits, rows) for rows in rows_of_owner.values()]
     rows = np.stack([each for each, _ in fused]) if fused else hits.rows
     scores = np.stack([each for _, each in fused]) if fused else hits.scores
-    return Hits(list(places), hits.doc_ids, rows, scores)
+    return Hits(list(rows_of_owner), hits.doc_ids, rows, scores)
 
 
 def search_mean(
     index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
 ) -> Hits:
-    """The k best documents of each owner, by the mean score that its vectors give.
+    """Return the k best documents of each owner, by the mean score that its vectors give.
 
-    For the cosine the scores are those of the mean of unit vectors, made unit length again; the
-    order is the same.
+    The mean of inner products is the inner product with the mean vector, so one search of the means does
+    it. For the cosine the scores are those of the mean of the unit vectors, scaled to unit length again;
+    the order is the same.
     """
     names = [f"{owner}[{row}]" for row, owner in enumerate(owners)]
     matrix = checked(names, vectors, index.settings.metric, "the queries", index.dim)
-    places = _places(owners)
-    means = np.zeros((len(places), index.dim), dtype=np.float32)
-    for place, rows in enumerate(places.values()):
+    rows_of_owner = _rows_of(owners)
+    means = np.zeros((len(rows_of_owner), index.dim), dtype=np.float32)
+    for place, rows in enumerate(rows_of_owner.values()):
         means[place] = matrix[rows].mean(axis=0)
-    return index.search(means, list(places), k=k, excluded=excluded)
+    return index.search(means, list(rows_of_owner), k=k, excluded=excluded)
+
+
+BATCH_QUERIES = 256
+FUSES: dict[str, Callable[..., Hits]] = {"max": search_max, "mean": search_mean}
+"""How several vectors of a query make one ranking."""
+
+
+def search_from(
+    index: Index,
+    queries: VectorSet,
+    *,
+    k: int = 100,
+    fuse: str = "max",
+    excluded: Excluded | None = None,
+) -> Iterator[Hit]:
+    """Return the hits of a folder of query vectors, query by query.
+
+    A query with several vectors gets one ranking, fused by `fuse` ("max" or "mean").
+
+    Raises InputError for vectors of another encoder or dimension, and for vectors of documents.
+    """
+    index.settings.refuse_other_encoder(queries.manifest.encoder)
+    if fuse not in FUSES:
+        raise InputError(f"unknown fuse {quoted(fuse)}; choose one of {', '.join(FUSES)}")
+    vectors, ids, owners = queries.load(), queries.ids(), queries.owners()
+    groups = list(_rows_of(owners).values())
+
+    def hits() -> Iterator[Hit]:
+        starts = range(0, len(groups), BATCH_QUERIES)
+        for start in tqdm(starts, desc="search", unit=" batches", disable=None):
+            # the vectors of one owner stay together
+            rows = [row for group in groups[start : start + BATCH_QUERIES] for row in group]
+            names = [owners[row] for row in rows]
+            if ids == owners:
+                yield from index.search(vectors[rows], names, k=k, excluded=excluded)
+            else:
+                yield from FUSES[fuse](index, vectors[rows], names, k=k, excluded=excluded)
+
+    return hits()
+
+
+def _rows_of(owners: Sequence[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, owner in enumerate(owners):
+        rows.setdefault(owner, []).append(row)
+    return rows
 
 
 def _fused(index: Index, hits: Hits, queries: list[int]) -> tuple[Rows, Scores]:
@@ -59,8 +113,214 @@ def _fused(index: Index, hits: Hits, queries: list[int]) -> tuple[Rows, Scores]:
     return fused_rows[0], fused_scores[0]
 
 
-def _places(owners: Sequence[str]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for row, owner in enumerate(owners):
-        places.setdefault(owner, []).append(row)
-    return places
+# --- runs ---------------------------------------------------------------------------------------------
+
+Run = Mapping[str, Mapping[str, float]]
+"""For each query_id, the scores of its documents."""
+
+Fuse = Callable[[Sequence[Run], Sequence[float]], dict[str, dict[str, float]]]
+
+CONSTANT = 60
+"""Added to ranks in reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009)."""
+
+
+def as_run(hits: Iterable[Hit]) -> dict[str, dict[str, float]]:
+    """Return hits by query and document; their ranks are dropped, their scores decide."""
+    run: dict[str, dict[str, float]] = {}
+    for hit in hits:
+        run.setdefault(hit.query_id, {})[hit.doc_id] = hit.score
+    return run
+
+
+def reciprocal_rank(
+    runs: Sequence[Run], weights: Sequence[float], *, constant: int = CONSTANT
+) -> dict[str, dict[str, float]]:
+    """Return the sum over the runs of weight / (constant + rank) (Cormack, Clarke and Buettcher, 2009)."""
+    fused: dict[str, dict[str, float]] = {}
+    for run, weight in zip(runs, weights, strict=True):
+        for query_id, scores in run.items():
+            totals = fused.setdefault(query_id, {})
+            for hit in rank(query_id, scores):
+                totals[hit.doc_id] = totals.get(hit.doc_id, 0.0) + weight / (constant + hit.rank)
+    return fused
+
+
+def calibrated_score(
+    runs: Sequence[Run], weights: Sequence[float], *, floors: Sequence[float] | None = None
+) -> dict[str, dict[str, float]]:
+    """Return the weighted sum of scores, scaled for each query and run from the floor (0) to the best (1).
+
+    `floors` are the lowest scores that each run could give (0 for BM25, -1 for a cosine); without them, the
+    lowest that it gave. A document that a run did not find counts 0 there. (The theoretical min-max of Bruch,
+    Gai and Ingber, 2023, section 3.)
+    """
+    fused: dict[str, dict[str, float]] = {}
+    for query_id in dict.fromkeys(name for run in runs for name in run):
+        totals = fused.setdefault(query_id, {})
+        for place, (run, weight) in enumerate(zip(runs, weights, strict=True)):
+            scores = run.get(query_id, {})
+            lowest, highest = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
+            floor = min(floors[place], lowest) if floors else lowest
+            for doc_id, score in scores.items():
+                scaled = (score - floor) / (highest - floor) if highest > floor else 1.0
+                totals[doc_id] = totals.get(doc_id, 0.0) + weight * scaled
+    return fused
+
+
+def fused_hits(run: Run, *, k: int) -> Iterator[Hit]:
+    """Yield the k best documents of each query, in the total order."""
+    for query_id, scores in run.items():
+        yield from rank(query_id, scores, k)
+
+
+def tune_weight(
+    first: Run, second: Run, qrels: Iterable[Qrel], fuse: Fuse, *, steps: int = 20
+) -> tuple[float, dict[float, float]]:
+    """Return the weight of the first run (the second has the rest of 1) with the best nDCG@10, and all.
+
+    Of equal ones, the one nearest to a half. Report the result on other queries than these. Needs the
+    `[hybrid]` extra (ir-measures).
+
+    Raises InputError when no query of the runs is judged.
+    """
+    try:
+        import ir_measures
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-index", "hybrid", "Tuning a fusion") from error
+    judged: dict[str, dict[str, int]] = {}
+    for qrel in qrels:
+        judged.setdefault(qrel.query_id, {})[qrel.doc_id] = qrel.relevance
+    known = judged.keys() & (first.keys() | second.keys())
+    if not known:
+        raise InputError("none of the queries is judged; do qrels and queries belong together?")
+    judged = {query_id: judged[query_id] for query_id in sorted(known)}
+    measure = ir_measures.nDCG @ 10
+    tried = {}
+    for step in range(steps + 1):
+        weight = step / steps
+        fused = fuse([first, second], [weight, 1 - weight])
+        top = {
+            query_id: {hit.doc_id: -float(hit.rank) for hit in rank(query_id, fused.get(query_id, {}), 10)}
+            for query_id in judged
+        }
+        tried[weight] = float(ir_measures.calc_aggregate([measure], judged, top)[measure])
+    return max(tried, key=lambda weight: (round(tried[weight], 9), -abs(weight - 0.5))), tried
+
+
+# --- hybrid search ------------------------------------------------------------------------------------
+
+# the floors are those of unit vectors and of BM25
+FUSIONS: dict[str, Fuse] = {
+    "rrf": reciprocal_rank,
+    "scores": partial(calibrated_score, floors=(-1.0, 0.0)),
+}
+"""How dense hits and BM25's are fused: by reciprocal rank, or by calibrated score."""
+
+Lexical = Literal["query", "thought", "both"]
+LEXICAL: tuple[Lexical, ...] = get_args(Lexical)
+"""What BM25 reads."""
+
+WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """The fused run, the weight of the dense hits in it, and nDCG@10 at each weight that was tried."""
+
+    run: dict[str, dict[str, float]]
+    weight: float
+    tried: Mapping[float, float]
+
+
+def hybrid(
+    index: Index,
+    vectors: VectorSet,
+    queries: Iterable[Query],
+    documents: Iterable[Document],
+    *,
+    k: int = 100,
+    thoughts: Iterable[Thought] | None = None,
+    lexical: Lexical | None = None,
+    fusion: str = "rrf",
+    weight: float | None = None,
+    qrels: Iterable[Qrel] | None = None,
+    excluded: Excluded | None = None,
+    k1: float = 0.9,
+    b: float = 0.4,
+) -> Hybrid:
+    """Search with vectors and with BM25, and fuse the two rankings.
+
+    BM25 searches the documents of the index and the queries that have vectors, and no others. Needs the
+    `[hybrid]` extra.
+
+    Args:
+        index: the index.
+        vectors: query vectors.
+        queries: the texts of the queries.
+        documents: the texts of the documents.
+        k: hits a query, in each ranking.
+        thoughts: thoughts about the queries, for BM25.
+        lexical: what BM25 reads of a query: "query", "thought", or "both" (where there are thoughts). A query
+            without thoughts is searched by its own text.
+        fusion: "rrf" or "scores".
+        weight: of the dense hits, 0 to 1; by default a half.
+        qrels: choose the weight on these judgements instead.
+        excluded: for a query_id, documents that are not returned for it.
+        k1: BM25's.
+        b: BM25's.
+
+    Raises:
+        InputError: texts of queries or documents are missing, no query is judged, vectors and index do not
+            belong together.
+    """
+    if weight is not None and not 0 <= weight <= 1:
+        raise InputError(f"weight must be between 0 and 1, got {weight}")
+    if weight is not None and qrels is not None:
+        raise InputError("weight has no effect where qrels choose it; give one of the two")
+    if thoughts is None and lexical in ("thought", "both"):
+        raise InputError(f"lexical {lexical!r} needs thoughts; give thoughts, or leave it out")
+    if fusion not in FUSIONS:
+        raise InputError(f"unknown fusion {quoted(fusion)}; choose one of {', '.join(FUSIONS)}")
+    try:
+        from o1_records.bm25 import BM25
+    except MissingExtraError as error:
+        raise MissingExtraError("o1-index", "hybrid", "BM25") from error
+    wanted = set(vectors.owners())
+    texts = [query for query in queries if query.query_id in wanted]
+    _refuse_missing(wanted - {query.query_id for query in texts}, "queries", "queries that have vectors")
+    if thoughts is not None and lexical != "query":
+        texts = _with_thoughts(texts, thoughts, alone=lexical == "thought")
+    dense = as_run(search_from(index, vectors, k=k, excluded=excluded))
+    held = [document for document in documents if document.doc_id in index.names.rows]
+    missing = index.names.rows.keys() - {document.doc_id for document in held}
+    _refuse_missing(missing, "corpus", "documents of the index")
+    found = as_run(BM25(held, k1=k1, b=b).search(texts, k, excluded=excluded))
+    fuse = FUSIONS[fusion]
+    tried: dict[float, float] = {}
+    if qrels is not None:
+        weight, tried = tune_weight(dense, found, qrels, fuse)
+    weight = WEIGHT if weight is None else weight
+    return Hybrid(fuse([dense, found], [weight, 1 - weight]), weight, tried)
+
+
+def _with_thoughts(queries: Iterable[Query], thoughts: Iterable[Thought], *, alone: bool) -> list[Query]:
+    """Return the queries with their thoughts behind their text, or `alone` in its place."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for thought in thoughts:
+        texts[thought.query_id].append(thought.text)
+    queries = list(queries)
+    if texts.keys().isdisjoint(query.query_id for query in queries):
+        raise InputError("thoughts: none is about a query that has vectors; do they belong together?")
+    changed = []
+    for query in queries:
+        own = texts.get(query.query_id, [])
+        lines = own if own and alone else [query.text, *own]
+        changed.append(msgspec.structs.replace(query, text="\n".join(lines)))
+    return changed
+
+
+def _refuse_missing(names: Set[str], place: str, what: str) -> None:
+    if names:
+        raise InputError(
+            f"{place}: no text for {len(names)} {what}, such as {quoted(sorted(names)[:10])}; give them all"
+        )

@@ -1,7 +1,7 @@
-"""Placing an engine on GPUs. Needs faiss-gpu (the extra `gpu`) and an NVIDIA GPU.
+"""Copy an engine to GPUs. Needs faiss-gpu (the extra `gpu`) and an NVIDIA GPU.
 
-Devices are "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,1" (replicated, or sharded on request)
-and "auto" (the first GPU where there is one, else the CPU, with one line in the log).
+Devices are "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,1" (replicated, or sharded on request) and "auto"
+(the first GPU where there is one, else the CPU, with one line in the log).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from o1_index.vectors import Vectors, as_numpy
 from o1_records import InputError, quoted
 
 MOST_FETCHED = 2048
-"""FAISS selects at most so many on a GPU; the CPU engine answers beyond it."""
+"""The most hits a query that FAISS finds on a GPU; beyond it the CPU engine answers."""
 
 _DEVICE = re.compile(r"cuda(?::(\d+(?:,\d+)*))?")
 _log = logging.getLogger("o1_index")
@@ -25,7 +25,7 @@ _log = logging.getLogger("o1_index")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a copy goes: several GPUs hold a copy each, or a shard each; `half` keeps float16 there."""
+    """Where a copy goes: several GPUs hold a copy each, or with `shard` a part; `half` stores float16."""
 
     device: str
     shard: bool = False
@@ -34,7 +34,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """An engine's copy on GPUs, what must live as long as it, and how far it can fetch."""
+    """A copy of an engine on GPUs, with the resources that it needs and the most hits it can fetch."""
 
     engine: Any
     resources: tuple[Any, ...]
@@ -42,50 +42,47 @@ class Accelerator:
     most: int = MOST_FETCHED
 
     def search(self, vectors: Vectors, fetch: int) -> tuple[Scores, Rows]:
-        """Search with an array, or with a tensor that stays on its GPU."""
+        """Return scores and rows [queries, fetch]; a tensor stays on its GPU."""
         return search(self.engine, self.reachable(vectors), fetch)
 
     def reachable(self, vectors: Vectors) -> Vectors:
-        """A tensor as it is where only GPUs read it: the transform of "PCA64,Flat" runs on the CPU."""
+        """Return a tensor as it is if only GPUs read it, else as an array in host memory."""
+        # the transform of "PCA64,Flat", say, runs on the CPU
         return vectors if _only_gpus(self.engine) else as_numpy(vectors)
 
     def of(self, engine: Any) -> Accelerator:
-        """This one while it holds all of the engine, else a new copy."""
+        """Return this copy while it holds all of the engine, else a new one."""
         if self.engine.ntotal == engine.ntotal:
             return self
         return accelerate(engine, self.placement) or self
 
 
 def accelerate(engine: Any, placement: Placement) -> Accelerator | None:
-    """Copy an engine to the device; None for the CPU.
+    """Return a copy of an engine on the device; None for the CPU.
 
-    Raises InputError for an unknown device, a GPU that is not there and a factory that FAISS has
-    no GPU version of; with "auto" the last one stays on the CPU, with one line in the log.
+    Raises InputError for an unknown device, a GPU that is not there, and a factory without a GPU version;
+    with "auto" such a factory stays on the CPU, with one line in the log.
     """
     gpus = gpus_of(placement.device, count_gpus())
     if not gpus:
         return None
+    faiss = load_faiss()
     try:
         with refusals(f"device {placement.device!r}"):
-            return _copy(engine, gpus, placement)
+            resources = tuple(faiss.StandardGpuResources() for _ in gpus)
+            # cuVS is FAISS's own choice where the wheel was built with it
+            options = faiss.GpuMultipleClonerOptions()
+            options.useFloat16 = placement.half
+            options.shard = placement.shard
+            if len(gpus) == 1:
+                copy = faiss.index_cpu_to_gpu(resources[0], gpus[0], engine, options)
+            else:
+                copy = faiss.index_cpu_to_gpu_multiple_py(resources, engine, options, gpus)
     except InputError as error:
         if placement.device != "auto":
             raise
         _log.warning("searching on the CPU: %s", error)
         return None
-
-
-def _copy(engine: Any, gpus: list[int], placement: Placement) -> Accelerator:
-    faiss = load_faiss()
-    resources = tuple(faiss.StandardGpuResources() for _ in gpus)
-    # cuVS is FAISS's own choice where the wheel was built with it
-    options = faiss.GpuMultipleClonerOptions()
-    options.useFloat16 = placement.half
-    options.shard = placement.shard
-    if len(gpus) == 1:
-        copy = faiss.index_cpu_to_gpu(resources[0], gpus[0], engine, options)
-    else:
-        copy = faiss.index_cpu_to_gpu_multiple_py(resources, engine, options, gpus)
     return Accelerator(copy, resources, placement)
 
 
@@ -98,12 +95,12 @@ def _only_gpus(engine: Any) -> bool:
 
 
 def to_cpu(engine: Any) -> Any:
-    """A copy of a GPU engine in host memory."""
+    """Return a copy of a GPU engine in host memory."""
     return load_faiss().index_gpu_to_cpu(engine)
 
 
 def gpus_of(device: str, count: int) -> list[int]:
-    """The GPUs that a device names, of `count` that there are; none for the CPU."""
+    """Return the GPUs that a device names, out of `count`; none for the CPU."""
     if device == "cpu":
         return []
     if device == "auto":
@@ -112,18 +109,18 @@ def gpus_of(device: str, count: int) -> list[int]:
         return [0] if count else []
     match = _DEVICE.fullmatch(device)
     if not match:
-        raise InputError(f"device {quoted(device)} is none of cpu, auto, cuda, cuda:0, cuda:0,1")
+        raise InputError(f"unknown device {quoted(device)}; give cpu, auto, cuda, cuda:0 or cuda:0,1")
     gpus = [int(number) for number in (match[1] or "0").split(",")]
     missing = [gpu for gpu in gpus if gpu >= count]
     if missing:
         raise InputError(
             f"device {quoted(device)}: FAISS sees {count} GPUs; it needs an NVIDIA GPU and "
-            "pip install 'o1-index[gpu]' in the place of faiss-cpu; or use --device cpu"
+            "pip install 'o1-index[gpu]' instead of faiss-cpu; or use the device cpu"
         )
     return gpus
 
 
 def count_gpus() -> int:
-    """How many GPUs FAISS can use; 0 where it was built without them."""
+    """Return how many GPUs FAISS can use; 0 if it was built without them."""
     faiss = load_faiss()
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0

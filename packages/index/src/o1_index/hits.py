@@ -1,4 +1,4 @@
-"""What a search returns, and the one total order that it is returned in.
+"""What a search returns, the one total order of hits, and fetching until that order is settled.
 
 Best first: float32 score, then doc_id descending, as trec_eval orders a run.
 """
@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from o1_index.vectors import Vectors
 from o1_records import Hit, InputError, quoted
 
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Excluded = Mapping[str, Set[str]]
-"""For a query_id, the documents that never come back for it."""
+"""For a query_id, the documents that are never returned for it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hits(Sequence[Hit]):
     """The hits of a batch of queries: a sequence of records, best first, query by query.
 
-    `rows` and `scores` are [queries, min(k, documents)]: rows of `doc_ids`; -1 and -inf behind the
-    last hit.
+    `rows` and `scores` are [queries, min(k, documents)]: rows of `doc_ids`; -1 and -inf after the last hit.
     """
 
     query_ids: Sequence[str]
@@ -56,22 +56,25 @@ class Hits(Sequence[Hit]):
         return list(iter(self))
 
     def arrays(self) -> tuple[NDArray[np.object_], Scores]:
-        """Ids (None behind the last hit) and scores (-inf there), shaped as `rows`; no score is copied."""
+        """Return ids (None after the last hit) and scores (-inf there) [queries, k]; no score is copied."""
         ids: NDArray[np.object_] = self.doc_ids[self.rows]
         ids[self.rows < 0] = None
         return ids, self.scores
 
 
-class Names:
-    """The ids of an index, by row and by id. It never changes; changes are new ones.
+# --- ids ----------------------------------------------------------------------------------------------
 
-    A removed document's row has no id (None) and is never a hit.
+
+class Names:
+    """The ids of an index, by row and by id. Immutable: a change returns new ones.
+
+    The row of a removed document has no id (None) and is never a hit.
     """
 
     def __init__(self, ids: Sequence[str | None], *, known: bool = False) -> None:
         """Take the ids of rows 0, 1, ... `known` ids were checked before and may have gaps (None).
 
-        Raises InputError for an id that stands twice or is no text, unless they are known.
+        Raises InputError for duplicate ids and ids that are not text, unless they are known.
         """
         every = listed(ids)
         self.ids = _objects(every)
@@ -95,34 +98,36 @@ class Names:
         return self.count < len(self.ids)
 
     def extended(self, ids: Sequence[str]) -> Names:
-        """With further rows at the end. Raises InputError for ids that are there already."""
+        """Return these ids and further rows. Raises InputError for ids that are there already."""
         new = rows_of(ids)
         known = [name for name in new if name in self.rows]
         if known:
-            raise InputError(f"{len(known)} ids are in the index already: {quoted(known)}; use update")
+            raise InputError(
+                f"{len(known)} ids are in the index already: {quoted(known)}; upsert replaces them"
+            )
         rows = dict(self.rows)
         rows.update((name, row + len(self.ids)) for name, row in new.items())
         return self._changed(np.concatenate([self.ids, _objects(list(new))]), rows)
 
     def without(self, ids: Sequence[str]) -> Names:
-        """With these rows emptied. Raises InputError for ids that are not there."""
+        """Return these ids with some rows emptied. Raises InputError for ids that are not there."""
         gone = set(refuse_text(ids, "ids"))
         unknown = [name for name in gone if name not in self.rows]
         if unknown:
-            raise InputError(f"{len(unknown)} ids are not in the index: {quoted(unknown)}")
+            raise InputError(f"{len(unknown)} ids are not in the index: {quoted(sorted(unknown))}")
         kept, rows = self.ids.copy(), dict(self.rows)
         kept[[rows.pop(name) for name in gone]] = None
         return self._changed(kept, rows)
 
     def excluded_rows(self, query_id: str, excluded: Excluded | None) -> list[int]:
-        """Rows of the documents that are excluded for a query; ids not in the index are none."""
+        """Return the rows of the documents that are excluded for a query, of those in the index."""
         if not excluded:
             return []
         names = refuse_text(excluded.get(query_id, ()), "excluded documents")
         return [self.rows[name] for name in names if name in self.rows]
 
     def mask(self, only: Set[str] | None) -> NDArray[np.bool_]:
-        """Which rows may be hits: those of `only` (None: all) that are not removed."""
+        """Return which rows may be hits: those of `only` (None: all) that are not removed."""
         if only is None:
             return self.alive
         mask = np.zeros(len(self.ids), dtype=np.bool_)
@@ -137,35 +142,44 @@ class Names:
 
 
 def listed(ids: Iterable[Any]) -> list[Any]:
-    """Ids as Python's own texts, also where they come as an array."""
+    """Return ids as a list; of a numpy array, with Python's own strings."""
     return ids.tolist() if isinstance(ids, np.ndarray) else list(refuse_text(ids, "ids"))
 
 
 def refuse_text(ids: Iterable[str], what: str) -> Iterable[str]:
-    """Raise InputError for one text where several ids belong: it would be read letter by letter."""
+    """Raise InputError for a string in place of several ids: its letters would be taken for ids."""
     if isinstance(ids, str):
-        raise InputError(f"{what}: {quoted(ids)} is one text; give a set or list of ids")
+        raise InputError(f"{what}: {quoted(ids)} is a single string; give a list or set of ids")
     return ids
 
 
 def rows_of(ids: Sequence[str | None]) -> dict[str, int]:
-    """The row of each id. Raises InputError for one that stands twice or is no text."""
+    """Return the row of each id. Raises InputError for duplicate ids and ids that are not text."""
     rows: dict[str, int] = {}
     for row, name in enumerate(listed(ids)):
         if not isinstance(name, str) or not name:
-            raise InputError(f"id {quoted(name)} in row {row} is not a text; give each vector a str")
+            raise InputError(f"row {row}: id {quoted(name)} is not a non-empty string")
         if name in rows:
-            raise InputError(f"id {quoted(name)} stands twice (rows {rows[name]} and {row})")
+            raise InputError(f"duplicate id {quoted(name)} (rows {rows[name]} and {row})")
         rows[name] = row
     return rows
 
 
+def _objects(ids: Sequence[str | None]) -> NDArray[np.object_]:
+    array: NDArray[np.object_] = np.empty(len(ids), dtype=object)
+    array[:] = ids
+    return array
+
+
+# --- the order ----------------------------------------------------------------------------------------
+
+
 def best(names: Names, rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores]:
-    """Order candidates [queries, any] (row -1: none) by the total order and keep the first k."""
+    """Order candidates [queries, any] (row -1: none) by the total order and return the first k."""
     missing = rows < 0
     if missing.any():
         scores = np.where(missing, np.float32(-np.inf), scores)
-    # most rows come strictly descending already; only the others pay for a sort
+    # most queries have strictly descending scores already; only the others pay for a sort
     mixed = np.flatnonzero(~(scores[:, :-1] > scores[:, 1:]).all(axis=1))
     if not len(mixed):
         return rows[:, :k], scores[:, :k]
@@ -178,7 +192,7 @@ def best(names: Names, rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores
 
 
 def _places_of_tied(ids: NDArray[np.object_], rows: Rows, scores: Scores) -> Rows:
-    """The place in the order of ids of every row whose neighbour has its score, 0 for the others."""
+    """Return, for rows that tie with a neighbour, their place in the order of ids; 0 for the others."""
     tied = np.zeros(rows.shape, dtype=np.bool_)
     equal = scores[:, 1:] == scores[:, :-1]
     tied[:, 1:] |= equal
@@ -196,7 +210,69 @@ def _taken(rows: Rows, scores: Scores, order: NDArray[np.int64]) -> tuple[Rows, 
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _objects(ids: Sequence[str | None]) -> NDArray[np.object_]:
-    array: NDArray[np.object_] = np.empty(len(ids), dtype=object)
-    array[:] = ids
-    return array
+# --- fetching -----------------------------------------------------------------------------------------
+
+Fetch = Callable[[Vectors, int], tuple[Scores, Rows]]
+"""Returns scores and rows [queries, n] of the n best rows of each query, best first; row -1: no more."""
+
+MOST_FOUND = 2**24
+"""The most rows that are fetched at once (200 MB): a million documents may tie."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """Rows that an engine may find and that are no hits: some for each query, and a mask for all queries."""
+
+    banned: Sequence[Sequence[int]] = ()
+    hidden: NDArray[np.bool_] | None = None
+
+    def empty(self, rows: Rows, queries: Sequence[int] | NDArray[np.int64]) -> None:
+        """Set them to -1 in the rows [queries, any] that were found for these queries."""
+        if self.hidden is not None:
+            rows[self.hidden[rows] & (rows >= 0)] = -1
+        for place, query in enumerate(queries) if self.banned else ():
+            if self.banned[query]:
+                rows[place, np.isin(rows[place], self.banned[query])] = -1
+
+
+def settled_hits(
+    fetch: Fetch, vectors: Vectors, names: Names, left_out: LeftOut, *, k: int, first: int, most: int
+) -> tuple[Rows, Scores]:
+    """Return the k best rows of each query, in the total order; -1 and -inf after the last.
+
+    An engine cuts ties at will and may find rows that are left out. So it is asked for more than k, and for
+    four times as many again, until the k-th place of every query is settled. `first` is how many rows to ask
+    for at first, `most` how many there are.
+    """
+    rows = np.full((len(vectors), k), -1, dtype=np.int64)
+    scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+    pending, count = np.arange(len(vectors)), min(first, most)
+    while len(pending) and k:
+        unsettled = []
+        size = max(1, MOST_FOUND // count)
+        for start in range(0, len(pending), size):
+            part = pending[start : start + size]
+            all_of_them = len(part) == len(vectors)
+            found_scores, found = fetch(vectors if all_of_them else vectors[part], count)
+            settled = (found[:, -1] < 0) | (count == most)
+            left_out.empty(found, part)
+            settled |= _is_settled(found, found_scores, k)
+            if all_of_them and settled.all():
+                return best(names, found, found_scores, k)  # the usual case: no copy
+            done = part[settled]
+            rows[done], scores[done] = best(names, found[settled], found_scores[settled], k)
+            unsettled.append(part[~settled])
+        pending, count = np.concatenate(unsettled), min(4 * count, most)
+    return rows, scores
+
+
+def _is_settled(found: Rows, scores: Scores, k: int) -> NDArray[np.bool_]:
+    """Return whether k hits score above the last row fetched, so that none can be missing."""
+    if found.shape[1] > k and found.min() >= 0:
+        above: NDArray[np.bool_] = scores[:, -1] < scores[:, k - 1]
+        return above
+    allowed = (found >= 0).cumsum(axis=1)
+    kth = (allowed >= k).argmax(axis=1)
+    kth_score = scores[np.arange(len(found)), kth]
+    settled: NDArray[np.bool_] = (allowed[:, -1] >= k) & (scores[:, -1] < kth_score)
+    return settled

@@ -1,4 +1,4 @@
-"""The seam for engines beyond one machine: what a vector database has to do here."""
+"""The protocol for engines beyond one machine: what a vector database has to do here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class VectorStore(Protocol):
         ...
 
     def search(self, query_vectors: Vectors, query_ids: Sequence[str], *, k: int) -> Hits:
-        """The k best documents of each query, best first, ties to the larger doc_id."""
+        """Return the k best documents of each query, best first; ties go to the larger doc_id."""
         ...
 
     def count(self) -> int:
-        """How many documents can be found."""
+        """Return how many documents can be found."""
         ...

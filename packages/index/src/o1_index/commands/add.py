@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from o1_index.build import open_index
-from o1_index.store import prune
+from o1_index.index import open_index
+from o1_records.kit.command import EVERYTHING, reads, writes
 from o1_records.vectors import VectorSet
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """What to add."""
-    command.add_argument("--index", required=True, type=Path, help="folder of the index")
-    command.add_argument("--vectors", required=True, type=Path, help="folder of document vectors")
+    """Add the options."""
+    writes(command, "--index", required=True, folder=True, help="folder of the index")
+    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder of document vectors")
     command.add_argument("--upsert", action="store_true", help="replace documents that are there already")
     command.add_argument("--prune", action="store_true", help="delete the older versions")
 
@@ -23,11 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Publish the next version; readers of the old one keep it."""
     vectors = VectorSet(args.vectors)
     index = open_index(args.index)
-    index.settings.refuse_other_documents(vectors.manifest.encoder)
-    for ids, matrix in vectors.shards():
-        (index.upsert if args.upsert else index.add)(matrix, ids)
-    index.save(args.index)
-    if args.prune:
-        prune(args.index)
+    index.add_from(vectors, upsert=args.upsert)
+    index.save(args.index, prune=args.prune)
     print(f"{args.index}: {len(vectors)} added, {len(index)} documents now", file=sys.stderr)
     return 0

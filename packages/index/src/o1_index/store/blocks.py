@@ -1,7 +1,7 @@
-"""Files that are checked block by block: all blocks before use, or each before it is first used.
+"""Files that are checked block by block: every block before use, or each before it is first used.
 
-A digest a block lets several threads check a large file, and lets a mapped one be opened before all
-of it was read.
+With one digest per block, several threads can check a large file, and a mapped file can be opened before all
+of it has been read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from o1_records import InputError, Record
 from o1_records.types import Count
 
 BLOCK = 16 * 2**20
-"""Bytes of a block: few enough that the two ends of a file are read at once."""
+"""Bytes in a block. Opening a mapped file checks its first and last block, so blocks are not larger."""
 
 _CHUNK = 2**20
 
@@ -27,7 +27,7 @@ _FileVersion = tuple[int, int, int]
 
 
 class File(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a manifest knows of a file: its size and the sha256 of each block."""
+    """What a manifest records about a file: its size and the sha256 of each block."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.[a-z]+$")]
     size: Count
@@ -35,17 +35,17 @@ class File(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def digest_file(path: Path) -> File:
-    """Read a file and describe it."""
+    """Read a file and return its size and digests."""
     size = path.stat().st_size
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        digests = threads.map(lambda block: _digest(path, block), range(_blocks(size)))
+        digests = threads.map(lambda block: _digest(path, block), range(-(-size // BLOCK)))
         return File(name=path.name, size=size, sha256=tuple(digests))
 
 
 class CheckedFile:
-    """A file that gives no byte away unchecked.
+    """A file whose bytes are used only after they were checked.
 
-    A block is checked once for each version of the file (its inode, size and time of change).
+    A block is checked once for each version of the file (its inode, size and modification time).
     """
 
     def __init__(self, folder: Path, expected: File) -> None:
@@ -56,9 +56,9 @@ class CheckedFile:
         self._whole = False
 
     def check(self, blocks: Iterable[int] | None = None) -> None:
-        """Check the blocks (all of them by default; -1 is the last).
+        """Check the given blocks (default: all; -1 is the last one).
 
-        Raises InputError for a file that is missing, of another size or changed.
+        Raises InputError for a file that is missing, has another size or was changed.
         """
         version = self._version()
         if version != self._version_checked:
@@ -73,13 +73,13 @@ class CheckedFile:
         for block, digest in zip(pending, digests, strict=True):
             if digest != self.expected.sha256[block]:
                 raise damaged(self.path)
-        if self._version() != version:
+        if self._version() != version:  # it was written to while it was read
             raise damaged(self.path)
         self._blocks.update(pending)
         self._whole = len(self._blocks) == count
 
     def check_mapped(self) -> None:
-        """Check what is mapped from the file: all of it once, and again when it was written to since.
+        """Check what is mapped from the file: all of it once, and again after somebody wrote to it.
 
         A file that was deleted or replaced after the check is still mapped as it was.
         """
@@ -93,7 +93,7 @@ class CheckedFile:
         self.check()
 
     def read(self) -> bytes:
-        """The whole file: the bytes that were checked, not a second reading of them."""
+        """Return the whole file: the very bytes that were checked, not a second reading of them."""
         self._version()
         content = self.path.read_bytes()
         view = memoryview(content)
@@ -106,19 +106,15 @@ class CheckedFile:
         try:
             state = self.path.stat()
         except FileNotFoundError as error:
-            raise InputError(f"{self.path}: missing; copy it or build the index again") from error
+            raise InputError(f"{self.path}: missing; copy it again or rebuild the index") from error
         if state.st_size != self.expected.size:
             raise damaged(self.path)
         return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def damaged(path: Path) -> InputError:
-    """The error of a file that is not what was written."""
-    return InputError(f"{path}: damaged (its digest does not match); copy it or build it again")
-
-
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK)
+    """Return the error for a file that is not what was written."""
+    return InputError(f"{path}: damaged (its digest does not match); copy it again or rebuild it")
 
 
 def _digest(path: Path, block: int) -> str:
