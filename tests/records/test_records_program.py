@@ -114,6 +114,7 @@ def test_a_command_with_a_parser_of_its_own_gets_its_words():
         (["--out", "x", "--report", "x"], "--out and --report are one file, x"),
         (["--out", "x", "--report", "x.failures"], "the .failures file of --out and --report are one file"),
         (["--queries", "q.failures", "--out", "q"], "the .failures file of --out q.failures would overwrite"),
+        (["--queries", "q.failures", "--out", "q"], "--queries, q.failures; choose another --out"),
         (["--out", "beir"], "--out beir is a folder; name a file"),
         (["--vectors", "q"], "--vectors q is a file; name a folder"),
         (["--model", "beir", "--vectors", "beir"], "--vectors beir would overwrite the input of --model"),

@@ -315,8 +315,9 @@ def _refuse(
     for option, path, inside in inputs:
         for name, out, _ in outputs:
             if _same(path, out) or (path.is_dir() and _within(out, path, inside)):
+                asked = name.rpartition(" of ")[2]  # of a file beside an output: the output's option
                 raise InputError(
-                    f"{name} {out} would overwrite the input of {option}, {path}; choose another {name}"
+                    f"{name} {out} would overwrite the input of {option}, {path}; choose another {asked}"
                 )
 
 
