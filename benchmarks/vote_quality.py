@@ -33,6 +33,8 @@ from typing import Any
 
 import ir_measures
 import numpy as np
+from o1_vote.curate import poll
+from o1_vote.vector_cache import VectorCache
 
 from o1_records import (
     Document,
@@ -47,8 +49,6 @@ from o1_records import (
 )
 from o1_records.bm25 import BM25
 from o1_vote import measure, nominate, tally
-from o1_vote.curate import poll
-from o1_vote.vector_cache import VectorCache
 
 SEEDS = (0, 1, 2)
 SECTION, TERMS, HITS = 16, 12, 3
@@ -189,8 +189,9 @@ def feedback(queries: Sequence[Query], documents: Sequence[Document], bm25: BM25
 
 
 def member(name: str, documents: Any, args: argparse.Namespace, cache: VectorCache, identifiers: bool) -> Any:
-    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember
     from o1_vote.dense import Loading
+
+    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember
 
     if name == "bm25":
         return BM25Member(documents, split_identifiers=identifiers)
@@ -245,7 +246,8 @@ _kept: dict[tuple[int, str], list[Any]] = {}
 def _polled(nominations: Sequence[Any], committee: Sequence[Any], kind: str) -> list[Any]:
     key = (id(nominations), kind)
     if key not in _kept:
-        _kept[key] = poll(nominations, committee, measure=MEASURES[kind])
+        votes = (cast(nominations, member, measure=MEASURES[kind]) for member in committee)
+        _kept[key] = [ballot for of_member in votes for ballot in of_member]
     return _kept[key]
 
 

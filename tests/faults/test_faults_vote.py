@@ -12,9 +12,9 @@ import sys
 import time
 
 import pytest
+from o1_vote.election.nominate import Reason
 
 from o1_records import Ballot, Document, Example, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
-from o1_vote.ballot import Reason
 
 FULL = os.environ.get("O1_FAULTS") == "full"
 KILLS = 100 if FULL else 4
@@ -132,7 +132,9 @@ def test_f1_a_run_killed_at_any_time_is_finished_by_running_it_again(folder, who
             break
         assert process.returncode == 0
         assert outputs(folder, out) == expected
-        assert not (folder / f"{out}.jsonl.job").exists()
+        job = folder / f"{out}.jsonl.job"
+        assert sorted(path.name for path in job.iterdir()) == ["journal.sqlite", "lock"]
+        assert run(folder, make(out)).stderr == f"{out}.jsonl: up to date\n"
     assert resumed > 0
 
 
@@ -140,8 +142,9 @@ def test_f1_what_was_measured_before_a_kill_is_not_measured_again(folder):
     """The second half of the run is done by a member that knows what is left only."""
     code = """
 import os, signal, sys
-import o1_vote.commands.elect as elect
+import importlib
 from o1_vote.__main__ import main
+elect = importlib.import_module("o1_vote.election.elect")
 real, seen = elect.cast, []
 def cast(block, member, **options):
     seen.extend(n.query.query_id for n in block)
@@ -191,9 +194,8 @@ def test_f6_a_full_disk_leaves_what_was_there_and_the_next_run_completes(folder,
 def test_f7_a_second_process_on_the_same_job_is_refused(folder):
     code = """
 import sys, time
-from pathlib import Path
-from o1_vote.journal import Journal
-with Journal(Path("held.jsonl"), {"a": "b"}):
+from o1_records.kit.job import Job
+with Job("held.jsonl", {"a": "b"}):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -213,7 +215,7 @@ def test_f8_a_damaged_journal_is_an_error_and_not_a_result(folder):
     done = run(folder, elect("damaged"))
     assert done.returncode == 4
     assert "journal.sqlite" in done.stderr
-    assert "remove its folder" in done.stderr
+    assert "if the file is damaged, remove it" in done.stderr
 
 
 GOOD = {"query_id": "q0", "thought_id": "t9", "text": "x", "source": {"model": "m"}}

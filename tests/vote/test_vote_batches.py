@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o1_vote.batches import by_length, tokens_of
+from o1_vote.members.batches import by_length, tokens_of
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=30)
 

@@ -1,15 +1,18 @@
 """Vectors and indexes that are kept: computed once, never stale, never damaged unnoticed."""
 
+import argparse
 import collections
 import random
 
 import numpy as np
 import pytest
 
-from o1_records import Document, InputError
+from o1_records import Ballot, Document, InputError, write_jsonl
 from o1_vote import BM25Member
-from o1_vote.cosine import CosineMember
-from o1_vote.vector_cache import VectorCache
+from o1_vote._made_from import Files
+from o1_vote.commands import committee
+from o1_vote.members.cosine import CosineMember
+from o1_vote.members.vector_cache import VectorCache
 
 CORPUS = [Document(doc_id=f"d{i}", text=f"{word} a {word}") for i, word in enumerate(["ant", "bee", "cat"])]
 PAIRS = [("an ant", "d0"), ("a bee", "d0"), ("an ant", "d2")]
@@ -120,27 +123,41 @@ def test_f8_every_damaged_byte_of_a_saved_bm25_is_detected(tmp_path):
         path.write_bytes(whole)
 
 
-def test_f21_a_job_knows_when_a_model_a_score_file_or_an_option_changed(tmp_path):
-    import argparse
+def fingerprints(*words):
+    parser = argparse.ArgumentParser()
+    committee.declare(parser)
+    members = committee.members(parser.parse_args(words), Files([], list), whole_corpus=True)
+    return [member.fingerprint for member in members]
 
-    from o1_vote.commands import committee
 
-    def made_from(*words):
-        parser = argparse.ArgumentParser()
-        committee.declare(parser)
-        return committee.made_from(parser.parse_args(words))
+def all_differ(seen):
+    return all(one != other for place, one in enumerate(seen) for other in seen[:place])
 
-    model, scores = tmp_path / "model", tmp_path / "scores.jsonl"
-    model.mkdir()
-    words = ["--member", f"st:{model}", "--member", f"scores:{scores}"]
+
+def test_f21_a_job_knows_when_a_score_file_or_an_option_changed(tmp_path):
+    scores = tmp_path / "scores.jsonl"
+    words = ["--member", "bm25", "--member", f"scores:{scores}"]
     seen = []
-    for path in (model / "config.json", scores, model / "model.safetensors", scores):
-        path.write_text(f"content {len(seen)}")
-        if scores.exists():
-            seen.append(made_from(*words))
-    seen += [
-        made_from(*words, *more)
-        for more in (["--dtype", "float32"], ["--query-prompt", "q"], ["--revision", "r"])
-    ]
-    assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
-    assert made_from(*words, "--device", "cpu", "--batch", "3") == made_from(*words)
+    for score in (1.0, 2.0):
+        write_jsonl(scores, [Ballot(query_id="q", thought_id=None, retriever="m", score=score)])
+        seen.append(fingerprints(*words))
+    seen += [fingerprints(*words, *more) for more in (["--language", "french"], ["--split-identifiers"])]
+    assert all_differ(seen)
+    assert fingerprints(*words) == seen[1]
+
+
+@pytest.mark.extra
+def test_f21_a_job_knows_when_a_model_or_an_option_changed(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    words = ["--member", f"st:{model}"]
+    seen = []
+    for number, name in enumerate(["config.json", "model.safetensors", "tokenizer.json", "config.json"]):
+        (model / name).write_text(f"content {number}")
+        seen.append(fingerprints(*words))
+    options = (["--dtype", "float32"], ["--query-prompt", "q"], ["--max-length", "9"])
+    seen += [fingerprints(*words, *more) for more in options]
+    assert all_differ(seen)
+    assert fingerprints(*words, "--device", "cpu", "--batch", "3") == seen[3]
+    with pytest.raises(InputError, match=r"is a folder; a revision .'r'. belongs to a hub id"):
+        fingerprints(*words, "--revision", "r")

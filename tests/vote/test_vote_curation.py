@@ -9,18 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_records import Document, Example, InputError, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
-from o1_vote.commands.kinds import Removal
-from o1_vote.commands.stats import stats
-from o1_vote.contamination import Holdout
-from o1_vote.duplicates import Duplicates
-from o1_vote.shingles import jaccard, shingles, words
+from o1_records.kit.text import jaccard, shingles, words
+from o1_vote.curation.contamination import Holdout
+from o1_vote.curation.duplicates import Duplicates
+from o1_vote.curation.sieve import Removal
+from o1_vote.curation.stats import stats
 
 TEXTS = st.lists(st.sampled_from(["red", "blue", "green", "one"]), max_size=7).map(" ".join)
-
-
-def run(folder, *command):
-    command = [sys.executable, "-m", "o1_vote", *command]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 @given(text=TEXTS, size=st.integers(1, 4))
@@ -70,7 +65,10 @@ def test_minhash_finds_nearly_all_clear_near_duplicates():
 
 
 def test_a_missing_extra_says_what_to_type():
-    code = "import sys; sys.modules['datasketch'] = None; import o1_vote.duplicates as d; d.Duplicates(0.5)"
+    code = (
+        "import sys; sys.modules['datasketch'] = None; "
+        "from o1_vote.curation.duplicates import Duplicates; Duplicates(0.5)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'o1-vote[dedup]'" in done.stderr.splitlines()[-1]
 
@@ -92,7 +90,7 @@ def test_overlap_is_the_most_of_containment_and_likeness(tests, text, contained)
     assert (found and (found.share, -int(found.name))) == (max(best) if best else None)
 
 
-def test_duplicates_within_and_across_files_are_removed_with_a_reason(tmp_path):
+def test_duplicates_within_and_across_files_are_removed_with_a_reason(tmp_path, vote):
     write_jsonl(tmp_path / "old.jsonl", [Query(query_id="o", text="Open a file.")])
     write_jsonl(
         tmp_path / "a.jsonl",
@@ -106,18 +104,18 @@ def test_duplicates_within_and_across_files_are_removed_with_a_reason(tmp_path):
         tmp_path / "b.jsonl", [Query(query_id="b1", text="sort a  list"), Query(query_id="b2", text="x")]
     )
     files = ["a.jsonl", "b.jsonl", "--type", "query", "--against", "old.jsonl"]
-    done = run(tmp_path, "dedup", *files, "--out", "kept.jsonl", "--reasons", "removed.jsonl")
+    done = vote(tmp_path, "dedup", *files, "--out", "kept.jsonl", "--reasons", "removed.jsonl")
     assert done.returncode == 0, done.stderr
     assert [q.query_id for q in read_jsonl(tmp_path / "kept.jsonl", Query)] == ["a2", "b2"]
     removed = {r.name: r.like for r in read_jsonl(tmp_path / "removed.jsonl", Removal)}
     assert removed == {"a1": "old.jsonl: o", "a3": "a.jsonl: a2", "b1": "a.jsonl: a2"}
-    clash = run(tmp_path, "dedup", *files, "--out", "a.jsonl", "--reasons", "removed.jsonl")
+    clash = vote(tmp_path, "dedup", *files, "--out", "a.jsonl", "--reasons", "removed.jsonl")
     assert clash.returncode == 4
-    assert "is the same file as that of --files" in clash.stderr
+    assert "--out a.jsonl would overwrite the input of files, a.jsonl" in clash.stderr
 
 
 @pytest.mark.extra
-def test_near_duplicates_are_removed_on_request(tmp_path):
+def test_near_duplicates_are_removed_on_request(tmp_path, vote):
     text = "read all the members of an archive and write each of them to a folder of its own"
     documents = [
         Document(doc_id="d1", text=text),
@@ -126,7 +124,7 @@ def test_near_duplicates_are_removed_on_request(tmp_path):
     ]
     write_jsonl(tmp_path / "d.jsonl", documents)
     files = ["d.jsonl", "--type", "document", "--out", "k.jsonl", "--reasons", "r.jsonl"]
-    assert run(tmp_path, "dedup", *files, "--near", "0.8").returncode == 0
+    assert vote(tmp_path, "dedup", *files, "--near", "0.8").returncode == 0
     assert [d.doc_id for d in read_jsonl(tmp_path / "k.jsonl", Document)] == ["d1", "d3"]
     (removal,) = read_jsonl(tmp_path / "r.jsonl", Removal)
     assert removal.reason == "near-duplicate"
@@ -145,7 +143,7 @@ def example(query_id, text, document="nothing in common here", thought=None):
     )
 
 
-def test_what_overlaps_with_a_test_set_is_removed_with_a_reason(tmp_path):
+def test_what_overlaps_with_a_test_set_is_removed_with_a_reason(tmp_path, vote):
     write_jsonl(tmp_path / "queries.jsonl", [Query(query_id="t1", text="how does the heart pump blood")])
     write_jsonl(tmp_path / "qrels.jsonl", [Qrel(query_id="t1", doc_id="h", relevance=1)])
     write_jsonl(
@@ -172,7 +170,7 @@ def test_what_overlaps_with_a_test_set_is_removed_with_a_reason(tmp_path):
         "corpus.jsonl",
     ]
     files = ["examples.jsonl", "--type", "example", "--out", "kept.jsonl", "--reasons", "removed.jsonl"]
-    done = run(tmp_path, "decontaminate", *files, *test_set)
+    done = vote(tmp_path, "decontaminate", *files, *test_set)
     assert done.returncode == 0, done.stderr
     assert [e.query.query_id for e in read_jsonl(tmp_path / "kept.jsonl", Example)] == ["clean", "irrelevant"]
     removed = {r.name: (r.reason, r.like) for r in read_jsonl(tmp_path / "removed.jsonl", Removal)}
@@ -184,19 +182,19 @@ def test_what_overlaps_with_a_test_set_is_removed_with_a_reason(tmp_path):
 
 
 def test_limits_outside_their_range_are_refused():
-    with pytest.raises(InputError, match="not above 0"):
+    with pytest.raises(InputError, match=r"near must be above 0 and at most 1, got 1\.5"):
         Duplicates(1.5)
-    with pytest.raises(InputError, match="contained 0"):
+    with pytest.raises(InputError, match="contained must be above 0 and at most 1, got 0"):
         Holdout([], contained=0)
 
 
-def test_stats_count_what_examples_hold(tmp_path):
+def test_stats_count_what_examples_hold(tmp_path, vote):
     examples = [example("a", "one two three", "x y", "t"), example("b", "one"), example("c", "")]
     told = stats(examples)
     assert (told["examples"], told["with a thought"], told["with negatives"]) == (3, 1, 0)
     assert told["query words"] == {"mean": 1.33, "least": 0, "median": 1, "p90": 3, "most": 3}
     assert told["thoughts by model"] == {"m": 1}
     write_jsonl(tmp_path / "e.jsonl", examples)
-    done = run(tmp_path, "stats", "e.jsonl")
+    done = vote(tmp_path, "stats", "e.jsonl")
     assert json.loads(done.stdout) == told
     assert stats([])["examples"] == 0

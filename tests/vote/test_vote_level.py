@@ -11,9 +11,10 @@ import pytest
 from o1_records import Document, Example, InputError, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_records.bm25 import BM25
 from o1_vote.__main__ import main
-from o1_vote.ballot import NO_NEGATIVE, NO_POSITIVE, Nomination, Reason, cast
-from o1_vote.cosine import CosineMember
+from o1_vote.election.elect import cast
+from o1_vote.election.nominate import NO_NEGATIVE, NO_POSITIVE, Nomination, Reason
 from o1_vote.measure import Candidate, margin_to_corpus, mean, reciprocal_rank
+from o1_vote.members.cosine import CosineMember
 
 RANDOM = np.random.default_rng(0)
 DOCUMENTS = [Document(doc_id=f"d{n}", text=f"text {n}") for n in range(200)]
@@ -93,7 +94,7 @@ def test_queries_without_a_negative_are_listed_where_a_margin_to_it_is_asked_for
     assert main(margin) == 4
     assert "--measure margin needs --negatives" in capsys.readouterr().err
     assert main([*margin, "--negatives", "mined.jsonl"]) == 4
-    assert f"2 queries take no part, the first is 'q1' ({NO_NEGATIVE})" in capsys.readouterr().err
+    assert f"2 queries would be left out, the first is 'q1' ({NO_NEGATIVE})" in capsys.readouterr().err
     assert main([*margin, "--negatives", "mined.jsonl", "--reasons", "reasons.jsonl"]) == 0
     assert [example.query.query_id for example in read_jsonl("out.jsonl", Example)] == ["q0"]
     reasons = {each.query_id: each.reason for each in read_jsonl("reasons.jsonl", Reason)}
@@ -103,9 +104,9 @@ def test_queries_without_a_negative_are_listed_where_a_margin_to_it_is_asked_for
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"typo": 3.0}, "no member is called 'typo'; there are bm25"),
+        ({"typo": 3.0}, "no member is called 'typo'; the members are bm25"),
         ({"bm25": 0.0}, "no weight is above 0"),
-        ({"bm25": -1.0}, "weights below 0"),
+        ({"bm25": -1.0}, "weights must be 0 or more, got {'bm25': -1.0}"),
     ],
 )
 def test_weights_of_nobody_are_refused_before_anybody_votes(folder, capsys, weights, message):
@@ -116,9 +117,9 @@ def test_weights_of_nobody_are_refused_before_anybody_votes(folder, capsys, weig
 
 
 @pytest.mark.parametrize("option", ["--margin", "--least-agreement"])
-def test_a_threshold_that_is_no_number_is_refused(folder, capsys, option):
+def test_a_threshold_that_is_not_a_number_is_refused(folder, capsys, option):
     assert main([*ELECT, "--reasons", "r.jsonl", option, "nan"]) == 4
-    assert f"{option} is nan" in capsys.readouterr().err
+    assert f"{option} must be a finite number, got nan" in capsys.readouterr().err
 
 
 def test_two_processes_may_save_one_index(tmp_path):
@@ -141,23 +142,9 @@ def test_two_processes_may_save_one_index(tmp_path):
 
 
 @pytest.mark.extra
-def test_the_faster_linear_layer_multiplies_as_the_other_does():
-    import torch
-
-    from o1_vote.onednn import _Linear
-
-    torch.manual_seed(0)
-    layer, rows = torch.nn.Linear(64, 32), torch.randn(7, 64)
-    with torch.inference_mode():
-        plain = layer(rows)
-        layer.__class__ = _Linear
-        assert torch.allclose(layer(rows), plain, atol=1e-5)
-
-
-@pytest.mark.extra
 @pytest.mark.parametrize("content", [b"{", b"{}"])
 def test_a_broken_tokenizer_of_model2vec_is_told_in_one_sentence(tmp_path, content):
-    from o1_vote.model2vec import Model2VecMember
+    from o1_vote.members.static import Model2VecMember
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")

@@ -7,8 +7,7 @@ import pytest
 
 from o1_records import Ballot, Document, Hit, InputError, Query, Source, Thought, trec, write_jsonl
 from o1_vote import BM25Member, cast
-from o1_vote.ballot import Nomination
-from o1_vote.cosine import CosineMember
+from o1_vote.election.nominate import Nomination
 from o1_vote.measure import (
     Candidate,
     margin_to_corpus,
@@ -18,7 +17,8 @@ from o1_vote.measure import (
     reciprocal_rank,
     thought_similarity,
 )
-from o1_vote.scores import read_score_file
+from o1_vote.members.cosine import CosineMember
+from o1_vote.members.scores import read_score_file
 
 WORDS = ["zip", "archive", "member", "sort", "list", "number", "mail", "order", "read", "send"]
 RANDOM = np.random.default_rng(3)

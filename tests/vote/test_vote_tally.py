@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Ballot, InputError
-from o1_vote.agreement import krippendorff_alpha
 from o1_vote.tally import (
     first_places,
+    krippendorff_alpha,
     majority,
     mean_rank,
     reciprocal_rank_fusion,

@@ -1,7 +1,5 @@
 """What is told about an election: one query explained, all of them on a page."""
 
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -39,14 +37,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *words):
+@pytest.fixture
+def run(vote, folder):
     files = ["--ballots", "ballots.jsonl", "--thoughts", "thoughts.jsonl", "--queries", "queries.jsonl"]
-    command = [sys.executable, "-m", "o1_vote", *words, *files]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    return lambda *words: vote(folder, *words, *files)
 
 
-def test_an_explanation_has_every_candidate_and_every_members_word(folder):
-    done = run(folder, "explain", "q1", "--rule", "majority", "--no-abstain")
+def test_an_explanation_has_every_candidate_and_every_members_word(run):
+    done = run("explain", "q1", "--rule", "majority", "--no-abstain")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"query q1 open {NASTY}"
@@ -54,17 +52,17 @@ def test_an_explanation_has_every_candidate_and_every_members_word(folder):
     assert "* a: 1.0000 points" in lines
     assert "    bm25: 3.0000 (rank 1 of 3)" in lines
     assert "    dense: 0.3000 (rank 2 of 3)" in lines
-    assert "  (no thought): does not stand for election" in lines
+    assert "  (no thought): is not a candidate" in lines
     assert "    a folder" in lines
 
 
-def test_an_explanation_follows_the_terms_of_the_rule(folder):
+def test_an_explanation_follows_the_terms_of_the_rule(run):
     rule = ["--rule", "mean-rank", "--least-agreement", "0.9"]
-    told = run(folder, "explain", "q2", *rule, "--no-abstain").stdout
+    told = run("explain", "q2", *rule, "--no-abstain").stdout
     assert "the members disagree: alpha" in told
-    assert "(no thought), by mean-rank: the query alone" in run(folder, "explain", "q2", *rule).stdout
+    assert "(no thought), by mean-rank: the query alone" in run("explain", "q2", *rule).stdout
     assert "* (no thought)" in told
-    unknown = run(folder, "explain", "q9")
+    unknown = run("explain", "q9")
     assert unknown.returncode == 4
     assert "has no query 'q9'" in unknown.stderr
 
@@ -87,8 +85,8 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_is_offline_whole_and_shows_texts_as_text(folder):
-    done = run(folder, "report", "--out", "page.html", "--rule", "majority")
+def test_the_page_is_offline_whole_and_shows_texts_as_text(folder, run):
+    done = run("report", "--out", "page.html", "--rule", "majority")
     assert done.returncode == 0, done.stderr
     page = Page()
     page.feed((folder / "page.html").read_text())
@@ -103,7 +101,7 @@ def test_the_page_is_offline_whole_and_shows_texts_as_text(folder):
 
 
 def test_the_survey_counts_what_happened():
-    from o1_vote.survey import Survey
+    from o1_vote.election.survey import Survey
     from o1_vote.tally import decide, first_places
 
     survey = Survey()
@@ -121,8 +119,8 @@ def test_the_survey_counts_what_happened():
 
 
 def test_queries_without_a_thought_do_not_make_members_agree():
-    from o1_vote.page import page
-    from o1_vote.survey import Survey
+    from o1_vote.election.page import page
+    from o1_vote.election.survey import Survey
     from o1_vote.tally import decide, first_places
 
     alone = {"bm25": {None: 9.0}, "dense": {None: 0.9}}

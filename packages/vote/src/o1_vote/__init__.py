@@ -1,27 +1,31 @@
-"""Elect the best thought of each query by a committee of retrievers.
+"""Elect the best thought of each query by a committee of retrievers, and curate training data.
 
-`nominate` gathers what stands for election, `cast` lets a member measure it, a rule such as `majority`
-counts, `elect` does all three. Importing this loads no model library: members load theirs when they are
-made.
+`nominate` joins what belongs together, `cast` lets a member measure it, a rule such as `majority` counts,
+`elect` does all three. `mine` finds hard negatives. Importing this loads no model library: members load
+theirs when they are made.
 """
 
-from o1_vote.ballot import cast, nominate
-from o1_vote.bm25 import BM25Member
-from o1_vote.curate import elect
-from o1_vote.dense import SentenceTransformerMember
-from o1_vote.retriever import Retriever
-from o1_vote.static import StaticMember
+from o1_vote.curation.negatives import Mining, mine
+from o1_vote.election.elect import cast, elect
+from o1_vote.election.nominate import nominate
+from o1_vote.members.bm25 import BM25Member
+from o1_vote.members.dense import Loading, SentenceTransformerMember
+from o1_vote.members.protocol import Retriever
+from o1_vote.members.static import StaticMember
 from o1_vote.tally import majority
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BM25Member",
+    "Loading",
+    "Mining",
     "Retriever",
     "SentenceTransformerMember",
     "StaticMember",
     "cast",
     "elect",
     "majority",
+    "mine",
     "nominate",
 ]

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
-from collections.abc import Sequence
 
 import o1_vote
-from o1_records.command import parser_of, run_chosen, run_command
+from o1_records.kit.command import Program
 from o1_vote.commands import calibrate, decontaminate, dedup, elect, explain, mine, report, stats
 
-COMMANDS = {
-    "elect": (elect, "elect a thought for each query and write training examples"),
-    "explain": (explain, "say what every member said about a query, and why the winner won"),
-    "report": (report, "write one HTML page about an election"),
-    "calibrate": (calibrate, "weigh members by their agreement with held-out relevance"),
-    "mine": (mine, "mine hard negatives and write training examples"),
-    "dedup": (dedup, "remove duplicates and near-duplicates within and across files"),
-    "decontaminate": (decontaminate, "remove what overlaps with a test set"),
-    "stats": (stats, "count what examples hold"),
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run_command(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> int:
-    return run_chosen(_parser(), argv)
-
-
-def _parser() -> ArgumentParser:
-    return parser_of(COMMANDS, prog="o1-vote", version=o1_vote.__version__, description=__doc__)
-
+main = Program(
+    "o1-vote",
+    {
+        "elect": (elect, "elect a thought for each query and write training examples"),
+        "explain": (explain, "say what every member said about a query, and why the winner won"),
+        "report": (report, "write one HTML page about an election"),
+        "calibrate": (calibrate, "weight members by their agreement with held-out relevance"),
+        "mine": (mine, "mine hard negatives and write training examples"),
+        "dedup": (dedup, "remove duplicates and near-duplicates within and across files"),
+        "decontaminate": (decontaminate, "remove what overlaps with a test set"),
+        "stats": (stats, "count what examples hold"),
+    },
+    version=o1_vote.__version__,
+    description=__doc__,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

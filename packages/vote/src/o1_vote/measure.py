@@ -1,55 +1,45 @@
-"""What a member measures about a candidate. A measure is a function, so that a new one needs no change here.
+"""What a member measures about a candidate. A measure is a function, so a new one needs no change here.
 
-Raw values are what the ballots keep. The gain of a thought is its value less that of the query without
-a thought, which stands on a ballot of its own, so a tally can take either.
+Ballots keep the raw values. The gain of a thought is its value less that of the query without a thought,
+which has a ballot of its own, so a rule can take either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, InputError, Query, Thought, quoted
-from o1_vote.retriever import Retriever, Searcher
+from o1_records import Document, InputError, quoted
+from o1_vote.members.protocol import Candidate, Retriever, Searcher
 
 Values: TypeAlias = NDArray[np.float32]
 
-
-class Candidate(NamedTuple):
-    """One thing to measure: a thought about a query, or the query alone (None)."""
-
-    query: Query
-    thought: Thought | None
-    positives: tuple[Document, ...]
-    negatives: tuple[Document, ...] = ()
-
-
 Measure: TypeAlias = Callable[[Retriever, Sequence[Candidate]], Values]
-"""Score every candidate with a member: float32 [candidates], higher is better."""
+"""Scores every candidate with a member: float32 [candidates], higher is better."""
 
 Several: TypeAlias = Callable[[Values], float]
 """Makes one value of those of several positives: `best` or `mean`."""
 
 
 def best(values: Values) -> float:
-    """The best positive counts."""
+    """Return the value of the best positive."""
     return float(values.max())
 
 
 def mean(values: Values) -> float:
-    """All positives count alike."""
+    """Return the mean over the positives."""
     return float(values.mean())
 
 
 def thought_similarity(
     member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
 ) -> Values:
-    """The thought against the positives (O1 Embedder, refinement).
+    """Return the similarity of the thought to the positives (O1 Embedder, refinement).
 
-    Where there is no thought the query stands in its place.
+    Where there is no thought, that of the query.
     """
     texts = [(c.thought.text if c.thought else c.query.text) for c in candidates]
     return _over_positives(_similarities(member, texts, [c.positives for c in candidates]), several)
@@ -58,7 +48,7 @@ def thought_similarity(
 def query_thought_similarity(
     member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
 ) -> Values:
-    """Query and thought, as one text, against the positives."""
+    """Return the similarity of query and thought, as one text, to the positives."""
     documents = [c.positives for c in candidates]
     return _over_positives(_similarities(member, _searched(candidates), documents), several)
 
@@ -66,9 +56,9 @@ def query_thought_similarity(
 def margin_to_negatives(
     member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
 ) -> Values:
-    """How far query and thought put the positives above the hardest of the given negatives.
+    """Return how far query and thought put the positives above the hardest of the given negatives.
 
-    A thought that raises the positive and a hard negative alike gains nothing. Raises InputError for a
+    A thought that raises the positive and a hard negative equally gains nothing. Raises InputError for a
     query without negatives.
     """
     for candidate in candidates:
@@ -83,7 +73,7 @@ def margin_to_negatives(
 def margin_to_corpus(
     member: Retriever, candidates: Sequence[Candidate], *, several: Several = best
 ) -> Values:
-    """How far query and thought put the positives above the best other document of the corpus.
+    """Return how far query and thought put the positives above the best other document of the corpus.
 
     The default of an election. Every member has to score every document for every text.
     """
@@ -95,9 +85,9 @@ def margin_to_corpus(
 
 
 def reciprocal_rank(member: Retriever, candidates: Sequence[Candidate], *, several: Several = best) -> Values:
-    """One over the rank at which query and thought find the positives in the corpus.
+    """Return one over the rank at which query and thought find the positives in the corpus.
 
-    The rank counts the documents that are no positives and score as high or higher.
+    The rank counts the documents that are not positive and score as high or higher.
     """
     values = np.zeros(len(candidates), dtype=np.float32)
     for place, positives, others in _corpus_scores(member, candidates):
@@ -113,7 +103,7 @@ def _searched(candidates: Sequence[Candidate]) -> list[str]:
 def _similarities(
     member: Retriever, texts: Sequence[str], documents: Sequence[Sequence[Document]]
 ) -> list[Values]:
-    """For each text its similarities to its documents."""
+    """Return for each text its similarities to its documents."""
     pairs = [(text, d.doc_id) for text, group in zip(texts, documents, strict=True) for d in group]
     ends = np.cumsum([len(group) for group in documents], dtype=np.int64)
     return np.split(member.similarities(pairs), ends[:-1]) if len(texts) else []
@@ -126,15 +116,15 @@ def _over_positives(values: Sequence[Values], several: Several) -> Values:
 def _corpus_scores(
     member: Retriever, candidates: Sequence[Candidate]
 ) -> Iterator[tuple[int, Values, Values]]:
-    """The place of each candidate, the scores of its positives and those of all other documents.
+    """Yield the place of each candidate, the scores of its positives and those of all other documents.
 
-    A text is scored once: two rows of one matrix product may round differently, and equal thoughts are
-    level.
+    Each distinct text is scored once: two rows of one matrix product may round differently, and equal
+    thoughts must tie.
     """
     if not isinstance(member, Searcher):
         raise InputError(
             f"member {quoted(member.name)} cannot search a corpus; "
-            "measure a similarity or a margin to negatives"
+            "use a measure of similarity, or the margin to given negatives"
         )
     places: dict[str, list[int]] = {}
     for place, text in enumerate(_searched(candidates)):

@@ -1,21 +1,21 @@
 """Turning ballots into winners. Pure functions; no models here.
 
-A winner is a thought_id, or None for the query without a thought. Where candidates are level the
-smaller thought_id wins, and None is smaller than any: a rerun elects the same thought.
+A winner is a thought_id, or None for the query without a thought. Ties go to the smaller thought_id, and None
+counts as the smallest: a rerun elects the same thought.
 
 A rule is a function of what one member said of the candidates of one query; its points are averaged
-over the members. All rules but `z_scores` and `softmax_sum` see nothing but each member's order.
+over the members. All rules but `z_scores` and `softmax_sum` depend only on each member's order.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict, Unpack
 
 from o1_records import Ballot, InputError, quoted
-from o1_vote.agreement import krippendorff_alpha, ranks
 
 Winners: TypeAlias = dict[str, str | None]
 Scores: TypeAlias = Mapping[str | None, float]
@@ -24,7 +24,7 @@ Sheets: TypeAlias = Mapping[str, Scores]
 """What each member, by name, said of the candidates of one query."""
 
 _DIGITS = 9
-"""Sums that differ by less are level: rounding errors decide no election."""
+"""Sums that agree to so many digits tie: rounding errors decide no election."""
 RRF_K = 60
 """Cormack, Clarke and Büttcher 2009."""
 
@@ -32,10 +32,10 @@ RRF_K = 60
 class Terms(TypedDict, total=False):
     """What every rule can be told.
 
-    abstain: the query without a thought (None) stands for election too; otherwise it wins only where
-        there is no thought.
-    margin: with `abstain`, how many points (a member's mean, in the unit of the rule) the best thought
-        must have more than the query alone; 0 by default, and level is not enough.
+    abstain: the query without a thought (None) is a candidate too; otherwise it wins only where there is no
+        thought.
+    margin: with `abstain`, how many points (a mean over the members, in the unit of the rule) the best
+        thought must be above the query alone; 0 by default, and a tie is not enough.
     least_agreement: None wins where Krippendorff's alpha of the members is lower.
     weights: of members by name, 1 by default; only their proportions count.
     """
@@ -48,12 +48,15 @@ class Terms(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one query was decided: `points` by candidate, a member's mean."""
+    """How one query was decided; `points` are means over the members, by candidate."""
 
     winner: str | None
     points: dict[str | None, float]
     agreement: float
     why: str
+
+
+# --- rules --------------------------------------------------------------------------------------------
 
 
 def majority(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
@@ -81,8 +84,8 @@ def reciprocal_rank_fusion(ballots: Iterable[Ballot], **terms: Unpack[Terms]) ->
 def z_scores(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
     """Elect by the mean of standard scores, taken over the candidates of a query.
 
-    A point is a standard deviation. How much better counts, whatever the scale of a member. Not
-    monotone: a candidate raised far above the others widens the deviation that it is measured in.
+    A point is a standard deviation. How much better a candidate is counts, whatever the scale of a member.
+    Not monotone: a candidate raised far above the others widens the deviation that it is measured in.
     """
     return winners(ballots, standard_scores, **terms)
 
@@ -96,7 +99,7 @@ def softmax_sum(ballots: Iterable[Ballot], **terms: Unpack[Terms]) -> Winners:
 
 
 def winners(ballots: Iterable[Ballot], points: Points, **terms: Unpack[Terms]) -> Winners:
-    """Map each query_id to the winner by a rule."""
+    """Map each query_id to its winner, given the points of a rule."""
     return {name: verdict.winner for name, verdict in verdicts(ballots, points, **terms).items()}
 
 
@@ -106,7 +109,7 @@ def verdicts(ballots: Iterable[Ballot], points: Points, **terms: Unpack[Terms]) 
 
 
 def decide(sheets: Sheets, points: Points, **terms: Unpack[Terms]) -> Verdict:
-    """Elect for one query."""
+    """Decide one query."""
     abstain, margin = terms.get("abstain", False), terms.get("margin", 0.0)
     standing = {member: _standing(scores, abstain) for member, scores in sheets.items()}
     totals = _mean_points(standing, points, terms.get("weights", {}))
@@ -121,29 +124,32 @@ def decide(sheets: Sheets, points: Points, **terms: Unpack[Terms]) -> Verdict:
         gain = totals[best] - totals[None]
         best, why = None, f"{quoted(best)} is {gain:.3g} points above the query alone, less than {margin:g}"
     else:
-        level = sum(points == totals[best] for points in totals.values()) > 1
-        why = "the smallest id of those with the most points" if level else "the most points"
+        tie = sum(points == totals[best] for points in totals.values()) > 1
+        why = "the smallest id of those with the most points" if tie else "the most points"
     return Verdict(best, totals, agreement, why)
 
 
+# --- points: what one member's scores are worth -------------------------------------------------------
+
+
 def first_places(scores: Scores) -> dict[str | None, float]:
-    """1 for each of the best, 0 for the others."""
+    """Return 1 for each of the best candidates, 0 for the others."""
     best = max(scores.values())
     return {name: float(score == best) for name, score in scores.items()}
 
 
 def borda_points(scores: Scores) -> dict[str | None, float]:
-    """How many candidates each beats, those level with it counted half."""
+    """Return how many candidates each beats; ties count half."""
     return {name: len(scores) - rank for name, rank in ranks(scores).items()}
 
 
 def reciprocal_points(scores: Scores) -> dict[str | None, float]:
-    """1 / (60 + rank)."""
+    """Return 1 / (60 + rank)."""
     return {name: 1 / (RRF_K + rank) for name, rank in ranks(scores).items()}
 
 
 def standard_scores(scores: Scores) -> dict[str | None, float]:
-    """Standard deviations above the mean; 0 where all are level."""
+    """Return standard deviations above the mean; 0 where all scores are equal."""
     mean = math.fsum(scores.values()) / len(scores)
     deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / len(scores))
     if deviation <= 1e-12 * max(abs(score) for score in scores.values()):
@@ -152,15 +158,52 @@ def standard_scores(scores: Scores) -> dict[str | None, float]:
 
 
 def softmax(scores: Scores) -> dict[str | None, float]:
-    """The softmax of the raw scores."""
+    """Return the softmax of the raw scores."""
     best = max(scores.values())
     powers = {name: math.exp(score - best) for name, score in scores.items()}
     total = math.fsum(powers.values())
     return {name: power / total for name, power in powers.items()}
 
 
+def ranks(scores: Scores) -> dict[str | None, float]:
+    """Return the rank of each candidate, 1 for the best; equal scores share the mean of their ranks."""
+    ordered = sorted(scores.values(), reverse=True)
+    first = {score: place for place, score in reversed(list(enumerate(ordered, start=1)))}
+    return {name: first[score] + (ordered.count(score) - 1) / 2 for name, score in scores.items()}
+
+
+# --- agreement ----------------------------------------------------------------------------------------
+
+
+def krippendorff_alpha(sheets: Sequence[Scores]) -> float:
+    """Return Krippendorff's alpha of the ranks that members gave to the same candidates.
+
+    1 is full agreement, 0 what chance would give, and it can be negative. The difference of two ranks
+    is squared (his interval metric). It is 1 where nobody can disagree: one member, or only ties.
+    """
+    rows = [ranks(scores) for scores in sheets]
+    names = list(rows[0])
+    count = len(rows) * len(names)
+    if len(rows) < 2:
+        return 1.0
+    observed = math.fsum(
+        (one[name] - other[name]) ** 2 for name in names for one, other in itertools.combinations(rows, 2)
+    ) / (len(names) * len(rows) * (len(rows) - 1) / 2)
+    values = [row[name] for row in rows for name in names]
+    mean = math.fsum(values) / count
+    # half the mean squared difference of two values is their sample variance
+    expected = 2 * math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return 1.0 if expected == 0 else 1 - observed / expected
+
+
+# --- ballots ------------------------------------------------------------------------------------------
+
+
 def sheets_of(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None, float]]]:
-    """Scores by query, member and candidate; every member of a query judged the same candidates."""
+    """Return the scores by query, member and candidate.
+
+    Raises InputError for a repeated ballot, and where members of a query judged different candidates.
+    """
     queries: dict[str, dict[str, dict[str | None, float]]] = {}
     for ballot in ballots:
         sheet = queries.setdefault(ballot.query_id, {}).setdefault(ballot.retriever, {})
@@ -179,6 +222,7 @@ def sheets_of(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None,
 
 
 def _standing(scores: Scores, abstain: bool) -> Scores:
+    """Return the scores of the candidates: without the query alone, unless it may win or is all there is."""
     if abstain or set(scores) == {None}:
         return scores
     return {name: score for name, score in scores.items() if name is not None}

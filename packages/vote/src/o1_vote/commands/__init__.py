@@ -1,1 +1,1 @@
-"""The commands of `o1-vote`, a file each: `declare(parser)` and `run(args)`."""
+"""The commands of `o1-vote`, a file each, and the options that several of them share."""

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from o1_records import Document, InputError, MissingExtraError, open_documents, quoted
-from o1_records.command import at_least
-from o1_vote import rerun
-from o1_vote.bm25 import LANGUAGES, BM25Member
-from o1_vote.cross_encoder import CrossEncoderMember
-from o1_vote.curate import refuse_like_named
-from o1_vote.dense import DTYPES, Loading, SentenceTransformerMember
-from o1_vote.hub import digest_of_model
-from o1_vote.model2vec import Model2VecMember
-from o1_vote.paths import files_of
-from o1_vote.retriever import Retriever
-from o1_vote.scores import ScoreFileMember, read_score_file
-from o1_vote.static import StaticMember
-from o1_vote.vector_cache import VectorCache
+from o1_records import Document, InputError, MissingExtraError, quoted
+from o1_records.kit.command import EVERYTHING, at_least, reads, writes
+from o1_records.kit.models import model_digest
+from o1_vote._made_from import Files
+from o1_vote.members.bm25 import LANGUAGES, BM25Member
+from o1_vote.members.cross_encoder import CrossEncoderMember
+from o1_vote.members.dense import DTYPES, Loading, SentenceTransformerMember
+from o1_vote.members.protocol import LazyMember, Retriever
+from o1_vote.members.scores import ScoreFileMember, read_score_file
+from o1_vote.members.static import Model2VecMember, StaticMember
+from o1_vote.members.vector_cache import VectorCache
 
-KINDS = {"bm25": False, "static": False, "m2v": True, "st": True, "ce": True, "scores": True}
-"""Whether a kind of member takes an argument."""
-_PACKAGES = {"bm25": "bm25s", "static": "wordllama", "m2v": "model2vec"}
-_NEEDS = {
-    "static": ("wordllama", "static", "The static member"),
-    "m2v": ("model2vec", "static", "A model2vec member"),
-    "st": ("sentence_transformers", "dense", "A sentence-transformers member"),
-    "ce": ("sentence_transformers", "dense", "A sentence-transformers member"),
-}
 _METAVAR = "[NAME=]bm25|static|m2v:MODEL|st:MODEL|ce:MODEL|scores:FILE"
+_MANY = 100_000
+"""Documents that a member takes so long to embed that it is said."""
 
-Documents = Mapping[str, Document]
+
+class Kind(NamedTuple):
+    """What a kind of member needs: an argument, a distribution, the extra that brings it, options."""
+
+    takes_argument: bool
+    distribution: str = ""
+    extra: str = ""
+    options: tuple[str, ...] = ()
+
+
+_MODEL_OPTIONS = ("device", "dtype", "batch", "max_length", "revision")
+KINDS = {
+    "bm25": Kind(False, "bm25s", options=("language", "split_identifiers")),
+    "static": Kind(False, "wordllama", "static"),
+    "m2v": Kind(True, "model2vec", "static", ("max_length", "revision")),
+    "st": Kind(True, "sentence-transformers", "dense", (*_MODEL_OPTIONS, "query_prompt", "document_prompt")),
+    "ce": Kind(True, "sentence-transformers", "dense", _MODEL_OPTIONS),
+    "scores": Kind(True),
+}
+_SPEED = ("device", "batch")
+"""Options that change no score."""
+_DEFAULTS: dict[str, Any] = {
+    "language": "english", "split_identifiers": False, "device": None, "dtype": "auto", "batch": 32,
+    "max_length": None, "revision": None, "query_prompt": "", "document_prompt": "",
+}  # fmt: skip
 
 
 class Spec(NamedTuple):
@@ -48,33 +63,41 @@ class Spec(NamedTuple):
     named: bool
 
 
-def declare(command: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """The options that say who is in the committee."""
-    add = command.add_argument
-    add(
+def declare(command: ArgumentParser) -> None:
+    """Add the options that say who is in the committee."""
+    reads(
+        command,
         "--member",
-        required=required,
+        required=True,
         action="append",
-        default=[],
         type=spec,
         metavar=_METAVAR,
+        inside=EVERYTHING,
+        paths=_paths,
         help="a member (repeat): MODEL is a folder or a hub id, FILE ballots or a TREC run, ce reads pairs",
     )
-    add("--cache", type=Path, help="folder that keeps vectors and BM25 indexes for other runs")
+    writes(command, "--cache", folder=True, help="folder that keeps vectors and BM25 indexes for other runs")
+    add = command.add_argument
     add("--split-identifiers", action="store_true", help="bm25: split snake_case and camelCase")
     add("--language", choices=LANGUAGES, default="english", help="bm25: stemmer and stop words")
+    add("--device", help="st, ce: cpu, cuda:1, ... or several with commas; the best there is if not given")
     add(
-        "--device",
-        help="st, ce: cpu, cuda:1, ... or several with commas (default: the best there is)",
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="st, ce: auto is bfloat16 for st where the device has instructions for it, else float32",
     )
-    add("--dtype", choices=DTYPES, default="auto", help="st, ce (auto: st in bfloat16 where that is faster)")
     add(
         "--batch",
         type=at_least(1),
         default=32,
         help="st, ce: a batch holds the tokens of so many texts of --max-length (or of 256)",
     )
-    add("--max-length", type=at_least(1), help="m2v, st, ce: tokens a text (default: the model's own)")
+    add(
+        "--max-length",
+        type=at_least(1),
+        help="m2v, st, ce: tokens a text; by default the model's own limit",
+    )
     add("--revision", help="m2v, st, ce: of a hub id")
     add("--query-prompt", default="", help="st: goes before queries and thoughts")
     add("--document-prompt", default="", help="st: goes before documents")
@@ -86,127 +109,120 @@ def spec(text: str) -> Spec:
     named = bool(equals and ":" not in head)
     name, rest = (head, tail) if named else (text, text)
     kind, _, argument = rest.partition(":")
-    if not name or kind not in KINDS or bool(argument) != KINDS[kind]:
-        raise argparse.ArgumentTypeError(
+    if not name or kind not in KINDS or bool(argument) != KINDS[kind].takes_argument:
+        raise ArgumentTypeError(
             f"{quoted(text)} is none of bm25, static, m2v:MODEL, st:MODEL, ce:MODEL, scores:FILE, NAME=KIND"
         )
     return Spec(name, kind, argument, named)
 
 
-def made_from(args: argparse.Namespace) -> dict[str, str]:
-    """What the scores of the members depend on, the corpus aside."""
-    made = {
-        name: str(getattr(args, name)) for name in ("split_identifiers", "language", "dtype", "max_length")
-    }
-    made |= {name: str(getattr(args, name)) for name in ("revision", "query_prompt", "document_prompt")}
-    for member in args.member:
-        package = _version(_PACKAGES.get(member.kind, "sentence-transformers"))
-        made[f"member {member.name}"] = f"{member.kind}:{member.argument} {package}"
-        if member.kind == "scores":
-            made[f"member {member.name} sha256"] = rerun.digest_of([Path(member.argument)])
-        elif member.argument:
-            made[f"member {member.name} sha256"] = digest_of_model(member.argument, args.revision)
-    return made
+def members(
+    args: Namespace, corpus: Files[Document], *, whole_corpus: bool
+) -> list[LazyMember | ScoreFileMember]:
+    """Return the members, none of them loaded; `whole_corpus` says whether they will score all of it.
 
-
-def _refuse_missing(kind: str) -> None:
-    """Here, and not when the other members have voted for hours."""
-    if kind in _NEEDS:
-        package, extra, purpose = _NEEDS[kind]
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("o1-vote", extra, purpose)
-
-
-class Committee:
-    """The members that were asked for, each made when it is needed.
-
-    `documents` are those that similarities are asked about (None: the whole corpus). `scratch` keeps
-    vectors of this run where no `--cache` is given.
+    Raises InputError or MissingExtraError now for what can be known now, and not when the other members have
+    voted for hours.
     """
+    _refuse_options_without_effect(args)
+    return [
+        member
+        for given in args.member
+        for member in (
+            read_score_file(given.argument, given.name if given.named else "")
+            if given.kind == "scores"
+            else [_lazy(given, args, corpus, whole_corpus)]
+        )
+    ]
 
-    def __init__(
-        self, args: argparse.Namespace, *, documents: Documents | None = None, scratch: Path | None = None
-    ) -> None:
-        refuse_like_named(member.name for member in args.member)
-        self._args, self._scratch = args, scratch
-        self._documents = documents
-        self._recorded: dict[str, ScoreFileMember] = {}
-        self._specs: dict[str, Spec] = {}
-        for member in args.member:
-            if member.kind != "scores":
-                self._specs[member.name] = member
-                continue
-            for recorded in read_score_file(member.argument, member.name if member.named else ""):
-                self._recorded[recorded.name] = recorded
-        self.names = [*self._specs, *self._recorded]
-        refuse_like_named(self.names)
-        for spec in self._specs.values():
-            _refuse_missing(spec.kind)
 
-    def member(self, name: str) -> Retriever | ScoreFileMember:
-        """Make a member. Raises InputError or MissingExtraError where that cannot be done."""
-        return self._recorded[name] if name in self._recorded else self.retriever(name)
+def _paths(specs: Iterable[Spec]) -> list[str]:
+    """Return the files and folders that members are read from; a hub id is none."""
+    return [each.argument for each in specs if each.kind == "scores" or Path(each.argument or "?").exists()]
 
-    def retriever(self, name: str) -> Retriever:
-        """Make a member that reads texts; InputError for one of a score file."""
-        if name not in self._specs:
-            raise InputError(f"member {quoted(name)} is a score file, which cannot judge other texts")
-        args, (_, kind, argument, _) = self._args, self._specs[name]
-        if kind == "bm25":
-            return BM25Member(
-                open_documents(args.corpus),
-                name=name,
-                language=args.language,
-                split_identifiers=args.split_identifiers,
-                saved=self._saved_bm25(),
+
+def _refuse_options_without_effect(args: Namespace) -> None:
+    useful = {option for given in args.member for option in KINDS[given.kind].options}
+    for option, default in _DEFAULTS.items():
+        if option not in useful and getattr(args, option) != default:
+            kinds = " or ".join(name for name, kind in KINDS.items() if option in kind.options)
+            raise InputError(
+                f"--{option.replace('_', '-')} has no effect without a member of kind {kinds}; leave it out"
             )
-        documents = self._documents if self._documents is not None else open_documents(args.corpus)
-        if kind == "static":
-            return StaticMember(documents, name=name, cache=self._cache())
-        if kind == "m2v":
-            return Model2VecMember(
-                argument,
-                documents,
-                name=name,
-                cache=self._cache(),
-                max_length=args.max_length,
-                revision=args.revision,
-            )
-        if kind == "ce":
-            return CrossEncoderMember(
-                argument, documents, name=name, cache=self._cache(), loading=self._loading()
-            )
-        return SentenceTransformerMember(
+
+
+def _lazy(given: Spec, args: Namespace, corpus: Files[Document], whole_corpus: bool) -> LazyMember:
+    kind = KINDS[given.kind]
+    if kind.extra and importlib.util.find_spec(kind.distribution.replace("-", "_")) is None:
+        names = {"static": "The static member", "m2v": "A model2vec member"}
+        raise MissingExtraError(
+            "o1-vote", kind.extra, names.get(given.kind, "A sentence-transformers member")
+        )
+    parts = [given.kind, importlib.metadata.version(kind.distribution)]
+    if given.argument:
+        parts.append(model_digest(given.argument, args.revision))
+    parts += [f"{option} {getattr(args, option)!r}" for option in kind.options if option not in _SPEED]
+
+    def load(documents: Mapping[str, Document], folder: Path | None) -> Retriever:
+        return _load(given, args, corpus, documents, folder)
+
+    return LazyMember(given.name, " ".join(parts), load, whole_corpus and given.kind != "bm25")
+
+
+def _load(
+    given: Spec,
+    args: Namespace,
+    corpus: Files[Document],
+    documents: Mapping[str, Document],
+    folder: Path | None,
+) -> Retriever:
+    name, kind, argument, _ = given
+    if kind == "bm25":
+        return BM25Member(
+            corpus,
+            name=name,
+            language=args.language,
+            split_identifiers=args.split_identifiers,
+            saved=_saved_bm25(args, corpus),
+        )
+    if "measure" in args and len(documents) >= _MANY:
+        print(
+            f"{name} reads {len(documents)} documents; with --measure thought only those that are judged",
+            file=sys.stderr,
+        )
+    kept = args.cache or folder
+    cache = VectorCache(kept / "vectors.sqlite") if kept else None
+    if kind == "static":
+        return StaticMember(documents, name=name, cache=cache)
+    if kind == "m2v":
+        return Model2VecMember(
             argument,
             documents,
             name=name,
-            query_prompt=args.query_prompt,
-            document_prompt=args.document_prompt,
-            cache=self._cache(),
-            loading=self._loading(),
+            cache=cache,
+            max_length=args.max_length,
+            revision=args.revision,
         )
-
-    def _cache(self) -> VectorCache | None:
-        folder = self._args.cache or self._scratch
-        return VectorCache(folder / "vectors.sqlite") if folder else None
-
-    def _saved_bm25(self) -> Path | None:
-        if not self._args.cache:
-            return None
-        corpus = rerun.digest_of(files_of(self._args.corpus, ["corpus.jsonl"]))
-        how = f"{corpus} {self._args.language} {self._args.split_identifiers} {_version('bm25s')}"
-        folder: Path = self._args.cache / f"bm25-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _loading(self) -> Loading:
-        args = self._args
-        devices = tuple(args.device.split(",")) if args.device else ()
-        return Loading(devices, args.dtype, args.batch, args.max_length, args.revision)
+    devices = tuple(args.device.split(",")) if args.device else ()
+    loading = Loading(devices, args.dtype, args.batch, args.max_length, args.revision)
+    if kind == "ce":
+        return CrossEncoderMember(argument, documents, name=name, cache=cache, loading=loading)
+    return SentenceTransformerMember(
+        argument,
+        documents,
+        name=name,
+        query_prompt=args.query_prompt,
+        document_prompt=args.document_prompt,
+        cache=cache,
+        loading=loading,
+    )
 
 
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _saved_bm25(args: Namespace, corpus: Files[Document]) -> Path | None:
+    if not args.cache:
+        return None
+    version = importlib.metadata.version("bm25s")
+    how = f"{corpus.fingerprint} {args.language} {args.split_identifiers} {version}"
+    folder: Path = args.cache / f"bm25-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Collection
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
 import msgspec
 
-from o1_records import InputError, quoted
+from o1_records import InputError
+from o1_records.kit.command import reads
 from o1_vote import tally
 from o1_vote.tally import Points, Terms
 
@@ -23,27 +23,34 @@ RULES: dict[str, Points] = {
 }
 
 
-def declare(command: argparse.ArgumentParser) -> None:
-    """The rule and its terms."""
+def declare(command: ArgumentParser) -> None:
+    """Add the rule and its terms."""
     add = command.add_argument
-    add("--rule", choices=RULES, default="mean-rank", help="(mean-rank) borda elects the same")
+    add(
+        "--rule",
+        choices=RULES,
+        default="mean-rank",
+        help="how ballots are counted; borda is mean-rank",
+    )
     add(
         "--abstain",
-        action=argparse.BooleanOptionalAction,
+        action=BooleanOptionalAction,
         default=True,
-        help="whether the query without a thought may be elected too (it may)",
+        help="whether the query without a thought may be elected too",
     )
     add("--margin", type=float, default=0.0, help="points that a thought must be above the query alone")
     add("--least-agreement", type=float, help="no thought where Krippendorff's alpha is lower")
-    add("--weights", type=Path, help="JSON of weights by member, as `calibrate` writes")
+    reads(command, "--weights", once=True, help="JSON of weights by member, as `calibrate` writes it")
 
 
-def terms_of(args: argparse.Namespace) -> Terms:
-    """The terms of the rule."""
+def terms_of(args: Namespace) -> Terms:
+    """Return the terms of the rule."""
     for name in ("margin", "least_agreement"):
         value = getattr(args, name)
         if value is not None and not math.isfinite(value):
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be a number")
+            raise InputError(f"--{name.replace('_', '-')} must be a finite number, got {value}")
+    if args.margin and not args.abstain:
+        raise InputError("--margin has no effect with --no-abstain; leave one of them out")
     terms = Terms(abstain=args.abstain, margin=args.margin)
     if args.least_agreement is not None:
         terms["least_agreement"] = args.least_agreement
@@ -58,15 +65,7 @@ def _weights(path: Path) -> dict[str, float]:
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise InputError(f'{path}: {error}; it should be {{"MEMBER": 1.0, ...}}') from error
     if bad := {name: weight for name, weight in weights.items() if not weight >= 0}:
-        raise InputError(f"{path}: weights below 0: {bad}")
+        raise InputError(f"{path}: weights must be 0 or more, got {bad}")
     if not any(weights.values()):
-        raise InputError(f"{path}: no weight is above 0, so nobody votes")
+        raise InputError(f"{path}: no weight is above 0, so no vote would count")
     return weights
-
-
-def refuse_others(terms: Terms, names: Collection[str]) -> None:
-    """Raise InputError for the weight of nobody: it would count for nothing."""
-    if strangers := sorted(set(terms.get("weights", ())) - set(names)):
-        raise InputError(
-            f"--weights: no member is called {quoted(strangers[0])}; there are {', '.join(names)}"
-        )

@@ -1,65 +1,22 @@
-"""`o1-vote stats`: what a file of examples holds, as JSON."""
+"""`o1-vote stats`: what files of examples hold, as JSON."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from argparse import ArgumentParser, Namespace
 
 from o1_records import Example, read_jsonl
-from o1_vote.shingles import words
-
-_QUANTILES = {"least": 0.0, "median": 0.5, "p90": 0.9, "most": 1.0}
-
-
-def declare(command: argparse.ArgumentParser) -> None:
-    """What is counted."""
-    command.add_argument("examples", nargs="+", help="JSONL of examples")
+from o1_records.kit.command import reads
+from o1_vote.curation.stats import stats
 
 
-def run(args: argparse.Namespace) -> int:
+def declare(command: ArgumentParser) -> None:
+    """Add what is counted."""
+    reads(command, "examples", nargs="+", once=True, help="JSONL of examples")
+
+
+def run(args: Namespace) -> int:
     """Print one JSON object."""
     examples = (example for file in args.examples for example in read_jsonl(file, Example))
     print(json.dumps(stats(examples), indent=1, ensure_ascii=False))
     return 0
-
-
-def stats(examples: Iterable[Example]) -> dict[str, Any]:
-    """Counts of examples, their documents, and the words of their texts; memory stays bounded."""
-    counts = dict.fromkeys(("examples", "with a thought", "with negatives", "with teacher scores"), 0)
-    thinkers: Counter[str] = Counter()
-    names = ("positives", "negatives", "query words", "thought words", "positive words")
-    sizes: dict[str, Counter[int]] = {name: Counter() for name in names}
-    for example in examples:
-        counts["examples"] += 1
-        counts["with a thought"] += example.thought is not None
-        counts["with negatives"] += bool(example.negatives)
-        counts["with teacher scores"] += bool(example.teacher_scores)
-        sizes["positives"][len(example.positives)] += 1
-        sizes["negatives"][len(example.negatives)] += 1
-        sizes["query words"][len(words(example.query.text))] += 1
-        if example.thought is not None:
-            thinkers[example.thought.source.model] += 1
-            sizes["thought words"][len(words(example.thought.text))] += 1
-        for positive in example.positives:
-            sizes["positive words"][len(words(positive.full_text))] += 1
-    numbers = {name: _summary(sizes[name]) for name in names if sizes[name]}
-    return {**counts, **numbers, "thoughts by model": dict(thinkers.most_common())}
-
-
-def _summary(sizes: Mapping[int, int]) -> dict[str, float]:
-    total = sum(sizes.values())
-    mean = sum(size * count for size, count in sizes.items()) / total
-    return {"mean": round(mean, 2), **{name: _quantile(sizes, q) for name, q in _QUANTILES.items()}}
-
-
-def _quantile(sizes: Mapping[int, int], share: float) -> int:
-    """The least size that at least this share does not exceed."""
-    seen, total = 0, sum(sizes.values())
-    for size in sorted(sizes):
-        seen += sizes[size]
-        if seen >= share * total:
-            return size
-    return max(sizes)

@@ -1,0 +1,120 @@
+"""What a job was made from, in words: inputs by their content, functions and members by name.
+
+A thing that has a `fingerprint` is identified by it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from o1_records import sha256_file
+from o1_records.jsonl import encode
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Identified(Protocol[T_co]):
+    """Something to iterate over, as often as needed, that can be told from others by its fingerprint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same content only."""
+
+    def __iter__(self) -> Iterator[T_co]:
+        """Yield the records from the first."""
+
+
+class Files(Generic[T]):
+    """What `read` makes of files, read anew each time it is iterated over."""
+
+    def __init__(self, files: Iterable[Path], read: Callable[[], Iterable[T]]) -> None:
+        self._files, self._read = list(files), read
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._read())
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the files' content. Raises OSError where one cannot be read."""
+        digests = "".join(f"{sha256_file(file)}\n" for file in self._files)
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+class _Content(Generic[T]):
+    """Records that are identified by their content; an iterator is copied to a temporary file."""
+
+    def __init__(self, records: Iterable[T]) -> None:
+        self._records = records
+        self._copy = tempfile.TemporaryFile() if isinstance(records, Iterator) else None
+        self._decoder: msgspec.json.Decoder[T] | None = None
+        self._count = 0
+        digest = hashlib.sha256()
+        record: Any
+        for number, record in enumerate(records, 1):
+            self._decoder = self._decoder or msgspec.json.Decoder(type(record))
+            line = encode(record, f"{type(record).__name__} {number}", self._decoder) + b"\n"
+            digest.update(line)
+            if self._copy is not None:
+                self._copy.write(line)
+            self._count = number
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        if self._copy is None:
+            yield from self._records
+        elif self._decoder is not None:
+            self._copy.seek(0)
+            yield from map(self._decoder.decode, self._copy)
+
+
+def identified(records: Iterable[T]) -> Identified[T]:
+    """Return the records as something to iterate over again, with a fingerprint.
+
+    Without one of their own they are read now, for that of their content; memory does not grow with them.
+    """
+    return records if _has_fingerprint(records) else _Content(records)  # type: ignore[return-value]
+
+
+def fingerprint_of(values: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a mapping: its own, or that of its content."""
+    if _has_fingerprint(values):
+        return str(values.fingerprint)  # type: ignore[attr-defined]
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        digest.update(msgspec.json.encode((name, values[name]), order="deterministic") + b"\n")
+    return digest.hexdigest()
+
+
+def described(thing: object) -> str:
+    """Return the fingerprint of a function, partial function or member, or what it is called.
+
+    Two things that are called the same are taken for the same.
+    """
+    if _has_fingerprint(thing):
+        return str(thing.fingerprint)  # type: ignore[attr-defined]
+    if isinstance(thing, functools.partial):
+        arguments = [described(value) for value in thing.args]
+        arguments += [f"{name}={described(value)}" for name, value in sorted(thing.keywords.items())]
+        return f"{described(thing.func)}({', '.join(arguments)})"
+    if isinstance(thing, Mapping):
+        return f"{{{', '.join(f'{name}: {described(thing[name])}' for name in sorted(thing))}}}"
+    if thing is None or isinstance(thing, str | int | float):
+        return repr(thing)
+    named: Any = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}".removeprefix("o1_vote.")
+
+
+def _has_fingerprint(thing: object) -> bool:
+    fingerprint = getattr(thing, "fingerprint", "")
+    return isinstance(fingerprint, str) and bool(fingerprint)

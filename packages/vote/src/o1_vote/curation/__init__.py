@@ -1,0 +1,1 @@
+"""Curating training data: hard negatives, duplicates, contamination, weights of members."""

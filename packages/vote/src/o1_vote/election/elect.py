@@ -1,0 +1,348 @@
+"""An election: members cast ballots, a rule counts them, winners are written into training examples.
+
+```
+OUT                       the examples
+OUT.job/journal.sqlite    what the election was made from, and its ballots: a row for each member and query
+OUT.job/members           what members keep until the election is finished: vectors
+```
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import msgspec
+import numpy as np
+
+from o1_records import (
+    Ballot,
+    Document,
+    Example,
+    InputError,
+    Qrel,
+    Query,
+    Thought,
+    quoted,
+    refuse_overwriting,
+    write_jsonl,
+)
+from o1_records.kit.job import Database, Job
+from o1_vote._made_from import described
+from o1_vote.election.nominate import Nomination, Nominations, Reason
+from o1_vote.measure import Measure, margin_to_corpus
+from o1_vote.members.protocol import Candidate, LazyMember, Member, Recorded, Retriever
+from o1_vote.tally import mean_rank
+
+Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]
+"""Maps each query_id to the elected thought_id, or to None for no thought. It is given all ballots of some
+queries at a time."""
+
+CHOSEN_ON_DEV: Rule = functools.partial(mean_rank, abstain=True)
+"""With `margin_to_corpus` the best of `benchmarks/vote_quality.py` on the dev queries of four collections."""
+
+BLOCK = 256
+"""Queries that a member sees at a time: memory stays bounded, and a kill loses no more work."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ballots (
+    member TEXT NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (member, place)) WITHOUT ROWID;
+"""
+_SHEET = msgspec.json.Decoder(list[Ballot])
+
+
+@dataclass(frozen=True)
+class Election:
+    """The outcome of an election in memory: every query is in `examples` or in `reasons`."""
+
+    examples: list[Example]
+    ballots: list[Ballot]
+    reasons: list[Reason]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written to files, in numbers.
+
+    Attributes:
+        examples: how many were written.
+        with_thought: how many of them carry a thought.
+        left_out: how many queries were left out, and listed in the file of reasons.
+        up_to_date: the files were there already, so nothing was done.
+        moved: where earlier work was moved for a new job.
+    """
+
+    examples: int
+    with_thought: int
+    left_out: int
+    up_to_date: bool = False
+    moved: tuple[Path, ...] = ()
+
+
+@overload
+def elect(
+    queries: Iterable[Query],
+    thoughts: Iterable[Thought],
+    *,
+    qrels: Iterable[Qrel],
+    documents: Iterable[Document],
+    members: Sequence[Member],
+    rule: Rule = ...,
+    measure: Measure = ...,
+    negatives: Iterable[Example] | None = ...,
+    progress: bool = ...,
+) -> Election: ...
+
+
+@overload
+def elect(
+    queries: Iterable[Query],
+    thoughts: Iterable[Thought],
+    *,
+    qrels: Iterable[Qrel],
+    documents: Iterable[Document],
+    members: Sequence[Member],
+    rule: Rule = ...,
+    measure: Measure = ...,
+    negatives: Iterable[Example] | None = ...,
+    out: str | Path,
+    ballots: str | Path | None = ...,
+    reasons: str | Path | None = ...,
+    new_job: bool = ...,
+    progress: bool = ...,
+) -> Published: ...
+
+
+def elect(
+    queries: Iterable[Query],
+    thoughts: Iterable[Thought],
+    *,
+    qrels: Iterable[Qrel],
+    documents: Iterable[Document],
+    members: Sequence[Member],
+    rule: Rule = CHOSEN_ON_DEV,
+    measure: Measure = margin_to_corpus,
+    negatives: Iterable[Example] | None = None,
+    out: str | Path | None = None,
+    ballots: str | Path | None = None,
+    reasons: str | Path | None = None,
+    new_job: bool = False,
+    progress: bool = False,
+) -> Election | Published:
+    """Elect a thought for each query and write it into an example with the query's positives.
+
+    A query without thoughts becomes an example without a thought, and so does one whose thoughts do not
+    lift its positives above the rest of the corpus; a query without positives is listed with the reason.
+    The paper's way is `rule=majority, measure=thought_similarity`; it never abstains, and no member has to
+    score the whole corpus.
+
+    With `out` the election is a job (`OUT.job`): memory does not grow with the queries, a call that was
+    killed is continued by the same call, which measures nothing again, and one that is finished returns at
+    once. The job notes what it was made from and refuses anything else: input by its content, functions and
+    members by their `fingerprint` where they have that attribute, and by name and class (or module and name)
+    where they do not. So give a member that you change another name, or a new job. A member's own corpus is
+    taken to be `documents`.
+
+    Args:
+        queries: what is asked.
+        thoughts: the candidates.
+        qrels: say which documents are positive.
+        documents: the corpus.
+        members: the committee.
+        rule: how ballots are counted; see `o1_vote.tally`.
+        measure: what a ballot says; see `o1_vote.measure`.
+        negatives: examples with hard negatives, for `margin_to_negatives`; a query without one is left out.
+        out: JSONL of examples to write.
+        ballots: JSONL of ballots to write.
+        reasons: JSONL of the queries that are left out; without it, leaving one out is an error.
+        new_job: move earlier work made from something else aside, instead of refusing to continue it.
+        progress: show on stderr how many ballots each member has cast.
+
+    Returns:
+        The election, or with `out` what was written.
+
+    Raises:
+        ChangedJobError: there is earlier work that was made from something else.
+        InputError: as `nominate`, `cast` and the rule raise it; another process works on the job.
+    """
+    names = [member.name for member in members]
+    refuse_like_named(names)
+    _refuse_weights_of_nobody(rule, names)
+    if out is None and (ballots or reasons or new_job):
+        raise InputError("ballots, reasons and new_job need out; give the file of the examples, too")
+    whole = any(isinstance(member, LazyMember) and member.whole_corpus for member in members)
+    join = Nominations(queries, thoughts, qrels, documents, negatives=negatives, every_document=whole)
+    with join as nominations:
+        if out is None:
+            with Database("", _SCHEMA) as db:
+                _vote(db, None, nominations, members, measure, progress)
+                examples = list(_examples(db, nominations, names, rule))
+                return Election(examples, list(_ballots(db, names)), list(nominations.reasons()))
+        refuse_overwriting({}, {"out": out, "ballots": ballots, "reasons": reasons})
+        made_from = {
+            **{f"{name} sha256": digest for name, digest in nominations.made_from().items()},
+            "measure": described(measure),
+            "rule": described(rule),
+            **{f"member {member.name}": described(member) for member in members},
+            "version": importlib.metadata.version("o1-vote"),
+        }
+        outputs = [Path(path) for path in (out, ballots, reasons) if path]
+        with Job(out, made_from, schema=_SCHEMA, outputs=outputs, new_job=new_job) as job:
+            moved = tuple(job.moved)
+            if job.finished:
+                return Published(*_counts(job), up_to_date=True, moved=moved)
+            if not reasons:
+                _refuse_to_leave_out(nominations)
+            _vote(job.db, job.folder / "members", nominations, members, measure, progress)
+            left_out = write_jsonl(reasons, nominations.reasons()) if reasons else 0
+            if ballots:
+                write_jsonl(ballots, _ballots(job.db, names))
+            with_thought = 0
+
+            def counted() -> Iterator[Example]:
+                nonlocal with_thought
+                for example in _examples(job.db, nominations, names, rule):
+                    with_thought += example.thought is not None
+                    yield example
+
+            written = write_jsonl(out, counted())
+            shutil.rmtree(job.folder / "members", ignore_errors=True)
+            job.set_note("counts", msgspec.json.encode((written, with_thought, left_out)).decode())
+            job.finish()
+            return Published(written, with_thought, left_out, moved=moved)
+
+
+def cast(
+    nominations: Iterable[Nomination],
+    member: Retriever | Recorded,
+    *,
+    measure: Measure = margin_to_corpus,
+) -> Iterator[Ballot]:
+    """Yield a member's ballots: for each query the query alone, then its thoughts.
+
+    The raw score is kept. A member whose scores are recorded, as in a score file, takes no measure. Nothing
+    is kept between blocks of queries, so that any driver may deal them out. Raises InputError for a score
+    that is not finite.
+    """
+    remaining = iter(nominations)
+    while block := list(itertools.islice(remaining, BLOCK)):
+        candidates = [
+            Candidate(nomination.query, thought, nomination.positives, nomination.negatives)
+            for nomination in block
+            for thought in (None, *nomination.thoughts)
+        ]
+        if isinstance(member, Retriever):
+            scores: Sequence[float] = measure(member, candidates).tolist()
+        else:
+            scores = member.scores(candidates)
+        for candidate, score in zip(candidates, scores, strict=True):
+            query_id = candidate.query.query_id
+            thought_id = candidate.thought.thought_id if candidate.thought else None
+            if not np.isfinite(score):
+                raise InputError(
+                    f"member {quoted(member.name)}: score {score} for query {quoted(query_id)}, "
+                    f"thought {quoted(thought_id)}"
+                )
+            yield Ballot(query_id=query_id, thought_id=thought_id, retriever=member.name, score=score)
+
+
+def conclude(nominations: Iterable[Nomination], winners: Mapping[str, str | None]) -> Iterator[Example]:
+    """Yield the example of each nomination with the thought that won.
+
+    Raises InputError where a query has no result or the winner is not one of its thoughts.
+    """
+    for nomination in nominations:
+        name = nomination.query.query_id
+        if name not in winners:
+            raise InputError(f"query {quoted(name)} has no result; did every member vote?")
+        thoughts: dict[str | None, Thought] = {thought.thought_id: thought for thought in nomination.thoughts}
+        winner = winners[name]
+        if winner is not None and winner not in thoughts:
+            raise InputError(f"query {quoted(name)} has no thought {quoted(winner)}")
+        yield Example(query=nomination.query, positives=nomination.positives, thought=thoughts.get(winner))
+
+
+def refuse_like_named(names: Iterable[str]) -> None:
+    """Raise InputError for a committee without members or with two of one name."""
+    listed = list(names)
+    if not listed:
+        raise InputError("the committee has no members; name at least one")
+    for name in listed:
+        if listed.count(name) > 1:
+            raise InputError(f"two members are called {quoted(name)}; give each a name of its own")
+
+
+def _refuse_weights_of_nobody(rule: Rule, names: Sequence[str]) -> None:
+    """Raise InputError before anybody votes, and not when weights are counted."""
+    weights = rule.keywords.get("weights", {}) if isinstance(rule, functools.partial) else {}
+    if strangers := sorted(set(weights) - set(names)):
+        raise InputError(
+            f"weights: no member is called {quoted(strangers[0])}; the members are {', '.join(names)}"
+        )
+
+
+def _refuse_to_leave_out(nominations: Nominations) -> None:
+    reasons = list(nominations.reasons())
+    if reasons:
+        raise InputError(
+            f"{len(reasons)} queries would be left out, the first is {quoted(reasons[0].query_id)} "
+            f"({reasons[0].reason}); to leave them out and list them give --reasons FILE"
+        )
+
+
+def _vote(
+    db: Database,
+    folder: Path | None,
+    nominations: Nominations,
+    members: Iterable[Member],
+    measure: Measure,
+    progress: bool,
+) -> None:
+    """Let each member vote on what it has not voted on yet, block by block."""
+    from tqdm import tqdm  # here, so that `import o1_vote` stays light
+
+    for member in members:
+        (done,) = db.row("SELECT count(*) FROM ballots WHERE member = ?", member.name)
+        loaded = member
+        if isinstance(loaded, LazyMember):
+            if done == len(nominations):
+                continue
+            loaded = loaded.load(nominations.documents, folder)
+        total, before = nominations.candidates(len(nominations)), nominations.candidates(done)
+        with tqdm(
+            desc=member.name, total=total, initial=before, unit=" ballots", disable=not progress
+        ) as bar:
+            while block := list(nominations.block(done, BLOCK)):
+                votes = iter(list(cast(block, loaded, measure=measure)))
+                sheets = [list(itertools.islice(votes, 1 + len(each.thoughts))) for each in block]
+                bodies = enumerate(map(msgspec.json.encode, sheets), done)
+                rows = [(member.name, place, body) for place, body in bodies]
+                with db.transaction():
+                    db.execute_many("INSERT INTO ballots VALUES (?, ?, ?)", rows)
+                done += len(block)
+                bar.update(sum(map(len, sheets)))
+
+
+def _ballots(db: Database, names: Iterable[str], start: int = 0, count: int = -1) -> Iterator[Ballot]:
+    """Yield ballots, member by member, on `count` nominations (-1: all) from place `start`."""
+    sql = "SELECT body FROM ballots WHERE member = ? AND place >= ? ORDER BY place LIMIT ?"
+    for name in names:
+        for (body,) in db.rows(sql, name, start, count):
+            yield from _SHEET.decode(body)
+
+
+def _examples(db: Database, nominations: Nominations, names: Sequence[str], rule: Rule) -> Iterator[Example]:
+    for start in range(0, len(nominations), BLOCK):
+        elected = rule(_ballots(db, names, start, BLOCK))
+        yield from conclude(nominations.block(start, BLOCK), elected)
+
+
+def _counts(job: Job) -> tuple[int, int, int]:
+    return msgspec.json.decode(job.note("counts") or "", type=tuple[int, int, int])

@@ -1,0 +1,195 @@
+"""Any sentence-transformers model as a member of the committee. Needs the extra `dense`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from o1_records import InputError, MissingExtraError, quoted
+from o1_records.kit.models import loading as explained
+from o1_records.kit.models import model_digest, model_folder
+from o1_vote.members.batches import by_length, tokens_of
+from o1_vote.members.cosine import CosineMember, Encode
+from o1_vote.members.protocol import Documents
+from o1_vote.members.vector_cache import VectorCache
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded and run.
+
+    Attributes:
+        devices: PyTorch's names; with several, each holds a copy of the model and takes a share of the texts.
+        dtype: one of `DTYPES`; "auto" is bfloat16 where the device has instructions for it, which moves a
+            cosine by about 0.001, and float32 elsewhere.
+        batch: a batch holds the tokens of so many texts of `max_length` (256 if None), and more shorter
+            texts.
+        max_length: texts are cut after so many tokens; the model's own limit if None.
+        revision: of a hub id.
+    """
+
+    devices: tuple[str, ...] = ()
+    dtype: str = "auto"
+    batch: int = 32
+    max_length: int | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown dtype."""
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {quoted(self.dtype)} is none of {', '.join(DTYPES)}")
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a batch, padding included."""
+        return self.batch * (self.max_length or 256)
+
+
+class SentenceTransformerMember(CosineMember):
+    """Compare texts and documents by the cosine of a sentence-transformers model's vectors.
+
+    Weights are read from safetensors only and remote code never runs. On CPUs with AVX-512, float32 layers
+    run through oneDNN.
+
+    Args:
+        model: a folder or a hub id.
+        documents: the corpus.
+        name: the name on its ballots; the model's by default.
+        query_prompt: goes before queries and thoughts.
+        document_prompt: goes before documents.
+        cache: where vectors are kept; a temporary file by default.
+        loading: how the model is loaded and run.
+        device: short for `loading` with one device.
+        max_length: short for `loading` with that length.
+
+    Raises:
+        InputError: the model cannot be found or loaded.
+        MissingExtraError: sentence-transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        documents: Documents,
+        *,
+        name: str = "",
+        query_prompt: str = "",
+        document_prompt: str = "",
+        cache: VectorCache | None = None,
+        loading: Loading | None = None,
+        device: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        loading = loading or Loading(devices=(device,) if device else (), max_length=max_length)
+        encoder, origin = load_model(model, loading)
+        several = len(loading.devices) > 1
+        pool = encoder.start_multi_process_pool(list(loading.devices)) if several else None
+        same = query_prompt == document_prompt
+        super().__init__(
+            name or str(model),
+            _side(encoder, query_prompt, loading, pool),
+            documents,
+            encode_document=None if same else _side(encoder, document_prompt, loading, pool),
+            cache=cache,
+            fingerprint=f"{origin} {query_prompt!r} {document_prompt!r}",
+        )
+
+
+def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
+    """Return a SentenceTransformer and the fingerprint of its vectors."""
+    folder = find_model(model, loading.revision)
+    import sentence_transformers
+
+    dtype = _dtype(loading)
+    device = loading.devices[0] if loading.devices else None
+    with explained(model, "a sentence-transformers model"):
+        encoder = sentence_transformers.SentenceTransformer(str(folder), device=device, **safe_options(dtype))
+    if loading.max_length is not None:
+        encoder.max_seq_length = loading.max_length
+    version = importlib.metadata.version("sentence-transformers")
+    # processes of a pool do not know of oneDNN
+    kernels = dtype if len(loading.devices) > 1 else kernels_of(encoder, dtype)
+    return encoder, f"st {version} {model_digest(folder)} {kernels} {encoder.max_seq_length}"
+
+
+def find_model(model: str | Path, revision: str | None) -> Path:
+    """Return the folder of a model for sentence-transformers; one of the hub is downloaded if missing."""
+    try:
+        import sentence_transformers  # noqa: F401 - whether it can be imported
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-vote", "dense", "A sentence-transformers member") from error
+    return model_folder(model, revision)
+
+
+def safe_options(dtype: str) -> dict[str, Any]:
+    """Return what the constructors of sentence-transformers are told: no pickles, no remote code."""
+    import torch
+
+    return {
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "model_kwargs": {"use_safetensors": True, "dtype": getattr(torch, dtype)},
+    }
+
+
+def kernels_of(model: Any, dtype: str) -> str:
+    """Return what multiplies matrices: it moves a vector by about 3e-7, so it belongs to a fingerprint."""
+    from o1_records.kit.onednn import is_faster
+
+    fast = dtype == "float32" and model.device.type == "cpu" and is_faster()
+    return f"{dtype} onednn" if fast else dtype
+
+
+def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
+    """Return what embeds texts with a prompt, on one device or by a pool of processes with one each."""
+    from o1_records.kit.onednn import fast_linear
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        rows: list[NDArray[np.float32] | None] = [None] * len(texts)
+        for places in _batches(encoder, texts, loading, pool):
+            with fast_linear():
+                vectors = encoder.encode(
+                    [texts[place] for place in places],
+                    prompt=prompt,
+                    batch_size=loading.batch if pool else len(places),
+                    show_progress_bar=False,
+                    pool=pool,
+                )
+            for place, vector in zip(places, vectors, strict=True):
+                rows[place] = vector
+        return np.asarray(rows, dtype=np.float32)
+
+    return encode
+
+
+def _batches(encoder: Any, texts: list[str], loading: Loading, pool: Any) -> Iterable[list[int]]:
+    if pool:  # the pool distributes the texts itself
+        return [list(range(len(texts)))]
+    return by_length(tokens_of(encoder, texts), loading.tokens)
+
+
+def _dtype(loading: Loading) -> str:
+    """Return the dtype; "auto" asks for instructions and measures nothing.
+
+    A machine always gets the same answer, so that the next run finds the vectors of this one.
+    """
+    if loading.dtype != "auto":
+        return loading.dtype
+    import torch
+
+    device = loading.devices[0] if loading.devices else "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        capable = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        # PyTorch has no public names for these
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        capable = device.startswith("cpu") and any(getattr(torch.cpu, name, bool)() for name in asked)
+    return "bfloat16" if capable else "float32"
