@@ -128,11 +128,9 @@ def thoughts_about(queries: list[Query], documents: list[Document], count: int) 
 
 
 def ours(args: argparse.Namespace, documents: Any, queries: Any, qrels: Any, thoughts: Any) -> int:
-    from o1_vote.dense import Loading
-    from o1_vote.vector_cache import VectorCache
-
-    from o1_vote import BM25Member, SentenceTransformerMember, elect, majority
+    from o1_vote import BM25Member, Loading, SentenceTransformerMember, elect, majority
     from o1_vote.measure import thought_similarity
+    from o1_vote.members.vector_cache import VectorCache
 
     kind = args.way.partition(", ")[2]
     loading = Loading(("cpu",), "float32" if kind == "float32" else "auto", max_length=args.length)

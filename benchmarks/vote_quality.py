@@ -33,8 +33,6 @@ from typing import Any
 
 import ir_measures
 import numpy as np
-from o1_vote.curate import poll
-from o1_vote.vector_cache import VectorCache
 
 from o1_records import (
     Document,
@@ -48,7 +46,8 @@ from o1_records import (
     read_jsonl,
 )
 from o1_records.bm25 import BM25
-from o1_vote import measure, nominate, tally
+from o1_vote import cast, measure, nominate, tally
+from o1_vote.members.vector_cache import VectorCache
 
 SEEDS = (0, 1, 2)
 SECTION, TERMS, HITS = 16, 12, 3
@@ -189,9 +188,7 @@ def feedback(queries: Sequence[Query], documents: Sequence[Document], bm25: BM25
 
 
 def member(name: str, documents: Any, args: argparse.Namespace, cache: VectorCache, identifiers: bool) -> Any:
-    from o1_vote.dense import Loading
-
-    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember
+    from o1_vote import BM25Member, Loading, SentenceTransformerMember, StaticMember
 
     if name == "bm25":
         return BM25Member(documents, split_identifiers=identifiers)

@@ -12,9 +12,9 @@ import sys
 import time
 
 import pytest
-from o1_vote.election.nominate import Reason
 
 from o1_records import Ballot, Document, Example, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
+from o1_vote.election.nominate import Reason
 
 FULL = os.environ.get("O1_FAULTS") == "full"
 KILLS = 100 if FULL else 4
