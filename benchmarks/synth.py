@@ -27,9 +27,9 @@ from pathlib import Path
 
 import aiohttp
 
-from o1_records import Query, Source
+from o1_records import Query
 from o1_synth import ChatExpert, Checks, Job, think
-from o1_synth.journal import Journal
+from o1_synth.job.journal import Journal
 
 SERVER = Path(__file__).parents[1] / "tests" / "faults" / "server.py"
 # triples of words differ from sample to sample only in the seed: no sample is drawn twice
@@ -133,7 +133,7 @@ def ask(args):
 def plan(args):
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        with Journal(Path(folder) / "t.jsonl", Source(model="m")) as journal:
+        with Journal(Path(folder) / "t.jsonl", Query, {}) as journal:
             journal.plan(queries(args.queries))
             listed = sum(1 for _ in journal.remaining(args.samples, 1))
         report("plan and list", listed, time.perf_counter() - began)

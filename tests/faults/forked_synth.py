@@ -9,7 +9,8 @@ import json
 import os
 import sys
 
-import httpx2  # noqa: F401  what the command would import
+import aiohttp  # noqa: F401  what the command would import
+import filelock  # noqa: F401
 import tqdm  # noqa: F401
 
 from o1_synth.__main__ import main

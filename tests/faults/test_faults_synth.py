@@ -23,8 +23,8 @@ import pytest
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_synth import ChatExpert, Job, Prompt, Reason, Retry, think
 from o1_synth.expert import sample_seed
-from o1_synth.journal import Journal, thought_outcome
-from o1_synth.ledger import Failure, Ledger
+from o1_synth.job.draw import Failure, thought_outcome
+from o1_synth.job.journal import Journal, JournalReader
 
 HERE = Path(__file__).parent
 spec = importlib.util.spec_from_file_location("fault_server", HERE / "server.py")
@@ -100,8 +100,8 @@ class Forks:
 
 def committed(out):
     try:
-        with Ledger(out) as ledger:
-            return {(t.query_id, int(t.thought_id.split("#")[1])) for t in ledger.thoughts(3)}
+        with JournalReader(out) as journal:
+            return {(t.query_id, int(t.thought_id.split("#")[1])) for t in journal.thoughts(3)}
     except InputError:  # killed before there was a journal, or its tables
         return set()
 
@@ -170,7 +170,7 @@ def test_f1_killed_at_random_moments_nothing_is_lost_repeated_or_misfiled(serve,
 def test_f2_a_journal_whose_log_is_cut_anywhere_keeps_whole_rows_and_goes_on(tmp_path):
     """A cut that a power failure could leave: SQLite's checksums end the log at the last whole commit."""
     out, source = tmp_path / "t.jsonl", Source(model="m")
-    with Journal(out, source) as journal:
+    with Journal(out, Query, {"model": "m"}) as journal:
         journal.plan(queries(40))
         thoughts = [
             Thought(query_id=f"q{n}", thought_id=f"q{n}#0", text=f"about {n}", source=source)
@@ -190,7 +190,7 @@ def test_f2_a_journal_whose_log_is_cut_anywhere_keeps_whole_rows_and_goes_on(tmp
         shutil.copytree(copy, job)
         (job / "journal.sqlite-shm").unlink(missing_ok=True)
         (job / "journal.sqlite-wal").write_bytes(log[:length])
-        with Journal(tmp_path / "again.jsonl", source) as again:
+        with Journal(tmp_path / "again.jsonl", Query, {"model": "m"}) as again:
             kept = {thought.query_id: thought for thought in again.thoughts(1)}
             assert all(kept[thought.query_id] == thought for thought in thoughts[: len(kept)])
             seen.add(len(kept))
@@ -239,14 +239,14 @@ def test_f5_another_model_behind_the_address_stops_the_run_and_names_both(serve,
     think(queries(4), ChatExpert(server.base_url, "echo"), out=out)
     whole = out.read_bytes()
     server.models = [{"id": "echo", "root": "llama-70b"}]
-    with pytest.raises(InputError, match=r"'llama-8b', this is revision 'llama-70b'"):
+    with pytest.raises(InputError, match=r"with revision 'llama-8b', this run has revision 'llama-70b'"):
         think(queries(5), ChatExpert(server.base_url, "echo"), out=out)
     server.models, server.answers_as = [{"id": "echo", "root": "llama-8b"}], "llama-70b"
-    with pytest.raises(InputError, match=r"'llama-8b' so far, now 'llama-70b' answers"):
+    with pytest.raises(InputError, match=r"'llama-8b' answered so far, now 'llama-70b' answers"):
         think(queries(5), ChatExpert(server.base_url, "echo"), out=out)
     assert out.read_bytes() == whole
-    with Ledger(out) as ledger:
-        assert ledger.counts(3) == {"": 12}
+    with JournalReader(out) as journal:
+        assert journal.counts(3) == {"": 12}
 
 
 LIMITED = """
@@ -332,7 +332,7 @@ def test_f7_a_second_process_is_refused_naming_the_first(serve, tmp_path):
     while not server.asked:
         time.sleep(0.01)
     for _ in range(3):
-        with pytest.raises(InputError, match=f"process {pid} on {os.uname().nodename} works on this job"):
+        with pytest.raises(InputError, match=f"process {pid} on {os.uname().nodename} is at work there"):
             think(queries(2), ChatExpert(server.base_url, "echo"), out=tmp_path / "t.jsonl")
     os.kill(pid, signal.SIGKILL)
     assert forks.code() == -signal.SIGKILL

@@ -23,7 +23,7 @@ from o1_synth import NoThought, Prompt, Reason, Sampling, Summary, think
 from o1_synth.__main__ import main
 from o1_synth.engine import VLLMExpert
 from o1_synth.expert import sample_seed
-from o1_synth.ledger import Ledger
+from o1_synth.job.journal import JournalReader
 from o1_synth.prompt import read_template
 
 pytestmark = pytest.mark.vllm
@@ -66,8 +66,8 @@ def wait_for_thoughts(process: subprocess.Popen[bytes], folder: Path, count: int
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it was interrupted"
-        with contextlib.suppress(InputError), Ledger(folder / "thoughts.jsonl") as ledger:
-            so_far = {thought.thought_id: thought.text for thought in ledger.thoughts(SAMPLES)}
+        with contextlib.suppress(InputError), JournalReader(folder / "thoughts.jsonl") as journal:
+            so_far = {thought.thought_id: thought.text for thought in journal.thoughts(SAMPLES)}
             if len(so_far) >= count:
                 return so_far
         time.sleep(0.05)

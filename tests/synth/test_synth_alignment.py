@@ -9,7 +9,7 @@ import pytest
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_synth import ChatExpert, NoThought, Reply, Retry, Sampling, think
 from o1_synth.expert import sample_seed
-from o1_synth.ledger import Failure
+from o1_synth.job.draw import Failure
 
 QUICK = Retry(timeout=1.0, attempts=4, pause=0.01)
 
@@ -121,7 +121,7 @@ def test_an_unknown_model_and_a_silent_address_are_one_clear_sentence(serve):
     server.stop()
     with pytest.raises(InputError, match=f"no server answers at {address}.*'qwen-7b'"):
         ChatExpert(address, "qwen-7b")
-    with pytest.raises(InputError, match=r"--base-url 'localhost:8000/v1'"):
+    with pytest.raises(InputError, match=r"must begin with http:// or https://, got 'localhost:8000/v1'"):
         ChatExpert("localhost:8000/v1", "qwen-7b")
 
 
@@ -206,7 +206,7 @@ def test_a_strangers_expert_cannot_store_an_empty_or_broken_thought(tmp_path):
 def test_a_repeated_query_id_stops_before_anything_is_asked(serve, tmp_path):
     server = serve()
     twice = [*queries(3), queries(1)[0]]
-    with pytest.raises(InputError, match="'q0' stands twice"):
+    with pytest.raises(InputError, match="duplicate query_id 'q0'"):
         think(twice, ChatExpert(server.base_url, "echo"), out=tmp_path / "t.jsonl")
     assert not server.asked
 

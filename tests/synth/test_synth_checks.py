@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
 from o1_synth import ChatExpert, Checks, Job, Retry, think
-from o1_synth.checks import Siblings, alike, is_echo, is_loop, is_other_script, is_refusal, leaks, shingles
-from o1_synth.ledger import Failure
+from o1_synth.checks import Known, Siblings, is_echo, is_loop, is_other_script, is_refusal, leaks
+from o1_synth.job.draw import Failure
 
 QUERY = "why does the sky look blue during the day"
 THOUGHT = (
@@ -79,12 +81,12 @@ def test_another_script_than_the_querys_is_known_and_foreign_names_are_not():
 @settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_near_copies_are_symmetric_and_reflexive(one, other):
-    assert alike(shingles(one), shingles(one))
-    assert alike(shingles(one), shingles(other)) == alike(shingles(other), shingles(one))
+    assert not Known([one]).add(one)
+    assert Known([one]).add(other) == Known([other]).add(one)
 
 
 def test_a_check_nobody_has_is_named():
-    with pytest.raises(InputError, match="no check is called \\['spelling'\\]"):
+    with pytest.raises(InputError, match="unknown checks 'spelling'; there are refusal, "):
         Checks(names=("spelling",))
 
 
@@ -92,15 +94,13 @@ def test_siblings_forget_a_query_when_its_last_sample_ended_and_another_began():
     loaded = []
     siblings = Siblings(lambda query_id: loaded.append(query_id) or ["kept before now"])
     for number in range(100):
-        for _ in range(3):
-            siblings.begin(f"q{number}")
-        assert not siblings.take(f"q{number}", "kept before now")
-        assert siblings.take(f"q{number}", "something new entirely")
-        assert not siblings.take(f"q{number}", "Something new, entirely!")
-        for _ in range(3):
-            siblings.end(f"q{number}")
+        with contextlib.ExitStack() as requests:
+            first, second, third = (requests.enter_context(siblings.of(f"q{number}")) for _ in range(3))
+            assert not first.add("kept before now")
+            assert second.add("something new entirely")
+            assert not third.add("Something new, entirely!")
     assert loaded == [f"q{number}" for number in range(100)]
-    assert list(siblings._kept) == ["q99"] and len(siblings._running) == 1
+    assert list(siblings._known) == ["q99"] and len(siblings._running) == 1
 
 
 QUERIES = [Query(query_id=f"q{n}", text=f"how does number {n} work") for n in range(4)]

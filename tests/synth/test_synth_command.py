@@ -109,7 +109,7 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_written(tmp_pa
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main(["think", *given, "--out", str(tmp_path / out)]) == 4
     error = capsys.readouterr().err
-    assert "would write over" in error and error.count("\n") == 1
+    assert "would overwrite the input of --" in error and error.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not list(tmp_path.rglob("*.job"))
 
@@ -119,7 +119,7 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_written(tmp_pa
     [
         (["--docstrings", "missing.jsonl"], 4, "missing.jsonl: No such file"),
         (["--base-url", "http://127.0.0.1:9/v1", "--model", "m"], 4, "no server answers at"),
-        (["--samples", "0"], 4, "samples is 0"),
+        (["--samples", "0"], 4, "samples must be 1 or more, got 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_no_output(tmp_path, capsys, extra, code, told):

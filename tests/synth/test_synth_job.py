@@ -11,10 +11,10 @@ import pytest
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_synth import ChatExpert, Job, Prompt, Reply, Retry, Sampling, think
 from o1_synth.__main__ import main
-from o1_synth.journal import Journal
-from o1_synth.ledger import Failure, Ledger
+from o1_synth.job.draw import Failure
+from o1_synth.job.journal import Journal, JournalReader
+from o1_synth.job.watch import Prices
 from o1_synth.prompt import read_template
-from o1_synth.watch import Prices, Watch
 
 QUERIES = [Query(query_id=f"q{n}", text=f"how does number {n} work") for n in range(20)]
 
@@ -75,7 +75,7 @@ def test_export_refuses_to_write_over_the_journal(serve, tmp_path, capsys):
     journal = tmp_path / "t.jsonl.job" / "journal.sqlite"
     before = journal.read_bytes()
     assert main(["export", str(out), "--out", str(journal)]) == 4
-    assert "would write over" in capsys.readouterr().err
+    assert "would overwrite the input of job" in capsys.readouterr().err
     assert journal.read_bytes() == before
 
 
@@ -118,7 +118,7 @@ def test_a_new_job_moves_the_old_one_aside_only_when_something_changed(serve, tm
     think(QUERIES[:2], expert, out=out)
     assert think(QUERIES[:2], expert, out=out, job=Job(new_job=True)).asked == 0
     hotter = ChatExpert(server.base_url, "echo", sampling=Sampling(temperature=1.5))
-    with pytest.raises(InputError, match=r"temperature 0.8, this is temperature 1.5.*--new-job"):
+    with pytest.raises(InputError, match=r"temperature '0.8', this run has temperature '1.5'.*--new-job"):
         think(QUERIES[:2], hotter, out=out)
     assert think(QUERIES[:2], hotter, out=out, job=Job(new_job=True)).asked == 6
     assert {thought.source.temperature for thought in read_jsonl(out, Thought)} == {1.5}
@@ -129,7 +129,7 @@ def test_another_number_of_samples_per_request_stops_the_job(serve, tmp_path):
     expert = ChatExpert(serve().base_url, "echo")
     out = tmp_path / "t.jsonl"
     think(QUERIES[:2], expert, out=out)
-    with pytest.raises(InputError, match="begun with n_per_request 1, this is n_per_request 3"):
+    with pytest.raises(InputError, match="made with n_per_request '1', this run has n_per_request '3'"):
         think(QUERIES[:2], expert, out=out, job=Job(n_per_request=3))
 
 
@@ -143,7 +143,9 @@ def test_an_expert_that_answers_one_at_a_time_cannot_answer_three(tmp_path):
         async def close(self):
             pass
 
-    with pytest.raises(InputError, match="answers one at a time"):
+    with pytest.raises(
+        InputError, match="n_per_request must be 1 with an expert that has no think_together, got 3"
+    ):
         think(QUERIES, Single(), out=tmp_path / "t.jsonl", job=Job(n_per_request=3))
 
 
@@ -153,10 +155,10 @@ def test_a_model_that_changes_behind_its_name_stops_the_run_now_or_at_the_next(s
     expert = ChatExpert(server.base_url, "echo")
     think(QUERIES[:4], expert, out=out, samples=1)
     server.answers_as = "echo-2026-06"
-    with pytest.raises(InputError, match=r"model 'echo-2026-01' so far, now 'echo-2026-06' answers"):
+    with pytest.raises(InputError, match=r"'echo-2026-01' answered so far, now 'echo-2026-06' answers"):
         think(QUERIES, ChatExpert(server.base_url, "echo"), out=out, samples=1)
-    with Ledger(out) as ledger:
-        assert len(list(ledger.thoughts(1))) == 4
+    with JournalReader(out) as journal:
+        assert len(list(journal.thoughts(1))) == 4
 
 
 def test_elsewhere_than_on_a_terminal_the_progress_is_json(serve, tmp_path, capsys):
@@ -173,17 +175,27 @@ def test_elsewhere_than_on_a_terminal_the_progress_is_json(serve, tmp_path, caps
     assert {"tokens_per_s", "eta_seconds", "samples_per_s"} <= state.keys()
 
 
-def test_the_prompt_of_a_request_for_several_samples_is_paid_once():
+class ThreeAtOnce:
     source = Source(model="m", prompt_tokens=100, completion_tokens=10)
-    with Watch(6, 0, Prices(prompt=1.0), shown=False) as watch:
-        watch.spent([Reply(text="a", source=source)] * 3)
-    assert (watch.prompt_tokens, watch.completion_tokens) == (100, 30)
-    assert watch.cost == 1e-4
+
+    async def think_together(self, query, samples, draw=0):
+        return [Reply(text=f"thought {sample}", source=self.source) for sample in samples]
+
+    async def close(self):
+        pass
+
+
+def test_the_prompt_of_a_request_for_several_samples_is_paid_once(tmp_path, capsys):
+    job = Job(n_per_request=3, prices=Prices(prompt=1.0))
+    think(QUERIES[:2], ThreeAtOnce(), out=tmp_path / "t.jsonl", progress=True, job=job)
+    state = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (state["prompt_tokens"], state["completion_tokens"]) == (200, 60)
+    assert state["cost"] == 2e-4
 
 
 def test_a_million_wanted_samples_are_not_held_in_memory(tmp_path):
     count = 20_000
-    with Journal(tmp_path / "t.jsonl", Source(model="m")) as journal:
+    with Journal(tmp_path / "t.jsonl", Query, {}) as journal:
         assert journal.plan(Query(query_id=f"q{n:06}", text="t") for n in range(count)) == count
         todo = journal.remaining(3, 1)
         assert next(todo)[0].query_id == "q000000"
@@ -204,5 +216,5 @@ def test_templates_shape_the_prompt_and_the_fingerprint(tmp_path):
         own.write_text(text)
         with pytest.raises(InputError, match=r"own.txt: has markers"):
             read_template(own)
-    with pytest.raises(InputError, match="or one of keywords, paper, reason"):
+    with pytest.raises(InputError, match=r"or one of keywords, paper, reason$"):
         read_template("unheard")

@@ -76,7 +76,7 @@ def test_equal_requests_give_equal_thoughts_and_samples_differ(model, tmp_path):
 
 
 def test_control_tokens_come_from_the_template_alone(model):
-    from o1_synth.checkpoint import ChatTokens
+    from o1_synth.local import ChatTokens
 
     tokens = ChatTokens(model)
     plain, hostile = (
@@ -109,7 +109,7 @@ def test_the_command_runs_it_and_names_a_model_that_is_not_there(model, tmp_path
     capsys.readouterr()
     (tmp_path / "empty").mkdir()
     assert main([*common, "--transformers", str(tmp_path / "empty")]) == 4
-    assert "no causal model can be loaded" in capsys.readouterr().err
+    assert "cannot be loaded as a causal language model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("extra", ["transformers", "vllm"])
@@ -122,7 +122,7 @@ def test_a_missing_extra_is_named(extra, tmp_path, monkeypatch, capsys):
 
 
 def test_a_document_of_a_prompt_is_no_control_either(model):
-    from o1_synth.checkpoint import ChatTokens
+    from o1_synth.local import ChatTokens
 
     asked = Query(query_id="z", text="zip </s>")
     pool = [Example(query=asked, positives=(Document(doc_id="d", text="<|assistant|> </s>"),))]
@@ -136,14 +136,14 @@ def test_a_model_of_the_hub_has_its_commit_as_revision(model, tmp_path):
     shutil.copytree(model, cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    script = "from o1_synth.checkpoint import weights_revision; print(weights_revision('org/tiny'))"
+    script = "from o1_synth.local import model_revision; print(model_revision('org/tiny'))"
     settings = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     told = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True)
     assert told.stdout.strip() == commit, told.stderr
 
 
 def test_one_request_at_a_time_is_asked_of_the_model_whatever_the_concurrency(model, tmp_path):
-    with pytest.raises(InputError, match="n_per_request is 0"):
+    with pytest.raises(InputError, match="n_per_request must be 1 or more, got 0"):
         think(QUERIES, local(model), out=tmp_path / "t.jsonl", job=Job(n_per_request=0))
     expert = local(model)
     for samples in (3, 5):  # in an event loop each

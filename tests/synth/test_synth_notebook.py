@@ -59,7 +59,7 @@ def test_ctrl_c_ends_it_and_keeps_what_is_finished(tmp_path, call):
     assert expert.closed
     assert not out.exists()
     with contextlib.closing(sqlite3.connect(tmp_path / "t.jsonl.job" / "journal.sqlite")) as journal:
-        kept = journal.execute("SELECT query_id FROM outcome WHERE reason = ''").fetchall()
+        kept = journal.execute("SELECT key FROM outcome WHERE reason = ''").fetchall()
     assert sorted(kept) == [("q0",), ("q1",), ("q2",), ("q3",)]
 
 

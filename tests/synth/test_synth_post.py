@@ -9,7 +9,7 @@ import pytest
 
 from o1_records import InputError, Query
 from o1_synth import ChatExpert, Checks, Job, Sampling, think
-from o1_synth.post import _proxy
+from o1_synth.chat.http import _proxy
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_proxy_of_the_environment_is_asked_for_http(serve, tmp_path, monkeyp
     assert _proxy("http://model.invalid:80/v1") is None
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(InputError, match=r"socks5://127.0.0.1:1 of the environment is none for HTTP"):
+    with pytest.raises(InputError, match=r"the proxy socks5://127.0.0.1:1, which is not an HTTP proxy"):
         think([Query(query_id="q", text="x")], expert, out=tmp_path / "t.jsonl", samples=1)
 
 
@@ -88,5 +88,5 @@ def test_a_refused_text_is_drawn_again_so_many_times(serve, tmp_path, redraws):
 @pytest.mark.parametrize("wrong", [{"temperature": float("nan")}, {"top_p": 0.0}, {"max_tokens": 0}])
 def test_a_sampling_that_no_model_can_draw_with_is_refused(wrong):
     (name,) = wrong
-    with pytest.raises(InputError, match=f"{name} is"):
+    with pytest.raises(InputError, match=f"{name} must be"):
         Sampling(**wrong)

@@ -155,5 +155,5 @@ def test_whatever_a_text_says_it_stays_between_its_fences(text):
 
 
 def test_a_negative_number_of_exemplars_is_refused():
-    with pytest.raises(InputError, match="exemplar_count is -1"):
+    with pytest.raises(InputError, match="exemplar_count must be 0 or more, got -1"):
         Prompt(exemplar_count=-1)

@@ -31,11 +31,10 @@ from o1_synth import ChatExpert, Retry
 from o1_synth.__main__ import main
 from o1_synth.expert import Reason
 from o1_synth.remix import Domain, annotate, clean, mine, read_domain, write
+from o1_synth.remix.annotate import Pairs, score_of
 from o1_synth.remix.clean import CleanPrompt
-from o1_synth.remix.documents import sources
 from o1_synth.remix.mine import hits_of_run
-from o1_synth.remix.rubric import Pairs, score_of
-from o1_synth.remix.write import LENGTHS, LEVELS, WritePrompt, WrittenChecks, written_query
+from o1_synth.remix.write import LENGTHS, LEVELS, WritePrompt, WrittenChecks, sources, written_query
 
 DOCUMENTS = [
     Document(
@@ -219,8 +218,13 @@ def test_scores_of_another_text_are_not_used(model, tmp_path, changed):
     else:
         field = {"query": "text", "instruction": "instruction"}[changed]
         asked[1] = msgspec.structs.replace(asked[1], **{field: "another"})
+    wanted = {
+        "query": "text 'another'",
+        "instruction": "instruction 'another'",
+        "document": "document_sha256 '",
+    }
     with pytest.raises(
-        InputError, match=r"holds thoughts about '(how 1|instruction and document [0-9a-f]{16})', but query"
+        InputError, match=rf"pair 'q\d\\td\d': .*made with .*, this run has {wanted[changed]}"
     ):
         annotate(asked, candidates(), documents, expert, out=tmp_path / "e.jsonl")
 
@@ -290,14 +294,14 @@ def test_a_score_is_read_from_any_analysis_or_not_at_all(analysis, number):
     ],
 )
 def test_a_written_query_stands_without_its_document(query, reason):
-    document = Query(query_id="d", text="Yeast makes bread rise, and heat sets it for good. " * 5)
+    document = Document(doc_id="d", text="Yeast makes bread rise, and heat sets it for good. " * 5)
     fault = WrittenChecks().fault(document, f"Hm.\n<query>{query}</query>", "stop")
     assert fault == reason
 
 
 def test_a_copy_of_the_document_is_no_query():
     text = " ".join(f"word{n}" for n in range(60))
-    document = Query(query_id="d", text=text)
+    document = Document(doc_id="d", text=text)
     assert WrittenChecks().fault(document, f"<query>{text}</query>", "stop") == Reason.LEAK
     assert WrittenChecks().fault(document, f"<query>{text[:200]}</query>", "stop") == Reason.LEAK
     assert WrittenChecks().fault(document, "I'm sorry, but I can't help.", "stop") == Reason.REFUSAL
@@ -313,13 +317,13 @@ def test_a_query_is_what_stands_between_the_tags():
 def test_lengths_and_levels_are_drawn_per_document_by_their_weights():
     prompt, counts = WritePrompt(DOMAIN), Counter()
     for number in range(2000):
-        (message,) = prompt.messages(Query(query_id=f"d{number}", text="x"))
+        (message,) = prompt.messages(Document(doc_id=f"d{number}", text="x"))
         counts.update(name for name in (*LENGTHS, *LEVELS) if f" {name} " in message["content"])
     for choices in (LENGTHS, LEVELS):
         for name, weight in choices.items():
             expected = 2000 * weight / sum(choices.values())
             assert abs(counts[name] - expected) < 6 * expected**0.5
-    asked = Query(query_id="d7", text="x")
+    asked = Document(doc_id="d7", text="x")
     assert prompt.messages(asked) == WritePrompt(DOMAIN).messages(asked)
     assert WritePrompt(DOMAIN, seed=1).digest != prompt.digest
 
@@ -352,12 +356,12 @@ def test_queries_are_compared_and_not_what_was_thought_before_them(model, tmp_pa
         f"{words[request['seed'] % 3]}\n<query>always the same one here</query>"
     )
     same = write(DOCUMENTS[:1], expert, out=tmp_path / "same.jsonl", samples=3)
-    assert (same.thoughts, same.exhausted) == (1, 2)
+    assert (same.summary.thoughts, same.summary.exhausted) == (1, 2)
     server.say = lambda request, text: (
         f"{words[0]}\n<query>about {request['seed']} or {request['seed']}</query>"
     )
     other = write(DOCUMENTS[:1], expert, out=tmp_path / "other.jsonl", samples=3)
-    assert (other.thoughts, other.exhausted) == (3, 0)
+    assert (other.summary.thoughts, other.summary.exhausted) == (3, 0)
 
 
 def test_equal_scores_keep_the_order_of_the_candidates_whatever_theirs_in_the_file(model, tmp_path):
@@ -391,7 +395,7 @@ def test_whatever_shapes_a_prompt_is_in_its_digest():
     assert WritePrompt(Domain(name="biology", task="a post")).digest != same
     assert WritePrompt(biology, seed=1).digest != same
     assert CleanPrompt("biology").digest != CleanPrompt("physics").digest
-    asked = [Query(query_id=f"d{n}", text="x") for n in range(20)]
+    asked = [Document(doc_id=f"d{n}", text="x") for n in range(20)]
     assert [WritePrompt(biology, seed=1).messages(q) for q in asked] != [
         WritePrompt(biology).messages(q) for q in asked
     ]
@@ -399,9 +403,9 @@ def test_whatever_shapes_a_prompt_is_in_its_digest():
 
 def test_a_changed_title_is_another_document():
     hits = [Hit(query_id="q0", doc_id="d0", score=0.0, rank=1)]
-    (before,) = Pairs(queries(1), hits, DOCUMENTS).asked()
+    (before,) = Pairs(queries(1), hits, DOCUMENTS)
     renamed = msgspec.structs.replace(DOCUMENTS[0], title="Another")
-    (after,) = Pairs(queries(1), hits, [renamed]).asked()
+    (after,) = Pairs(queries(1), hits, [renamed])
     assert before != after
 
 
@@ -410,13 +414,17 @@ def test_an_id_that_stands_twice_is_refused(twice):
     again = 2 if twice == "queries" else 1
     asked = [Query(query_id="q0", text=f"{n}") for n in range(again)]
     documents = [Document(doc_id="d0", text=f"{n}") for n in range(3 - again)]
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match=r"duplicate (query_id 'q0'|doc_id 'd0')"):
         Pairs(asked, [Hit(query_id="q0", doc_id="d0", score=0.0, rank=1)], documents)
 
 
 @pytest.mark.parametrize(
     ("documents", "message"),
-    [([], "no document to write"), ([Document(doc_id="a b", text="x")], "'a b' has white space")],
+    [
+        ([], "no document to write"),
+        ([Document(doc_id="a", text="x")], "no document to write a query from .left out: 1 too short"),
+        ([Document(doc_id="a b", text="x" * 300)], "'a b' contains white space"),
+    ],
 )
 def test_documents_that_lead_nowhere_are_refused_before_anything_is_asked(
     model, tmp_path, documents, message
@@ -446,7 +454,7 @@ def test_answers_that_are_no_thoughts_are_not_exported_and_no_output_is_an_input
     assert {request["temperature"] for request in server.requests} == {0.25}
     written = out.read_bytes()
     assert main(["export", str(out), "--out", str(tmp_path / "t.jsonl")]) == 4
-    assert "holds answers that are no thoughts" in capsys.readouterr().err
+    assert "the answers of remix write are not thoughts, and cannot be exported" in capsys.readouterr().err
     assert main(["export", str(out), "--out", str(out)]) == 4
     assert out.read_bytes() == written
     toml = ["--domains", str(tmp_path / "d.toml"), "--domain", "x"]
@@ -466,7 +474,7 @@ def test_several_queries_of_a_document_are_told_apart(model, tmp_path):
     server, expert = model
     server.say = lambda request, text: f"<query>what about {request['seed']} things of kind</query>"
     out = tmp_path / "q.jsonl"
-    assert write(DOCUMENTS[:2], expert, out=out, samples=3).thoughts == 6
+    assert write(DOCUMENTS[:2], expert, out=out, samples=3).summary.thoughts == 6
     assert [q.query_id for q in read_jsonl(out, Query)] == [f"d{d}#{n}" for d in range(2) for n in range(3)]
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_synth import ChatExpert, Prompt, Sampling, think
-from o1_synth.expert import sample_seed
-from o1_synth.journal import Journal
+from o1_synth.expert import Reason, sample_seed
+from o1_synth.job.draw import Failure, failed_outcome, thought_outcome
+from o1_synth.job.journal import Journal
 
 
 def queries(count, word="work"):
@@ -51,7 +52,7 @@ def committed(folder):
     path = folder / "t.jsonl.job" / "journal.sqlite"
     database = sqlite3.connect(path)
     try:
-        return set(database.execute("SELECT query_id, sample FROM outcome WHERE reason = ''"))
+        return set(database.execute("SELECT key, sample FROM outcome WHERE reason = ''"))
     finally:
         database.close()
 
@@ -134,11 +135,11 @@ def test_another_model_behind_the_same_address_stops_and_names_both(serve, tmp_p
     assert gone.returncode == 4
     assert "'echo'" in gone.stderr and "other" in gone.stderr
 
-    with pytest.raises(InputError, match=r"begun with model 'echo'.*this is model 'other'"):
+    with pytest.raises(InputError, match=r"made with model 'echo', .*this run has model 'other'"):
         think(queries(4), ChatExpert(server.base_url, "other"), out=out)
 
     server.models = [{"id": "echo", "root": "llama-70b"}]  # the same name for other weights
-    with pytest.raises(InputError, match=r"revision 'llama-8b', this is revision 'llama-70b'"):
+    with pytest.raises(InputError, match=r"revision 'llama-8b', this run has revision 'llama-70b'"):
         think(queries(4), ChatExpert(server.base_url, "echo"), out=out)
     assert out.read_bytes() == thoughts
 
@@ -162,10 +163,14 @@ def test_another_prompt_or_sampling_stops_the_job(serve, tmp_path):
     out = tmp_path / "t.jsonl"
     think(queries(2), ChatExpert(server.base_url, "echo"), out=out)
     hotter = ChatExpert(server.base_url, "echo", sampling=Sampling(temperature=1.5))
-    with pytest.raises(InputError, match=r"temperature 0.8, this is temperature 1.5"):
+    with pytest.raises(
+        InputError, match=r"made with temperature '0.8', this run has temperature '1.5'; .*--new-job"
+    ):
         think(queries(2), hotter, out=out)
     other = ChatExpert(server.base_url, "echo", prompt=Prompt("Think in three words."))
-    with pytest.raises(InputError, match="prompt_digest"):
+    with pytest.raises(
+        InputError, match=r"made with prompt_digest '\w{16}', this run has prompt_digest '\w{16}'; "
+    ):
         think(queries(2), other, out=out)
 
 
@@ -174,7 +179,7 @@ def test_a_query_with_another_text_stops_the_job(serve, tmp_path):
     out = tmp_path / "t.jsonl"
     expert = ChatExpert(server.base_url, "echo")
     think(queries(2), expert, out=out)
-    with pytest.raises(InputError, match=r"thoughts about 'how.*work'.*'q0' is now 'how.*fail'"):
+    with pytest.raises(InputError, match=r"query 'q0': .*text 'how.*work', this run has text 'how.*fail'; "):
         think(queries(2, "fail"), expert, out=out)
 
 
@@ -197,7 +202,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(serve, tmp_path):
     wait_for(lambda: server.asked)
     second = run(server, tmp_path)
     assert second.returncode == 4
-    assert f"process {first.pid} on {os.uname().nodename} works on this job" in second.stderr
+    assert f"process {first.pid} on {os.uname().nodename} is at work there" in second.stderr
     first.kill()
     first.communicate(timeout=10)
     server.delay = (0.0, 0.0)
@@ -210,15 +215,11 @@ def test_a_damaged_journal_is_named(tmp_path):
     folder.mkdir()
     (folder / "journal.sqlite").write_bytes(b"not a database, " * 100)
     with pytest.raises(InputError, match=r"t\.jsonl\.job/journal\.sqlite: .*not a database"):
-        Journal(tmp_path / "t.jsonl", Source(model="m"))
+        Journal(tmp_path / "t.jsonl", Query, {})
 
 
 def test_a_thought_is_never_replaced_by_a_failure(tmp_path):
-    from o1_synth.expert import Reason
-    from o1_synth.journal import failed_outcome, thought_outcome
-    from o1_synth.ledger import Failure
-
-    with Journal(tmp_path / "t.jsonl", Source(model="m")) as journal:
+    with Journal(tmp_path / "t.jsonl", Query, {}) as journal:
         journal.plan(queries(1))
         source = Source(model="m")
         thought = Thought(query_id="q0", thought_id="q0#0", text="kept", source=source)

@@ -80,7 +80,7 @@ def test_requests_and_tokens_a_minute_are_spread_evenly(limits):
 
 
 def test_a_limit_of_nothing_is_refused():
-    with pytest.raises(InputError, match="requests per minute are 0"):
+    with pytest.raises(InputError, match="requests_per_minute must be above 0, got 0"):
         Throttle(0)
 
 

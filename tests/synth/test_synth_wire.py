@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from o1_records import Query, Thought, read_jsonl
 from o1_synth import ChatExpert, Job, Retry, think
-from o1_synth.stream import StreamedAnswers
-from o1_synth.wire import parse_answers, separated
+from o1_synth.chat.wire import StreamedAnswers, parse_answers
+from o1_synth.expert import split_reasoning
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
@@ -39,8 +39,8 @@ def test_a_stream_says_what_its_words_say_wherever_it_is_cut(contents, cuts):
     for start, end in pairwise(places):
         answers.feed(stream[start:end])
     read = answers.answers()
-    assert [answer.text for answer in read] == [separated(content)[0] for content in contents]
-    assert {(answer.prompt_tokens, answer.completion_tokens) for answer in read} == {(3, 5)}
+    assert [answer.text for answer in read] == [split_reasoning(content)[0] for content in contents]
+    assert {(answer.prompt_tokens, answer.completion_tokens) for answer in read} == {(3, 5 // len(contents))}
 
 
 def whole(received):
@@ -86,7 +86,7 @@ def test_what_is_no_whole_answer_is_an_error(received):
     ],
 )
 def test_reasoning_is_separated_from_the_answer(content, answer, reasoning):
-    assert separated(content) == (answer, reasoning)
+    assert split_reasoning(content) == (answer, reasoning)
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])

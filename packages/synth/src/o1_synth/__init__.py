@@ -1,19 +1,18 @@
 """Synthesise thoughts for queries: keyed, resumable, none lost.
 
-`think` asks an `Expert` for several thoughts about each query and files every answer under the
-query it belongs to. Experts: `ChatExpert` (a language model behind an OpenAI-compatible server)
-and `DocstringExpert` (what people already wrote).
+`think` asks an `Expert` for several thoughts about each query and files every answer under the query it
+belongs to. Experts: `ChatExpert` (a language model behind an OpenAI-compatible server) and `DocstringExpert`
+(what people already wrote).
 """
 
-from o1_synth.asking import Sampling
-from o1_synth.chat import ChatExpert
+from o1_synth.chat.expert import ChatExpert
+from o1_synth.chat.http import Retry
+from o1_synth.chat.throttle import Throttle
 from o1_synth.checks import Checks
 from o1_synth.docstring import DocstringExpert
-from o1_synth.expert import Expert, NoThought, Reason, Reply
-from o1_synth.generate import Job, Summary, think
-from o1_synth.post import Retry
+from o1_synth.expert import Expert, NoThought, Reason, Reply, Sampling
+from o1_synth.job.scheduler import Job, Summary, think
 from o1_synth.prompt import Prompt
-from o1_synth.throttle import Throttle
 
 __version__ = "0.1.0"
 

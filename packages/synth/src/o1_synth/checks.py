@@ -1,19 +1,21 @@
 """Whether a text is a thought about its query: what language models write instead of one.
 
-Pure functions of texts. They find what is plainly wrong and leave judging to the committee.
+Pure functions of texts. They find what is plainly wrong; judging is left to o1-vote's committee.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from o1_records import InputError, Query
+from o1_records import Document, Example, InputError, Qrel, Query, Record
+from o1_records.kit.text import contained, jaccard, runs, shingles, words
 from o1_synth.expert import Reason
 
 _REFUSALS = re.compile(
@@ -23,11 +25,16 @@ _REFUSALS = re.compile(
     r"|as an ai( language model| assistant)?,? i",
     re.IGNORECASE,
 )
-_NEW_WORDS = 0.1  # of a thought's distinct words, at least, are not the query's
+_NEW_WORDS = 0.1  # of the distinct words of a thought, at least, are not in the query
 _LEAK_WORDS, _LEAK_SHARE = 8, 0.5
 _LOOP_WINDOW, _LOOP_SHARE = 60, 0.4
-_ALIKE = 0.9  # Jaccard similarity of word triples
-_LETTERS = 400  # looked at, to know the script
+_NEAR_COPY = 0.9  # Jaccard similarity of word triples
+_LETTERS = 400  # read to know the script
+
+NAMES = ("refusal", "echo", "leak", "loop", "language", "duplicate", "truncated")
+"""The checks that there are."""
+
+RecordT = TypeVar("RecordT", bound=Record, contravariant=True)
 
 
 def is_refusal(text: str) -> bool:
@@ -36,34 +43,34 @@ def is_refusal(text: str) -> bool:
 
 
 def is_echo(query: str, text: str) -> bool:
-    """Whether a text has hardly a word that its query has not."""
-    own, said = set(_words(query)), set(_words(text))
+    """Whether nearly all words of a text are words of its query."""
+    own, said = set(words(query)), set(words(text))
     return bool(said) and len(said - own) < _NEW_WORDS * len(said)
 
 
 def leaks(passage: str, text: str) -> bool:
-    """Whether half of a passage's runs of eight words stand in a text; shorter passages never."""
-    runs = _runs(_words(passage), _LEAK_WORDS)
-    if not runs:
+    """Whether a text contains half of a passage's runs of eight words. Shorter passages never leak."""
+    known = words(passage)
+    if len(known) < _LEAK_WORDS:
         return False
-    return len(runs & _runs(_words(text), _LEAK_WORDS)) >= _LEAK_SHARE * len(runs)
+    return contained(runs(known, _LEAK_WORDS), shingles(text, _LEAK_WORDS)) >= _LEAK_SHARE
 
 
 def is_loop(text: str) -> bool:
-    """Whether a text ends in repeating itself: few of the word triples of its last 60 are distinct.
+    """Whether a text ends in repeating itself: few of the word triples in its last 60 words are distinct.
 
-    Text without spaces is looked at letter by letter.
+    Text without spaces is read letter by letter.
     """
-    words = _words(text)
-    if len(words) < 10 and len(text) > 200:
-        words = list(text[-4 * _LOOP_WINDOW :])
-    tail = words[-_LOOP_WINDOW:]
+    units = words(text)
+    if len(units) < 10 and len(text) > 200:
+        units = list(text[-4 * _LOOP_WINDOW :])
+    tail = units[-_LOOP_WINDOW:]
     triples = len(tail) - 2
-    return triples >= 20 and len(_runs(tail, 3)) < _LOOP_SHARE * triples
+    return triples >= 20 and len(runs(tail, 3)) < _LOOP_SHARE * triples
 
 
 def is_other_script(query: str, text: str) -> bool:
-    """Whether a text is mostly in another script than its query. Languages of one script are one."""
+    """Whether a text is mostly in another script than its query. Languages of one script count as equal."""
     asked, said = _scripts(query), _scripts(text)
     if asked.total() < 3 or said.total() < 20:
         return False
@@ -71,43 +78,18 @@ def is_other_script(query: str, text: str) -> bool:
     return letters >= 0.8 * asked.total() and said[script] < 0.5 * said.total()
 
 
-def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """The word triples of a text, by which near-identical ones are known."""
-    words = _words(text)
-    return frozenset(_runs(words, 3)) or frozenset({tuple(words)})
-
-
-def alike(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> bool:
-    """Whether two texts share nine in ten of their word triples."""
-    return len(one & other) >= _ALIKE * len(one | other)
-
-
-NAMES = tuple(
-    str(reason)
-    for reason in (
-        Reason.REFUSAL,
-        Reason.ECHO,
-        Reason.LEAK,
-        Reason.LOOP,
-        Reason.LANGUAGE,
-        Reason.DUPLICATE,
-        Reason.TRUNCATED,
-    )
-)
-
-
-class Checking(Protocol):
-    """Whatever tells a good answer from another: `Checks`, or another class with its attributes."""
+class Checking(Protocol[RecordT]):
+    """What tells a good answer from a bad one: `Checks`, or another class with these members."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What is looked for; with `duplicate` among them, near-copies of a sibling are drawn again."""
+        """Return what is checked. With `duplicate` among them, near-copies of another sample are redrawn."""
 
-    def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
-        """The first thing that is wrong with a text, or None."""
+    def fault(self, query: RecordT, text: str, finish_reason: str) -> Reason | None:
+        """Return the first thing that is wrong with a text, or None."""
 
     def compared(self, text: str) -> str:
-        """The part of a text without fault by which near-copies are known."""
+        """Return the part of a good text that is compared to find near-copies."""
 
 
 def _no_passages(query: Query) -> Iterable[str]:
@@ -116,22 +98,22 @@ def _no_passages(query: Query) -> Iterable[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """Which checks a thought has to pass, and which passages it must not have copied.
+    """The checks that a thought has to pass, and the passages that it must not copy.
 
-    A thought that max_tokens ended is one, unless `truncated` is among the names.
+    A thought that max_tokens cut off passes, unless `truncated` is among the names.
     """
 
     names: Sequence[str] = NAMES[:-1]
     passages: Callable[[Query], Iterable[str]] = _no_passages
 
     def __post_init__(self) -> None:
-        """Refuse names that no check has."""
-        unknown = set(self.names) - set(NAMES)
+        """Raise InputError for an unknown name."""
+        unknown = sorted(set(self.names) - set(NAMES))
         if unknown:
-            raise InputError(f"no check is called {sorted(unknown)}; there are {', '.join(NAMES)}")
+            raise InputError(f"unknown checks {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}")
 
     def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
-        """The first thing that is wrong with a text, or None. Near-copies are looked for elsewhere."""
+        """Return the first thing that is wrong with a text, or None; near-copies are found elsewhere."""
         tests: dict[Reason, Callable[[], bool]] = {
             Reason.TRUNCATED: lambda: finish_reason == "length",
             Reason.REFUSAL: lambda: is_refusal(text),
@@ -143,56 +125,76 @@ class Checks:
         return next((reason for reason, test in tests.items() if reason in self.names and test()), None)
 
     def compared(self, text: str) -> str:
-        """All of it."""
+        """Return all of the text."""
         return text
 
 
-class Siblings:
-    """The thoughts about the queries that are being worked on, to know a near-copy by.
+def positives_of(
+    examples: Iterable[Example] = (), qrels: Iterable[Qrel] = (), documents: Iterable[Document] = ()
+) -> Callable[[Query], Iterable[str]]:
+    """Return `passages` for Checks: the positives of a query in examples, and in qrels of the documents.
 
-    `begun` loads what was written before. Queries come one after the other, so that a query whose
-    samples have all ended, and after which another began, is forgotten.
+    All their texts are held in memory.
+    """
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        texts[example.query.query_id] += [document.full_text for document in example.positives]
+    answers: defaultdict[str, list[str]] = defaultdict(list)
+    for qrel in qrels:
+        if qrel.relevance > 0:
+            answers[qrel.doc_id].append(qrel.query_id)
+    for document in documents:
+        for query_id in answers.get(document.doc_id, ()):
+            texts[query_id].append(document.full_text)
+    return lambda query: texts.get(query.query_id, ())
+
+
+class Known:
+    """The texts that one query has so far, to recognise a near-copy by."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._shingles = [shingles(text) for text in texts]
+
+    def add(self, text: str) -> bool:
+        """Add a text; where it is a near-copy of one of them, return False and do not add it."""
+        own = shingles(text)
+        if any(jaccard(own, other) >= _NEAR_COPY for other in self._shingles):
+            return False
+        self._shingles.append(own)
+        return True
+
+
+class Siblings:
+    """The known texts of the queries that are being worked on.
+
+    Queries come one after another: a query is forgotten when its last request has ended and another query has
+    begun. `load` returns what was written about a query in earlier runs.
     """
 
     def __init__(self, load: Callable[[str], Iterable[str]]) -> None:
         self._load = load
-        self._kept: dict[str, list[frozenset[tuple[str, ...]]]] = {}
+        self._known: dict[str, Known] = {}
         self._running: Counter[str] = Counter()
         self._latest = ""
 
-    def begin(self, query_id: str) -> None:
-        """A sample of this query begins."""
-        if query_id not in self._kept:
-            self._kept[query_id] = [shingles(text) for text in self._load(query_id)]
-        self._running[query_id] += 1
-        before, self._latest = self._latest, query_id
+    @contextlib.contextmanager
+    def of(self, key: str) -> Iterator[Known]:
+        """Yield the known texts of a query while a request for it is running."""
+        if key not in self._known:
+            self._known[key] = Known(self._load(key))
+        self._running[key] += 1
+        before, self._latest = self._latest, key
         self._forget(before)
+        try:
+            yield self._known[key]
+        finally:
+            self._running[key] -= 1
+            self._forget(key)
 
-    def end(self, query_id: str) -> None:
-        """A sample of this query ended."""
-        self._running[query_id] -= 1
-        self._forget(query_id)
-
-    def take(self, query_id: str, text: str) -> bool:
-        """Whether a text is new among the query's; if so, it is remembered."""
-        own = shingles(text)
-        if any(alike(own, other) for other in self._kept[query_id]):
-            return False
-        self._kept[query_id].append(own)
-        return True
-
-    def _forget(self, query_id: str) -> None:
-        if query_id != self._latest and not self._running[query_id]:
-            self._kept.pop(query_id, None)
-            del self._running[query_id]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _runs(words: Sequence[str], length: int) -> set[tuple[str, ...]]:
-    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
+    def _forget(self, key: str) -> None:
+        if key != self._latest and not self._running[key]:
+            self._known.pop(key, None)
+            del self._running[key]
 
 
 def _scripts(text: str) -> Counter[str]:

@@ -1,44 +1,44 @@
-"""An expert in this process: vLLM (`[vllm]`), for whatever model the machine can hold.
+"""An expert in this process: vLLM (`[vllm]`), for any model that the machine can hold.
 
-Each (query, sample) is a request with a seed of its own, and the engine has as many of them at once
-as the scheduler's concurrency: it batches continuously over the whole input, and its prefix cache
-shares a query's prompt among the samples.
+Each (query, sample) is a request with its own seed, and the engine holds as many of them as the concurrency
+of the scheduler: it batches them continuously over the whole input, and its prefix cache shares the prompt
+of a query among the samples.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from o1_records import InputError, MissingExtraError, Query
-from o1_synth.asking import ModelExpert, Prompting, Sampling
-from o1_synth.checkpoint import ChatTokens, weights_revision
-from o1_synth.expert import NoThought, Reason, Reply, sample_seed
-from o1_synth.wire import Answer, said, separated
+from o1_records import InputError, MissingExtraError
+from o1_synth.expert import Answer, ModelExpert, NoThought, Reason, Sampling, split_reasoning
+from o1_synth.local import ChatTokens, model_revision
+from o1_synth.prompt import Message, Prompting
 
-# Said to vLLM before it is imported, where the caller says nothing else.
+# set before vLLM is imported, unless the caller has set them
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    # a forked engine would hold the journal and its lock, too
+    # a forked engine would also hold the journal and its lock
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 
 
 class VLLMExpert(ModelExpert):
-    """Asks a model of a folder or of the hub; `options` go to vLLM's AsyncEngineArgs.
+    """Asks a model, given as a folder or as an id of the hub; `options` go to vLLM's AsyncEngineArgs.
 
-    The engine starts with the first request of a run and ends with the run, so that what comes
-    after it finds the memory free. It runs in processes that vLLM starts: a script that uses it
-    keeps its own work under `if __name__ == "__main__":`.
+    The engine starts with the first request of a run and ends with the run, so that its memory is free for
+    what comes next. It runs in processes that vLLM starts: a script that uses it needs
+    `if __name__ == "__main__":` around its own work.
 
-    Raises InputError when there is no such model or option, or when the engine cannot start or
-    dies; MissingExtraError without vLLM.
+    Raises InputError where there is no such model or option, and where the engine cannot start or dies;
+    MissingExtraError without vLLM.
     """
 
     def __init__(
@@ -68,27 +68,8 @@ class VLLMExpert(ModelExpert):
         )
         self._engine: _Engine | None = None
         self._failure: InputError | None = None
-        super().__init__(model, weights_revision(model, config.revision), prompt, sampling)
-
-    async def think_together(
-        self, query: Query, samples: Sequence[int], draw: int = 0
-    ) -> list[Reply | NoThought]:
-        """Write several thoughts in one request; vLLM adds a sample's place in it to the seed."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        seed = sample_seed(self.sampling.seed, query.query_id, samples[0], draw)
-        params = SamplingParams(
-            n=len(samples),
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            max_tokens=self.sampling.max_tokens,
-            seed=seed,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        prompt = self._tokens.encode(self.prompt.messages(query))
-        written = await self._written(prompt, params, f"{query.query_id}#{samples[0]}.{draw}")
-        return [self._thought(each, seed, len(prompt)) for each in written]
+        self._requests = itertools.count()
+        super().__init__(model, model_revision(model, config.revision), prompt, sampling)
 
     async def close(self) -> None:
         """End the engine; the next request starts another."""
@@ -96,24 +77,39 @@ class VLLMExpert(ModelExpert):
         if engine is not None:
             engine.end()
 
-    async def _written(self, prompt: list[int], params: Any, name: str) -> list[Any]:
-        """The completions, in order. A request that is cancelled is cancelled in the engine, too."""
+    async def _answers(self, messages: list[Message], seed: int, count: int) -> list[Answer | NoThought]:
+        """Ask for `count` answers in one request; vLLM adds the place of each to the seed."""
+        from vllm import SamplingParams
         from vllm.exceptions import VLLMError
+        from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        params = SamplingParams(
+            n=count,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=self.sampling.max_tokens,
+            seed=seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = self._tokens.encode(messages)
+        name = str(next(self._requests))
         try:
+            # cancelling this task cancels the request in the engine, too
             async for output in self._running().generate({"prompt_token_ids": prompt}, params, name):
                 completions: list[Any] = output.outputs  # FINAL_ONLY: the only output
         except EngineDeadError as error:
             raise InputError(
-                f"vLLM's engine for {self.source.model!r} died; its log says why, the same command resumes"
+                f"vLLM's engine for {self.source.model!r} died; its log says why; "
+                "run the same command again to resume"
             ) from error
         except VLLMError as error:
-            raise NoThought(Reason.REJECTED, said(error)) from error
-        return sorted(completions, key=lambda completion: completion.index)
+            raise NoThought(Reason.REJECTED, f"{type(error).__name__}: {error}") from error
+        ordered = sorted(completions, key=lambda completion: completion.index)
+        return [_answer(completion, len(prompt)) for completion in ordered]
 
     def _running(self) -> Any:
-        """The engine of this run. Whoever asks first starts it, and its failure is everybody's."""
+        """Return the engine of this run. The first request starts it; if that fails, it fails for all."""
         if self._failure is not None:
             raise self._failure
         if self._engine is None:
@@ -124,54 +120,54 @@ class VLLMExpert(ModelExpert):
                 raise self._failure from error
         return self._engine.asynchronous
 
-    def _thought(self, completion: Any, seed: int, prompt_tokens: int) -> Reply | NoThought:
-        if completion.finish_reason not in ("stop", "length"):  # cut by the engine, whatever it has
-            return NoThought(Reason.REJECTED, f"finish_reason {completion.finish_reason!r}")
-        text, reasoning = separated(completion.text)
-        answer = Answer(
-            text=text,
-            reasoning=reasoning,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=len(completion.token_ids),
-        )
-        return self._reply(answer, seed)
+
+def _answer(completion: Any, prompt_tokens: int) -> Answer | NoThought:
+    if completion.finish_reason not in ("stop", "length"):  # aborted by the engine, with or without a text
+        return NoThought(Reason.REJECTED, f"finish_reason {completion.finish_reason!r}")
+    text, reasoning = split_reasoning(completion.text)
+    return Answer(
+        text=text,
+        reasoning=reasoning,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(completion.token_ids),
+    )
 
 
 class _Engine:
-    """vLLM's asynchronous engine, and a guard that ends its processes when this one was killed.
+    """vLLM's asynchronous engine, and a guard that ends its processes when this one is killed.
 
-    They would not notice, and keep the accelerator's memory from the run that resumes.
+    They would not notice, and would keep the memory of the accelerator from the run that resumes.
     """
 
     def __init__(self, args: Any) -> None:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         before = {process.pid for process in multiprocessing.active_children()}
-        with _deaf_to_interrupts():
+        with _interrupts_blocked():
             self.asynchronous = AsyncLLM.from_engine_args(args)
         pids = {process.pid for process in multiprocessing.active_children()} - before
         self._guard = subprocess.Popen(
-            ["sh", "-c", 'read _; kill -9 "$@"', "sh", *map(str, pids)],  # the pipe ends with us
+            ["sh", "-c", 'read _; kill -9 "$@"', "sh", *map(str, pids)],  # the pipe closes when we die
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
 
     def end(self) -> None:
-        """End the engine's processes and the guard."""
+        """End the processes of the engine, and the guard."""
         self.asynchronous.shutdown()
         with self._guard:
             self._guard.kill()
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let processes that start here miss a terminal's Ctrl-C, which asks the scheduler to finish.
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT in processes that start here: Ctrl-C asks the scheduler to finish what is in flight.
 
-    They inherit the blocked signal; the engine would end at once, with all that is in flight.
+    They inherit the blocked signal; otherwise the engine would end at once, with everything in flight.
     """
-    resource_tracker.ensure_running()  # lets SIGINT through when it starts; not later
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts; not later
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""`o1-synth export`: the thoughts that a job has so far, while it runs or after."""
+"""`o1-synth export`: the thoughts that a job has so far, while it runs or later."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import argparse
 import sys
 from pathlib import Path
 
-from o1_records import InputError, refuse_overwriting, write_jsonl
-from o1_synth.ledger import Ledger
+from o1_records.kit.command import EVERYTHING, reads, writes
+from o1_records.kit.job import job_folder
+from o1_synth.job.scheduler import FAILURES
+from o1_synth.job.watch import export
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Of which job, and where to."""
-    command.add_argument("job", type=Path, help="the --out of o1-synth think")
-    command.add_argument("--out", required=True, type=Path, help="JSONL of Thought records (.gz, .zst)")
+    """Add the options: which job, and where to."""
+    reads(
+        command,
+        "job",
+        inside=EVERYTHING,
+        beside=[FAILURES],
+        paths=_output_and_folder,
+        type=Path,
+        help="the --out of o1-synth think",
+    )
+    writes(command, "--out", required=True, help="JSONL of Thought records (.gz, .zst)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write them, ordered by query_id and sample; the job is not disturbed."""
-    with Ledger(args.job) as ledger:
-        own = {"journal": ledger.folder / "journal.sqlite", "output": ledger.folder.with_suffix("")}
-        refuse_overwriting({f"the job's {name}": path for name, path in own.items()}, {"--out": args.out})
-        if ledger.note("publishes") == "something else":
-            raise InputError(
-                f"{ledger.folder}: holds answers that are no thoughts; its own command publishes them"
-            )
-        samples = int(ledger.note("samples") or 0)
-        count = write_jsonl(args.out, ledger.thoughts(samples))
-        total = ledger.queries() * samples
-    if not total:
-        raise InputError(f"{ledger.folder}: nothing was asked for yet")
+    count, total = export(args.job, args.out)
     print(f"{args.out}: {count} of {total} thoughts", file=sys.stderr)
     return 0
+
+
+def _output_and_folder(job: Path) -> list[Path]:
+    return [job.with_suffix(""), job] if job.suffix == ".job" else [job, job_folder(job)]

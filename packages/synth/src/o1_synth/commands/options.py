@@ -1,86 +1,117 @@
-"""Options of the commands that ask a language model, and what they make."""
+"""The options that several commands share, what is made of them, and how a command reports its end."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
+import shlex
+import sys
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from o1_records import Example, InputError, Qrel, Query, open_documents, open_qrels, read_jsonl
-from o1_synth.asking import Prompting, Sampling
-from o1_synth.chat import ChatExpert
-from o1_synth.checks import NAMES, Checks
+from o1_records import Example, InputError, Qrel, open_documents, open_qrels, read_jsonl
+from o1_records.kit.command import EVERYTHING, new_job, reads
+from o1_synth.chat.expert import ChatExpert
+from o1_synth.chat.http import Retry
+from o1_synth.chat.throttle import Throttle
+from o1_synth.checks import NAMES, Checks, positives_of
 from o1_synth.engine import VLLMExpert
-from o1_synth.expert import Expert
-from o1_synth.generate import Job
+from o1_synth.expert import Expert, ExpertOf, Sampling
+from o1_synth.job.scheduler import Job, Summary
+from o1_synth.job.watch import Prices
 from o1_synth.local import LocalExpert
-from o1_synth.post import Retry
-from o1_synth.prompt import TASK, Prompt, read_template
-from o1_synth.throttle import Throttle
-from o1_synth.watch import Prices
+from o1_synth.prompt import TASK, Prompt, Prompting, read_template
+from o1_synth.remix.domain import Domain, read_domain
+
+# without effect unless the model is behind --base-url
+_OF_A_SERVER = (
+    "model",
+    "timeout",
+    "stall",
+    "attempts",
+    "patience",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "no_stream",
+)
 
 
-def declare_expert(command: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
-    """Which model writes, and the limits it is asked within; returns the group of the experts."""
-    experts = command.add_mutually_exclusive_group(required=True)
-    experts.add_argument("--base-url", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    experts.add_argument("--vllm", metavar="MODEL", help="a model that vLLM runs in this process")
-    experts.add_argument("--transformers", metavar="MODEL", help="a small model in this process")
+# --- which model --------------------------------------------------------------------------------------
+
+
+def declare_model(command: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the options that say which model writes, within which limits; return the group of the models."""
+    models = command.add_mutually_exclusive_group(required=True)
+    models.add_argument("--base-url", help="an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
+    for flag, purpose in (
+        ("--vllm", "a model that vLLM runs in this process: a folder, or an id of the hub"),
+        ("--transformers", "a small model that transformers runs in this process"),
+    ):
+        reads(models, flag, metavar="MODEL", type=str, inside=EVERYTHING, help=purpose)
     add = command.add_argument
-    add("--vllm-options", type=_settings, default={}, metavar="JSON", help="'{\"max_model_len\": 8192}', ...")
-    add("--model", help="the model to ask for at --base-url")
-    add("--concurrency", type=int, default=64, help="requests at a time (default 64)")
-    add("--timeout", type=float, default=Retry.timeout, help="seconds per attempt (default 300)")
-    add("--stall", type=float, default=Retry.stall, help="seconds without a token (default 60)")
-    add("--attempts", type=int, default=Retry.attempts, help="attempts per request (default 5)")
-    add("--patience", type=float, default=Retry.patience, help="seconds to go on after 429 and 503 (120)")
-    add("--requests-per-minute", type=float, default=math.inf)
-    add("--tokens-per-minute", type=float, default=math.inf, help="of prompts and answers")
-    add("--n-per-request", type=int, default=1, help="samples per request, without prefix caching")
-    add("--no-stream", action="store_true", help="for servers that cannot stream")
-    add("--deadline", type=float, help="seconds for the whole run; what is left then is listed")
-    add("--new-job", action="store_true", help="move a job of another model, prompt or sampling aside")
-    add("--price-prompt", type=float, default=0.0, help="of a million prompt tokens, to show the cost")
-    add("--price-completion", type=float, default=0.0, help="of a million written tokens")
-    return experts
-
-
-def declare_prompt(command: argparse.ArgumentParser) -> None:
-    """What is asked about a query, and how the answer is drawn."""
-    add = command.add_argument
-    add("--template", default="paper", help="paper, reason, keywords, or a file with {query} in it")
-    add("--task", default=TASK, help="what {task} stands for (default: the paper's sentence)")
-    add("--exemplars", type=Path, help="JSONL of Example records to draw exemplars from")
-    add("--exemplar-count", type=int, default=3, help="exemplars per prompt (default 3)")
-    add("--exemplar-tokens", type=int, help="of all exemplars of a prompt, at most (estimated)")
-    add("--qrels", type=Path, help="more positives that no exemplar may show: BEIR, TREC or JSONL")
-    add("--corpus", type=Path, help="with --qrels: a thought that copies a positive is refused")
-    add("--temperature", type=float, default=Sampling.temperature)
-    add("--top-p", type=float, default=Sampling.top_p)
-    add("--max-tokens", type=int, help=f"of a thought (default {Sampling.max_tokens}; keywords: 32)")
-    add("--seed", type=int, default=Sampling.seed)
-
-
-def declare_checks(command: argparse.ArgumentParser) -> None:
-    """What a thought has to pass."""
-    default = ",".join(Checks.names)
-    command.add_argument(
-        "--checks", default=default, help=f"of {', '.join(NAMES)}, or none (default: {default})"
+    add(
+        "--vllm-options",
+        type=_settings,
+        default={},
+        metavar="JSON",
+        help="engine arguments of vLLM, such as '{\"max_model_len\": 8192}'",
     )
-    command.add_argument("--redraws", type=int, default=2, help="draws more of what failed a check (2)")
+    add("--model", help="with --base-url: the name of the model there")
+    add("--concurrency", type=int, default=64, help="requests in flight at most")
+    add("--timeout", type=float, default=Retry.timeout, help="with --base-url: seconds for an attempt")
+    add(
+        "--stall",
+        type=float,
+        default=Retry.stall,
+        help="with --base-url: seconds that a stream may be silent",
+    )
+    add("--attempts", type=int, default=Retry.attempts, help="with --base-url: attempts for a request")
+    add(
+        "--patience",
+        type=float,
+        default=Retry.patience,
+        help="with --base-url: seconds to go on after 429 and 503, however many attempts that takes",
+    )
+    add(
+        "--requests-per-minute",
+        type=float,
+        default=math.inf,
+        help="with --base-url: never send more requests than this",
+    )
+    add(
+        "--tokens-per-minute",
+        type=float,
+        default=math.inf,
+        help="with --base-url: never use more tokens than this, prompts and answers together",
+    )
+    add(
+        "--n-per-request",
+        type=int,
+        default=1,
+        help="samples in a request; for servers that keep no prefix cache",
+    )
+    add("--no-stream", action="store_true", help="with --base-url: for servers that cannot stream")
+    add("--deadline", type=float, help="seconds for the whole run; what is left then is listed as failed")
+    new_job(command)
+    add("--price-prompt", type=float, default=0.0, help="price of a million prompt tokens, to show the cost")
+    add("--price-completion", type=float, default=0.0, help="price of a million completion tokens")
+    return models
 
 
 def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling) -> Expert:
-    """The expert that the options of `declare_expert` name."""
+    """Return the expert that the options of `declare_model` name."""
+    if args.base_url is None:
+        refuse_without_effect(args, _OF_A_SERVER, "without --base-url")
+    if args.vllm is None:
+        refuse_without_effect(args, ["vllm_options"], "without --vllm")
     if args.vllm is not None:
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # not where data goes
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         return VLLMExpert(args.vllm, prompt=prompt, sampling=sampling, **args.vllm_options)
     if args.transformers is not None:
         return LocalExpert(args.transformers, prompt=prompt, sampling=sampling)
@@ -97,8 +128,8 @@ def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling
     )
 
 
-def model_job(args: argparse.Namespace, stop: threading.Event, checks: Checks | None) -> Job:
-    """How a job of that expert is worked on."""
+def model_job(args: argparse.Namespace, stop: threading.Event, checks: Checks | None = None) -> Job:
+    """Return how the job of that expert is run."""
     return Job(
         checks=checks,
         redraws=args.redraws,
@@ -110,24 +141,72 @@ def model_job(args: argparse.Namespace, stop: threading.Event, checks: Checks | 
     )
 
 
-def checks(args: argparse.Namespace) -> Checks | None:
-    """The checks that were named; the passages that no thought may copy."""
-    names = () if args.checks == "none" else tuple(name for name in args.checks.split(",") if name)
-    return Checks(names=names, passages=_passages(args))
+def remember_defaults(command: argparse.ArgumentParser) -> None:
+    """Keep the defaults of all options declared so far, for `refuse_without_effect`."""
+    command.set_defaults(defaults={action.dest: action.default for action in command._actions})
 
 
-def judgements(path: Path, split: str | None) -> Iterator[Qrel]:
-    """Judgements of a file or of a BEIR folder: of all its splits where none is named."""
-    if split is not None or not path.is_dir():
-        return open_qrels(path, split or "")
-    files = sorted((path / "qrels").glob("*.tsv"))
-    if not files:
-        raise InputError(f"{path}: holds no qrels/*.tsv")
-    return (qrel for file in files for qrel in open_qrels(file))
+def refuse_without_effect(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise InputError where an option has another value than its default and would not be used."""
+    for name in names:
+        if getattr(args, name) != args.defaults[name]:
+            raise InputError(f"--{name.replace('_', '-')} has no effect {why}; leave it out")
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object: {error}") from error
+
+
+# --- the prompt and the checks of think ---------------------------------------------------------------
+
+
+def declare_prompt(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what is asked about a query, and how the model samples."""
+    add = command.add_argument
+    declare_template(command, "paper", "paper, reason, keywords, or a file with {query} in it")
+    add("--task", default=TASK, help="the sentence that stands for {task}")
+    reads(command, "--exemplars", help="JSONL of Example records to draw exemplars from")
+    add("--exemplar-count", type=int, default=3, help="exemplars in a prompt")
+    add("--exemplar-tokens", type=int, help="tokens of all exemplars of a prompt at most (estimated)")
+    reads(command, "--qrels", help="more positives that no exemplar may show: BEIR, TREC or JSONL")
+    reads(command, "--corpus", once=True, help="with --qrels: refuse thoughts that copy a positive from here")
+    declare_sampling(command, Sampling(), default_tokens=None)
+
+
+def declare_template(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
+    """Add `--template`, the name of a prompt or a file."""
+    files = lambda name: [name] if Path(name).suffix else []  # noqa: E731
+    reads(command, "--template", type=str, default=default, once=True, paths=files, help=purpose)
+
+
+def declare_sampling(
+    command: argparse.ArgumentParser, sampling: Sampling, default_tokens: int | None
+) -> None:
+    """Add the options that say how the model samples."""
+    add = command.add_argument
+    add("--temperature", type=float, default=sampling.temperature, help="0: always the most likely token")
+    add("--top-p", type=float, default=sampling.top_p, help="sample from this much of the probability")
+    unless = "" if default_tokens else f" ({Sampling.max_tokens}; with --template keywords 32)"
+    add("--max-tokens", type=int, default=default_tokens, help=f"tokens of an answer at most{unless}")
+    add("--seed", type=int, default=sampling.seed, help="what the seed of each request is derived from")
+    add("--redraws", type=int, default=Job.redraws, help="draw what fails a check so many times again")
+
+
+def declare_checks(command: argparse.ArgumentParser) -> None:
+    """Add `--checks`, what a thought has to pass."""
+    known = f"of {', '.join(NAMES)}, separated by commas; or none"
+    command.add_argument("--checks", default=",".join(Checks.names), help=known)
 
 
 def prompt_of(args: argparse.Namespace) -> Prompt:
-    """The prompt that the options of `declare_prompt` describe."""
+    """Return the prompt that the options of `declare_prompt` describe."""
+    if args.exemplars is None:
+        refuse_without_effect(args, ["exemplar_count", "exemplar_tokens"], "without --exemplars")
+        if args.corpus is None:
+            refuse_without_effect(args, ["qrels"], "without --exemplars or --corpus")
     return Prompt(
         args.task,
         examples=read_jsonl(args.exemplars, Example) if args.exemplars else (),
@@ -140,34 +219,105 @@ def prompt_of(args: argparse.Namespace) -> Prompt:
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
-    """How they say the answer is drawn."""
+    """Return the sampling that the options of `declare_sampling` describe."""
     short = 32 if args.template == "keywords" else Sampling.max_tokens
     return Sampling(
         temperature=args.temperature,
         top_p=args.top_p,
-        max_tokens=args.max_tokens or short,
+        max_tokens=short if args.max_tokens is None else args.max_tokens,
         seed=args.seed,
     )
 
 
-def _settings(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object: {error}") from error
+def checks_of(args: argparse.Namespace) -> Checks:
+    """Return the checks that were named, with the passages that no thought may copy."""
+    if args.qrels is None:
+        refuse_without_effect(args, ["corpus"], "without --qrels, which say what is a positive")
+    names = () if args.checks == "none" else tuple(name for name in args.checks.split(",") if name)
+    passages = positives_of(
+        read_jsonl(args.exemplars, Example) if args.exemplars else (),
+        judgements(args.qrels, args.split) if args.corpus else (),
+        open_documents(args.corpus) if args.corpus else (),
+    )
+    return Checks(names=names, passages=passages)
 
 
-def _passages(args: argparse.Namespace) -> Callable[[Query], Iterable[str]]:
-    """The texts of a query's positives, as far as exemplars, qrels and corpus tell them."""
-    texts: defaultdict[str, list[str]] = defaultdict(list)
-    for example in read_jsonl(args.exemplars, Example) if args.exemplars else ():
-        texts[example.query.query_id] += [document.full_text for document in example.positives]
-    if args.qrels and args.corpus:
-        asking: defaultdict[str, list[str]] = defaultdict(list)
-        for qrel in judgements(args.qrels, args.split):
-            if qrel.relevance > 0:
-                asking[qrel.doc_id].append(qrel.query_id)
-        for document in open_documents(args.corpus):
-            for query_id in asking.get(document.doc_id, ()):
-                texts[query_id].append(document.full_text)
-    return lambda query: texts.get(query.query_id, ())
+def judgements(path: Path, split: str | None = None) -> Iterator[Qrel]:
+    """Yield the judgements of a file or of a BEIR folder; of a folder, all splits unless one is named."""
+    if split is not None or not path.is_dir():
+        return open_qrels(path, split or "")
+    files = sorted((path / "qrels").glob("*.tsv"))
+    if not files:
+        raise InputError(f"{path}: there is no qrels/*.tsv in it")
+    return (qrel for file in files for qrel in open_qrels(file))
+
+
+# --- the steps of remix -------------------------------------------------------------------------------
+
+
+def declare_step(command: argparse.ArgumentParser, template: str, sampling: Sampling) -> None:
+    """Add the options that the steps of remix share: domain, model, prompt and sampling."""
+    reads(command, "--domains", metavar="TOML", once=True, help="a file with a table for each domain")
+    command.add_argument("--domain", metavar="NAME", help="the table of --domains to take")
+    declare_model(command)
+    declare_template(command, template, "another prompt: a file (the README lists the markers)")
+    declare_sampling(command, sampling, sampling.max_tokens)
+    remember_defaults(command)
+
+
+def declare_never(command: argparse.ArgumentParser) -> None:
+    """Add `--never`, documents that are not used."""
+    reads(
+        command,
+        "--never",
+        action="append",
+        default=[],
+        metavar="QRELS",
+        once=True,
+        help="leave out the documents of these qrels (a file, or all splits of a BEIR folder); repeatable",
+    )
+
+
+def banned_by(paths: Iterable[Path]) -> frozenset[str]:
+    """Return the documents of `--never`, whatever their relevance."""
+    return frozenset(qrel.doc_id for path in paths for qrel in judgements(path))
+
+
+def step_expert(args: argparse.Namespace) -> ExpertOf:
+    """Return what makes the expert of a step, once its prompt is known."""
+    return partial(model_expert, args, sampling=sampling_of(args))
+
+
+def domain_of(args: argparse.Namespace) -> Domain | None:
+    """Return the domain, where one is named."""
+    if args.domains is None and args.domain is None:
+        return None
+    if args.domains is None or args.domain is None:
+        raise InputError("--domains and --domain go together: the file, and the name of a table in it")
+    return read_domain(args.domains, args.domain)
+
+
+# --- the end ------------------------------------------------------------------------------------------
+
+
+def report(summary: Summary, did: str, out: Path, typed: Sequence[str]) -> int:
+    """Print what was done, what was not and how to go on to stderr; return 0 (done) or 3 (partly done)."""
+    report_moved(summary.moved)
+    said = f"{did} in {out}"
+    if summary.interrupted:
+        said = f"interrupted: {summary.thoughts} answers about {summary.queries} inputs so far, in {out}.job"
+    if summary.exhausted:
+        said += f"; {summary.exhausted} samples exhausted"
+    if summary.failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.failures.items())
+        listed = "" if summary.interrupted else f", listed in {summary.failures_path}"
+        said += f"; {summary.failed} failed ({reasons}){listed}; to ask for them again:\n"
+        said += f"  o1-synth {shlex.join(typed)}"
+    print(said, file=sys.stderr)
+    return 3 if summary.failed else 0
+
+
+def report_moved(moved: Sequence[Path]) -> None:
+    """Print where earlier work was moved to."""
+    if moved:
+        print(f"earlier work was moved to {', '.join(map(str, moved))}", file=sys.stderr)

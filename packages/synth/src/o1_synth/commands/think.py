@@ -4,57 +4,72 @@ from __future__ import annotations
 
 import argparse
 import threading
-from pathlib import Path
 
-from o1_records import Thought, open_queries, read_jsonl, refuse_overwriting
-from o1_synth.commands.gentle import gentle
+from o1_records import Thought, open_queries, read_jsonl
+from o1_records.kit.command import gentle, reads, writes
 from o1_synth.commands.options import (
-    checks,
+    checks_of,
     declare_checks,
-    declare_expert,
+    declare_model,
     declare_prompt,
     model_expert,
     model_job,
     prompt_of,
+    refuse_without_effect,
+    remember_defaults,
+    report,
     sampling_of,
 )
-from o1_synth.commands.outcome import told
 from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert
-from o1_synth.generate import Job, path_of_failures, think
+from o1_synth.job.scheduler import FAILURES, Job, think
 
-INPUTS = ("queries", "docstrings", "exemplars", "qrels", "corpus")
+# the options that have an effect with --docstrings
+_OF_DOCSTRINGS = {
+    "help",
+    "queries",
+    "split",
+    "out",
+    "samples",
+    "docstrings",
+    "concurrency",
+    "deadline",
+    "new_job",
+}
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """What to think about, and who does."""
-    add = command.add_argument
-    add("--queries", required=True, type=Path, help="JSONL of Query records, or a BEIR folder")
-    add("--split", help="of BEIR folders: whose queries and qrels (default: all)")
-    add("--out", required=True, type=Path, help="JSONL of Thought records; the same command resumes it")
-    add("--samples", type=int, default=3, help="thoughts per query (default 3)")
-    experts = declare_expert(command)
-    experts.add_argument(
-        "--docstrings", type=Path, help="JSONL of human-written Thought records to pick from"
+    """Add the options: what to think about, and who does."""
+    reads(command, "--queries", required=True, once=True, help="JSONL of Query records, or a BEIR folder")
+    command.add_argument("--split", help="of BEIR folders: the split to take queries and qrels of, not all")
+    writes(
+        command,
+        "--out",
+        required=True,
+        beside=[FAILURES],
+        help="JSONL of Thought records; the same command resumes it",
     )
+    command.add_argument("--samples", type=int, default=3, help="thoughts about each query")
+    models = declare_model(command)
+    reads(models, "--docstrings", once=True, help="JSONL of human-written Thought records to pick from")
     declare_prompt(command)
     declare_checks(command)
+    remember_defaults(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Think; 0 done, 3 when samples failed or Ctrl-C ended it, 4 bad input."""
-    refuse_overwriting(
-        {f"--{name}": getattr(args, name) for name in INPUTS},
-        {"--out": args.out, "the list of failures beside --out": path_of_failures(args.out)},
-    )
+    """Think; return 0 when done, 3 when samples failed or Ctrl-C stopped it."""
+    if not any(path.is_dir() for path in (args.queries, args.qrels) if path is not None):
+        refuse_without_effect(args, ["split"], "without a BEIR folder")
     stop = threading.Event()
     expert: Expert
     if args.docstrings is not None:
+        refuse_without_effect(args, args.defaults.keys() - _OF_DOCSTRINGS, "with --docstrings")
         expert = DocstringExpert.of_records(read_jsonl(args.docstrings, Thought))
         job = Job(deadline=args.deadline, stop=stop, new_job=args.new_job)
     else:
         expert = model_expert(args, prompt_of(args), sampling_of(args))
-        job = model_job(args, stop, checks(args))
+        job = model_job(args, stop, checks_of(args))
     with gentle(stop):
         summary = think(
             open_queries(args.queries, args.split),
@@ -66,4 +81,4 @@ def run(args: argparse.Namespace) -> int:
             job=job,
         )
     did = f"{summary.thoughts} thoughts about {summary.queries} queries"
-    return told(summary, did, args.out, args.typed)
+    return report(summary, did, args.out, args.typed)

@@ -1,12 +1,12 @@
-"""ReMixer: training data for reasoning-intensive retrieval, made of documents alone.
+"""ReMixer: training data for reasoning-intensive retrieval, made from documents alone.
 
-ReasonEmbed, section 3 (arXiv 2510.08252). Steps, each from files to a file; those that ask a model resume:
+ReasonEmbed, section 3 (arXiv 2510.08252). Each step leads from files to a file, and is one job:
 
 ```
 clean      documents                       -> documents of the domain (yes or no; optional)
-write      documents                       -> queries, and of which document each was written
-mine       queries, corpus                 -> candidates, without the document of the query
-annotate   queries, candidates, corpus     -> examples: candidates of a score from 1 to 5
+write      documents                       -> queries, and which document each was written from
+mine       queries, corpus or run          -> candidates, without the document of the query
+annotate   queries, candidates, corpus     -> examples: candidates with a score from 1 to 5
 ```
 """
 

@@ -1,35 +1,154 @@
 """Scores of candidates by a language model, and the examples that they make.
 
-ReasonEmbed, section 3.3: the annotator analyses the query, then the document, then gives an
-integer from 1 to 5; from 3 on a document is a positive. A query without a positive or without a
-negative is dropped, and so is an answer that is not in this form.
+ReasonEmbed, section 3.3: the annotator analyses the query, then the document, then gives an integer from 1 to
+5; a document with 3 or more is a positive. A query without a positive or without a negative makes no example,
+and an answer that is not in this form is no score.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import msgspec
 
-from o1_records import Document, Example, Hit, Query, Record, Thought, write_jsonl
-from o1_records.jsonl import encode
+from o1_records import (
+    Document,
+    Example,
+    Hit,
+    InputError,
+    Query,
+    Record,
+    Thought,
+    quoted,
+    read_jsonl,
+    write_jsonl,
+)
 from o1_records.files import open_output
-from o1_synth.generate import Answers, Job, Summary, think
-from o1_synth.prompt import Message
-from o1_synth.remix.documents import ExpertOf
+from o1_records.flagembedding import write as write_flagembedding
+from o1_records.jsonl import encode
+from o1_synth.expert import ExpertOf, Reason
+from o1_synth.job.scheduler import Answers, Job, Summary, path_beside, run_job
+from o1_synth.prompt import Message, fenced, filled, read_template
 from o1_synth.remix.domain import Domain
-from o1_synth.remix.rubric import Pairs, RubricPrompt, ScoreChecks, pair_of, score_of
 
-POSITIVE = 3  # and more
+POSITIVE = 3  # the lowest score of a positive
+
+DROPPED = ".dropped.jsonl"
+"""What follows the name of the examples in the name of the list of queries without one."""
+
+_SCORE = re.compile(r"<score>(.*?)</score>", re.DOTALL)
+
+
+class Pair(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A query and one of its candidates, as the annotator is asked about it; `text` is the query's."""
+
+    key_fields: ClassVar[tuple[str, ...]] = ("query_id", "doc_id")
+    query_id: str
+    doc_id: str
+    text: str
+    instruction: str = ""
+    document_sha256: str = ""
+    """Of the document's title and text, so that a changed document is noticed."""
+
+
+class Pairs:
+    """Queries with their candidates, the best first, and the documents of these.
+
+    Raises InputError for a duplicate id, for a candidate whose query or document is missing, and for an id
+    that contains a tab.
+    """
+
+    def __init__(
+        self, queries: Iterable[Query], candidates: Iterable[Hit], documents: Iterable[Document]
+    ) -> None:
+        self.queries: dict[str, Query] = {}
+        for query in queries:
+            if self.queries.setdefault(query.query_id, query) is not query:
+                raise InputError(f"duplicate query_id {quoted(query.query_id)}; keep one of them")
+        ranked: dict[str, list[tuple[int, str]]] = {query_id: [] for query_id in self.queries}
+        for hit in candidates:
+            if hit.query_id not in ranked:
+                raise InputError(
+                    f"there is a candidate for query {quoted(hit.query_id)}, which is not among the queries"
+                )
+            ranked[hit.query_id].append((hit.rank, hit.doc_id))
+        self.candidates = {query_id: [d for _, d in sorted(hits)] for query_id, hits in ranked.items()}
+        wanted = {doc_id for doc_ids in self.candidates.values() for doc_id in doc_ids}
+        for name in (*self.queries, *wanted):
+            if "\t" in name:  # which separates the two in the key of a pair
+                raise InputError(f"id {quoted(name)} contains a tab; rename it")
+        self.documents: dict[str, Document] = {}
+        for document in documents:
+            known = document.doc_id in wanted and self.documents.setdefault(document.doc_id, document)
+            if known and known is not document:
+                raise InputError(f"duplicate doc_id {quoted(document.doc_id)}; keep one of them")
+        if missing := wanted - self.documents.keys():
+            raise InputError(
+                f"{len(missing)} candidates are not in the corpus, {quoted(min(missing))} among them; give "
+                "the corpus that was searched"
+            )
+
+    def __iter__(self) -> Iterator[Pair]:
+        for query_id, doc_ids in self.candidates.items():
+            query = self.queries[query_id]
+            for doc_id in doc_ids:
+                yield Pair(
+                    query_id=query_id,
+                    doc_id=doc_id,
+                    text=query.text,
+                    instruction=query.instruction,
+                    document_sha256=hashlib.sha256(self.documents[doc_id].full_text.encode()).hexdigest(),
+                )
+
+
+class RubricPrompt:
+    """Asks for the analysis of a pair and its score."""
+
+    def __init__(self, pairs: Pairs, template: str | Path = "remix_annotate") -> None:
+        self._documents = pairs.documents
+        self._template = read_template(template, {"query", "document"}, {"instruction"})
+        self.digest = hashlib.sha256(self._template.encode()).hexdigest()[:16]
+
+    def messages(self, pair: Pair) -> list[Message]:
+        """Return the question about a pair."""
+        parts = {
+            "instruction": pair.instruction,
+            "query": fenced(pair.text),
+            "document": fenced(self._documents[pair.doc_id].full_text),
+        }
+        return filled(self._template, parts)
+
+
+class ScoreChecks:
+    """The check of an answer: it gives one score."""
+
+    names = (Reason.UNPARSED,)
+
+    def fault(self, pair: Pair, text: str, finish_reason: str) -> Reason | None:
+        """Return UNPARSED for an answer without a score, or with several."""
+        return Reason.UNPARSED if score_of(text) is None else None
+
+    def compared(self, text: str) -> str:
+        """Return the text; never called, because a pair has one answer."""
+        return text
+
+
+def score_of(text: str) -> int | None:
+    """Return the integer from 1 to 5 between <score> and </score>; None without one, or where two differ."""
+    found = {tag.strip() for tag in _SCORE.findall(text)}
+    score = found.pop() if len(found) == 1 else ""
+    return int(score) if re.fullmatch("[1-5]", score) else None
 
 
 class Dropped(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A query that made no example, and why; `scores` are those its candidates got."""
+    """A query that made no example, and why; `scores` are those of its candidates."""
 
     key_fields = ("query_id",)
     query_id: str
@@ -48,16 +167,11 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """How an annotation ended: how many examples, how many queries without one by reason."""
+    """How an annotation ended: how many examples, and how many queries made none, by reason."""
 
     summary: Summary
     examples: int
     dropped: dict[str, int]
-
-
-def path_of_dropped(out: str | Path) -> Path:
-    """Where the queries without an example are listed."""
-    return Path(out).with_name(Path(out).name + ".dropped.jsonl")
 
 
 def annotate(
@@ -70,70 +184,83 @@ def annotate(
     domain: Domain | None = None,
     thoughts: Iterable[Thought] = (),
     distill: str | Path | None = None,
+    flagembedding: str | Path | None = None,
     template: str | Path = "remix_annotate",
     concurrency: int = 64,
     progress: bool = False,
     job: Job | None = None,
 ) -> Annotated:
-    """Score every candidate and write the examples to `out`, always in one order; resumes.
+    """Score every candidate and write the examples to `out`, always in the same order; resumes as `think`.
 
-    The positives of an example, and its negatives, come by falling score, then by rank;
-    `teacher_scores` are the scores. A query's first thought becomes the example's, and with the
-    query its reasoning_query. `distill` gets a chat a pair. Queries without an example are listed
-    in `<out>.dropped.jsonl`, answers without a score with the failures. Queries and the candidates'
-    documents are held in memory.
+    The positives of an example, and its negatives, are ordered by falling score, then by rank;
+    `teacher_scores` are the scores. Queries without an example are listed in `<out>.dropped.jsonl`, answers
+    without a score with the failures. Queries, and the documents of candidates, are held in memory.
 
-    Raises InputError as `think` does, and for a candidate of an unknown query or document.
+    Args:
+        queries: queries with their instructions.
+        candidates: which documents to score for which query.
+        documents: the corpus.
+        expert: makes an expert that asks with a prompt, as `functools.partial(ChatExpert, url, model)` does.
+        out: JSONL of Example records.
+        domain: gives the examples a dataset name and a group size.
+        thoughts: the first of a query becomes the example's thought, and with the query its reasoning_query.
+        distill: a file for what the annotator wrote, one chat for each pair, to fine-tune another with.
+        flagembedding: a file for the same examples in FlagEmbedding's format.
+        template: the prompt; a file of your own has `{query}`, `{document}`, optionally `{instruction}`.
+        concurrency: requests in flight.
+        progress: show progress on stderr.
+        job: see `Job`.
+
+    Raises InputError as `think` does, and for a candidate whose query or document is missing.
     """
     pairs = Pairs(queries, candidates, documents)
     prompt = RubricPrompt(pairs, template)
-    maker = _Maker(pairs, prompt, thoughts, domain or Domain(), Path(out), distill)
-    summary = think(
-        pairs.asked(),
+    first_thoughts: dict[str, Thought] = {}
+    for thought in thoughts:
+        first_thoughts.setdefault(thought.query_id, thought)
+    examples = _Examples(pairs, first_thoughts, domain or Domain())
+    dropped = path_beside(out, DROPPED)
+    more = [Path(path) for path in (distill, flagembedding) if path is not None]
+
+    def publish(answers: Answers[Pair]) -> None:
+        if distill is not None:
+            with open_output(distill) as chats:
+                for pair, said in answers():
+                    chats.write(msgspec.json.encode(_trajectory(prompt, pair, said)) + b"\n")
+        with open_output(dropped) as file:
+            examples.count = write_jsonl(out, examples.made(answers(), file))
+        if flagembedding is not None:
+            write_flagembedding(flagembedding, read_jsonl(out, Example))
+
+    summary = run_job(
+        pairs,
+        Pair,
         expert(prompt=prompt),
-        out=out,
+        ScoreChecks(),
+        command="remix annotate",
+        outputs=[Path(out), dropped, *more],
         samples=1,
         concurrency=concurrency,
         progress=progress,
-        job=replace(job or Job(), checks=ScoreChecks()),
-        publish=maker.publish,
+        job=job or Job(),
+        publish=publish,
     )
-    return Annotated(summary=summary, examples=maker.count, dropped=dict(maker.reasons))
+    return Annotated(summary=summary, examples=examples.count, dropped=dict(examples.reasons))
 
 
-class _Maker:
-    """Makes examples of answers, and says which queries made none."""
+class _Examples:
+    """Makes examples of scores, and says which queries made none."""
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        prompt: RubricPrompt,
-        thoughts: Iterable[Thought],
-        domain: Domain,
-        out: Path,
-        distill: str | Path | None,
-    ) -> None:
-        self._pairs, self._prompt, self._domain = pairs, prompt, domain
-        self._out, self._distill = out, distill
-        self._thoughts: dict[str, Thought] = {}
-        for thought in thoughts:
-            self._thoughts.setdefault(thought.query_id, thought)
+    def __init__(self, pairs: Pairs, thoughts: Mapping[str, Thought], domain: Domain) -> None:
+        self._pairs, self._thoughts, self._domain = pairs, thoughts, domain
         self.count, self.reasons = 0, Counter[str]()
 
-    def publish(self, answers: Answers) -> None:
-        """Write the trajectories, the examples and the list of what was dropped."""
-        if self._distill is not None:
-            with open_output(self._distill) as chats:
-                for asked, said in answers():
-                    chats.write(msgspec.json.encode(self._trajectory(asked, said)) + b"\n")
-        with open_output(path_of_dropped(self._out)) as dropped:
-            self.count = write_jsonl(self._out, self._examples(answers(), dropped))
-
-    def _examples(self, answers: Iterable[tuple[Query, Thought]], dropped: IO[bytes]) -> Iterator[Example]:
+    def made(self, answers: Iterable[tuple[Pair, Thought]], dropped: IO[bytes]) -> Iterator[Example]:
+        """Yield the examples, ordered by query_id; list the other queries in `dropped`."""
         left = dict.fromkeys(self._pairs.queries)
-        for query_id, group in groupby(answers, lambda answer: pair_of(answer[0].query_id)[0]):
+        for query_id, group in groupby(answers, lambda answer: answer[0].query_id):
             del left[query_id]
-            scores = {pair_of(asked.query_id)[1]: _score(said) for asked, said in group}
+            scores = {pair.doc_id: _score(said) for pair, said in group}
             if example := self._example(query_id, scores):
                 yield example
             else:
@@ -144,7 +271,7 @@ class _Maker:
             self._drop(dropped, Dropped(query_id=query_id, reason=reason))
 
     def _example(self, query_id: str, scores: Mapping[str, int]) -> Example | None:
-        """The example of a query, where it has a positive and a negative."""
+        """Return the example of a query, if it has a positive and a negative."""
         ranked = [doc_id for doc_id in self._pairs.candidates[query_id] if doc_id in scores]
         ranked.sort(key=lambda doc_id: -scores[doc_id])  # stable: by rank among equals
         documents = [self._pairs.documents[doc_id] for doc_id in ranked]
@@ -167,11 +294,10 @@ class _Maker:
         file.write(encode(dropped, f"query {dropped.query_id!r}") + b"\n")
         self.reasons[dropped.reason] += 1
 
-    def _trajectory(self, asked: Query, said: Thought) -> Trajectory:
-        query_id, doc_id = pair_of(asked.query_id)
-        answer = {"role": "assistant", "content": said.text}
-        chat = [*self._prompt.messages(asked), answer]
-        return Trajectory(query_id=query_id, doc_id=doc_id, score=_score(said), messages=chat)
+
+def _trajectory(prompt: RubricPrompt, pair: Pair, said: Thought) -> Trajectory:
+    chat = [*prompt.messages(pair), {"role": "assistant", "content": said.text}]
+    return Trajectory(query_id=pair.query_id, doc_id=pair.doc_id, score=_score(said), messages=chat)
 
 
 def _score(said: Thought) -> int:

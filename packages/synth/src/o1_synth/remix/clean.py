@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from o1_records import Document, InputError, Query, write_jsonl
-from o1_synth.expert import Reason
-from o1_synth.generate import Answers, Job, Summary, think
+from o1_records import Document, InputError, write_jsonl
+from o1_synth.expert import ExpertOf, Reason
+from o1_synth.job.scheduler import Answers, Job, Summary, run_job
 from o1_synth.prompt import Message, fenced, filled, read_template
-from o1_synth.remix.documents import ExpertOf, as_document, as_query, text_of
 from o1_synth.remix.domain import Domain
 
 
@@ -26,23 +25,29 @@ class CleanPrompt:
         self._template = read_template(template, {"document"}, {"topic"})
         self.digest = hashlib.sha256(f"{topic}\0{self._template}".encode()).hexdigest()[:16]
 
-    def messages(self, query: Query) -> list[Message]:
-        """The question about the document that stands in the query's place."""
-        return filled(self._template, {"topic": self.topic, "document": fenced(text_of(query))})
+    def messages(self, document: Document) -> list[Message]:
+        """Return the question about a document."""
+        return filled(self._template, {"topic": self.topic, "document": fenced(document.full_text)})
 
 
 class YesOrNo:
-    """An answer is one of two words."""
+    """The check of an answer: one of two words."""
 
     names = (Reason.UNPARSED,)
 
-    def fault(self, query: Query, text: str, finish_reason: str) -> Reason | None:
-        """UNPARSED for any other answer."""
-        return Reason.UNPARSED if _answer(text) is None else None
+    def fault(self, document: Document, text: str, finish_reason: str) -> Reason | None:
+        """Return UNPARSED for any other answer."""
+        return Reason.UNPARSED if yes_or_no(text) is None else None
 
     def compared(self, text: str) -> str:
-        """Not compared: every document has one answer."""
+        """Return the text; never called, because a document has one answer."""
         return text
+
+
+def yes_or_no(text: str) -> str | None:
+    """Return "yes" or "no" where that word is all of an answer, whatever its case and punctuation."""
+    found = re.fullmatch(r"\W*(yes|no)\W*", text, re.IGNORECASE)
+    return found[1].lower() if found else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +71,28 @@ def clean(
 ) -> Cleaned:
     """Write the documents of a domain to `out`, ordered by doc_id; resumes as `think` does.
 
-    `expert` makes an expert of a prompt, as `functools.partial(ChatExpert, url, model)` does. A
+    `expert` makes an expert that asks with a prompt, as `functools.partial(ChatExpert, url, model)` does. A
     document without an answer is left out and listed with the failures.
+
+    Raises InputError as `think` does, and for a domain without a topic.
     """
     kept = 0
 
-    def publish(answers: Answers) -> None:
+    def publish(answers: Answers[Document]) -> None:
         nonlocal kept
-        kept = write_jsonl(
-            out, (as_document(asked) for asked, said in answers() if _answer(said.text) == "yes")
-        )
+        kept = write_jsonl(out, (document for document, said in answers() if yes_or_no(said.text) == "yes"))
 
-    summary = think(
-        map(as_query, documents),
+    summary = run_job(
+        documents,
+        Document,
         expert(prompt=CleanPrompt(domain.topic or domain.name, template)),
-        out=out,
+        YesOrNo(),
+        command="remix clean",
+        outputs=[Path(out)],
         samples=1,
         concurrency=concurrency,
         progress=progress,
-        job=replace(job or Job(), checks=YesOrNo()),
+        job=job or Job(),
         publish=publish,
     )
     return Cleaned(summary=summary, kept=kept)
-
-
-def _answer(text: str) -> str | None:
-    found = re.fullmatch(r"\W*(yes|no)\W*", text, re.IGNORECASE)
-    return found[1].lower() if found else None

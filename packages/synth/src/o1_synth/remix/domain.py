@@ -23,10 +23,10 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 
 
 class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A domain: `task` describes its queries to the writer, `instruction` them to the retriever.
+    """A domain. `task` describes its queries to the writer, `instruction` describes them to the retriever.
 
-    `topic` is what `clean` asks about (default: the name). `group_size` is how many documents
-    training takes of an example, where its datasets differ in that.
+    `topic` is what `clean` asks about (default: the name). `group_size` is how many documents of an example
+    training takes, where datasets differ in that.
     """
 
     name: str = ""
@@ -37,7 +37,7 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def read_domain(path: str | Path, name: str) -> Domain:
-    """The domain of that name. Raises InputError when the file has no such table, or a wrong one."""
+    """Return the domain of that name. Raises InputError where the file has no such table, or a wrong one."""
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -4,54 +4,39 @@ from __future__ import annotations
 
 import argparse
 import threading
-from pathlib import Path
 
-from o1_records import InputError, open_documents, refuse_overwriting
-from o1_synth.asking import Sampling
-from o1_synth.commands.gentle import gentle
-from o1_synth.commands.options import model_job
-from o1_synth.commands.outcome import told
-from o1_synth.commands.remix.options import (
-    declare_corpus,
-    declare_domain,
-    declare_model,
-    domain_of,
-    expert_of,
-    inputs_of,
-)
-from o1_synth.generate import path_of_failures
+from o1_records import InputError, open_documents
+from o1_records.kit.command import gentle, reads, writes
+from o1_synth.commands.options import declare_step, domain_of, model_job, report, step_expert
+from o1_synth.expert import Sampling
+from o1_synth.job.scheduler import FAILURES
 from o1_synth.remix.clean import clean
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Which documents, of which domain."""
-    declare_corpus(command)
-    command.add_argument("--out", required=True, type=Path, help="JSONL of Document records")
-    declare_domain(command)
-    # one word, but a reasoning model comes to it late
-    declare_model(command, "remix_clean", Sampling(temperature=0.0, top_p=1.0, max_tokens=2048))
+    """Add the options: which documents, of which domain."""
+    reads(command, "--corpus", required=True, once=True, help="JSONL of Document records, or a BEIR folder")
+    writes(command, "--out", required=True, beside=[FAILURES], help="JSONL of Document records")
+    # one word, but a reasoning model takes long to come to it
+    declare_step(command, "remix_clean", Sampling(temperature=0.0, top_p=1.0, max_tokens=2048))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask; 0 done, 3 when answers are missing."""
-    refuse_overwriting(
-        inputs_of(args, "corpus"),
-        {"--out": args.out, "the failures beside --out": path_of_failures(args.out)},
-    )
+    """Ask about each; return 0 when done, 3 when answers are missing."""
     domain = domain_of(args)
     if domain is None:
-        raise InputError("clean needs --domains and --domain: what to ask about")
+        raise InputError("clean needs --domains and --domain, to know what to ask about")
     stop = threading.Event()
     with gentle(stop):
         made = clean(
             open_documents(args.corpus),
-            expert_of(args),
+            step_expert(args),
             out=args.out,
             domain=domain,
             template=args.template,
             concurrency=args.concurrency,
             progress=True,
-            job=model_job(args, stop, None),
+            job=model_job(args, stop),
         )
     did = f"{made.kept} documents kept of {made.summary.thoughts} judged"
-    return told(made.summary, did, args.out, args.typed)
+    return report(made.summary, did, args.out, args.typed)

@@ -4,50 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Set
-from pathlib import Path
 
-from o1_records import Exclusion, open_documents, open_queries, read_jsonl, refuse_overwriting
-from o1_records.command import at_least
-from o1_records.trec import read_run, write_run
-from o1_synth.commands.remix.options import banned_of, declare_banned, inputs_of
-from o1_synth.remix.mine import Retrieve, bm25, hits_of_run, mine
-from o1_synth.remix.write import path_of_sources
+from o1_records.kit.command import at_least, new_job, reads, writes
+from o1_synth.commands.options import banned_by, declare_never, report_moved
+from o1_synth.remix.mine import mine_files
+from o1_synth.remix.write import SOURCES
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """For which queries, found by what."""
-    add = command.add_argument
-    add("--queries", required=True, type=Path, help="JSONL of Query records that `write` wrote")
-    add("--sources", type=Path, help="Exclusion records (default: <queries>.sources.jsonl)")
+    """Add the options: for which queries, found by what."""
+    reads(command, "--queries", required=True, beside=[SOURCES], help="Query records that `write` wrote")
+    reads(command, "--sources", help=f"Exclusion records, if not those in <queries>{SOURCES}")
     found = command.add_mutually_exclusive_group(required=True)
-    found.add_argument("--run", type=Path, help="a TREC run of any retriever, deeper than --depth")
-    found.add_argument("--corpus", type=Path, help="search it with BM25: JSONL or a BEIR folder")
-    declare_banned(command)
-    add("--depth", type=at_least(2), default=100, help="candidates a query at most (default 100)")
-    add("--out", required=True, type=Path, help="a TREC run")
+    reads(found, "--run", help="a TREC run of any retriever, deeper than --depth")
+    reads(found, "--corpus", help="documents to search with BM25: JSONL or a BEIR folder")
+    declare_never(command)
+    command.add_argument("--depth", type=at_least(2), default=100, help="candidates for each query at most")
+    writes(command, "--out", required=True, help="a TREC run")
+    new_job(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find them; 0 done."""
-    sources = args.sources or path_of_sources(args.queries)
-    refuse_overwriting(
-        {**inputs_of(args, "queries", "run", "corpus"), "--sources": sources}, {"--out": args.out}
-    )
-    banned = banned_of(args)
-    candidates = mine(
-        open_queries(args.queries),
-        _retrieve(args, banned),
-        sources=read_jsonl(sources, Exclusion),
-        banned=banned,
+    """Find them; return 0."""
+    made = mine_files(
+        args.queries,
+        out=args.out,
+        sources=args.sources,
+        run=args.run,
+        corpus=args.corpus,
+        banned=banned_by(args.never),
         depth=args.depth,
+        new_job=args.new_job,
     )
-    count = write_run(args.out, candidates)
-    print(f"{args.out}: {count} candidates", file=sys.stderr)
+    report_moved(made.moved)
+    again = "" if made.searched else ", which were there already, from the same files"
+    print(f"{args.out}: {made.candidates} candidates{again}", file=sys.stderr)
     return 0
-
-
-def _retrieve(args: argparse.Namespace, banned: Set[str]) -> Retrieve:
-    if args.run is not None:
-        return hits_of_run(read_run(args.run))
-    return bm25(open_documents(args.corpus), 2 * args.depth, banned)

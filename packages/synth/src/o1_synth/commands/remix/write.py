@@ -1,74 +1,69 @@
-"""`o1-synth remix write`: queries written of documents."""
+"""`o1-synth remix write`: queries written from documents."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
-from pathlib import Path
 
-from o1_records import open_documents, refuse_overwriting
-from o1_records.command import at_least
-from o1_synth.asking import Sampling
-from o1_synth.commands.gentle import gentle
-from o1_synth.commands.options import model_job
-from o1_synth.commands.outcome import told
-from o1_synth.commands.remix.options import (
-    banned_of,
-    declare_banned,
-    declare_corpus,
-    declare_domain,
-    declare_model,
+from o1_records import open_documents
+from o1_records.kit.command import at_least, gentle, reads, writes
+from o1_synth.commands.options import (
+    banned_by,
+    declare_never,
+    declare_step,
     domain_of,
-    expert_of,
-    inputs_of,
+    model_job,
+    report,
+    step_expert,
 )
-from o1_synth.generate import path_of_failures
-from o1_synth.remix.documents import sources
-from o1_synth.remix.write import path_of_sources, write
+from o1_synth.expert import Sampling
+from o1_synth.job.scheduler import FAILURES
+from o1_synth.remix.write import SOURCES, write
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Of which documents, and how many."""
-    declare_corpus(command)
-    declare_banned(command)
+    """Add the options: which documents, and how many."""
+    reads(command, "--corpus", required=True, once=True, help="JSONL of Document records, or a BEIR folder")
+    declare_never(command)
+    writes(
+        command,
+        "--out",
+        required=True,
+        beside=[FAILURES, SOURCES],
+        help=f"JSONL of Query records; <out>{SOURCES} says what each was written from",
+    )
     add = command.add_argument
-    add("--out", required=True, type=Path, help="JSONL of Query records; <out>.sources.jsonl beside it")
-    add("--documents", type=at_least(1), help="how many documents, by lot (default: all that fit)")
-    add("--shortest", type=at_least(0), default=200, help="characters of a document (default 200)")
-    add("--longest", type=at_least(1), default=5000, help="characters of a document (default 5000)")
-    add("--samples", type=at_least(1), default=1, help="queries of a document (default 1)")
-    declare_domain(command)
-    # ReasonEmbed's sampling
-    declare_model(command, "remix_write", Sampling(temperature=1.0, top_p=0.6, max_tokens=2048))
+    add("--documents", type=at_least(1), help="take so many documents at random, not all that fit")
+    add("--shortest", type=at_least(0), default=200, help="characters that a document has to have")
+    add("--longest", type=at_least(1), default=5000, help="characters that a document may have")
+    add("--samples", type=at_least(1), default=1, help="queries from each document")
+    # the sampling of ReasonEmbed
+    declare_step(command, "remix_write", Sampling(temperature=1.0, top_p=0.6, max_tokens=2048))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write; 0 done, 3 when queries are missing."""
-    beside = {
-        "the sources beside --out": path_of_sources(args.out),
-        "the failures beside --out": path_of_failures(args.out),
-    }
-    refuse_overwriting(inputs_of(args, "corpus"), {"--out": args.out, **beside})
-    documents = sources(
-        open_documents(args.corpus),
-        banned=banned_of(args),
-        shortest=args.shortest,
-        longest=args.longest,
-        count=args.documents,
-        seed=args.seed,
-    )
+    """Write; return 0 when done, 3 when queries are missing."""
     stop = threading.Event()
     with gentle(stop):
-        summary = write(
-            documents,
-            expert_of(args),
+        made = write(
+            open_documents(args.corpus),
+            step_expert(args),
             out=args.out,
             domain=domain_of(args),
             samples=args.samples,
+            banned=banned_by(args.never),
+            shortest=args.shortest,
+            longest=args.longest,
+            count=args.documents,
             template=args.template,
             seed=args.seed,
             concurrency=args.concurrency,
             progress=True,
-            job=model_job(args, stop, None),
+            job=model_job(args, stop),
         )
-    return told(summary, f"{summary.thoughts} queries of {summary.queries} documents", args.out, args.typed)
+    if made.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.left_out.items()))
+        print(f"{sum(made.left_out.values())} documents left out ({reasons})", file=sys.stderr)
+    did = f"{made.summary.thoughts} queries from {made.summary.queries} documents"
+    return report(made.summary, did, args.out, args.typed)

@@ -1,7 +1,7 @@
-"""How fast a server is asked: as fast as it takes it, and never faster than was agreed.
+"""How fast a server is asked: as fast as it accepts requests, and never faster than agreed.
 
-A refusal (429, 503) halves the number of requests in flight and holds all of them back for as long
-as the server wants; every answer adds a little again (AIMD, as TCP does).
+A refusal (429, 503) halves the number of requests in flight and holds all of them back for as long as the
+server asks; every answer adds a little again (AIMD, as in TCP).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from o1_records import InputError
 
 
 class Throttle:
-    """Bounds requests in flight, requests a minute and tokens a minute."""
+    """Bounds the requests in flight, the requests per minute and the tokens per minute."""
 
     def __init__(self, requests_per_minute: float = math.inf, tokens_per_minute: float = math.inf) -> None:
         for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
             if not value > 0:
-                raise InputError(f"{name} per minute are {value}; they must be more than 0")
-        self.window = math.inf  # in flight at most; unbounded until a server refuses
+                raise InputError(f"{name}_per_minute must be above 0, got {value}")
+        self.window = math.inf  # most requests in flight; unbounded until a server refuses one
         self.in_flight = 0
         self._most = 0
         self._open_at = self._narrowed_at = -math.inf
@@ -31,7 +31,7 @@ class Throttle:
 
     @contextlib.asynccontextmanager
     async def turn(self, tokens: int) -> AsyncIterator[float]:
-        """Wait for a turn to send a request that may cost so many tokens; yields when it began."""
+        """Wait for the turn of a request that may cost so many tokens; yield the time when it began."""
         while (delay := self._delay()) > 0:
             if delay == math.inf:
                 self._waiting.append(asyncio.get_running_loop().create_future())
@@ -50,7 +50,7 @@ class Throttle:
             self._wake()
 
     def refused(self, began: float, wait: float) -> None:
-        """A request that began then met 429 or 503; the server wants `wait` seconds of peace."""
+        """Take note of a 429 or 503 for the request that began then; the server asks for `wait` seconds."""
         now = time.monotonic()
         self._open_at = max(self._open_at, now + wait)
         if began > self._narrowed_at:  # requests sent before the last narrowing say nothing new
@@ -58,7 +58,7 @@ class Throttle:
             self.window = max(1.0, min(self.window, self.in_flight) / 2)
 
     def answered(self, charged: int, spent: int) -> None:
-        """A request succeeded; what it was charged in advance is corrected."""
+        """Take note of an answer; the tokens charged in advance are corrected."""
         self._tokens.charge(time.monotonic(), spent - charged)
         if self.window < math.inf:
             self.window += 1 / self.window
@@ -67,14 +67,14 @@ class Throttle:
             self._wake()
 
     def _wake(self) -> None:
-        """Let all who wait look again; who was cancelled does not."""
+        """Let all that wait look again, except the cancelled ones."""
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
     def _delay(self) -> float:
-        """Seconds until a turn may begin; infinite: when another request ends."""
+        """Return the seconds until a turn may begin; infinite: when another request ends."""
         if self.in_flight + 1 > self.window:
             return math.inf
         now = time.monotonic()
@@ -82,7 +82,7 @@ class Throttle:
 
 
 class _Meter:
-    """So much a minute, evenly spread."""
+    """A rate per minute, evenly spread."""
 
     def __init__(self, per_minute: float) -> None:
         self._seconds_each = 60 / per_minute

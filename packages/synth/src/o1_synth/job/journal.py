@@ -1,0 +1,227 @@
+"""The journal of a job: what is asked about, and how each sample ended. A file of `o1_records.kit.job`.
+
+```
+OUT.job/journal.sqlite   item(key, text, payload, wanted)       a query, a document or a pair; payload is JSON
+                         outcome(key, sample, reason, body)     body is an encoded Thought or Failure
+                         published(samples)                     how many samples the last output was made of
+```
+Nothing is paired by position: every row carries its key, and an outcome also its sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
+
+from o1_records import InputError, Record, Thought, quoted
+from o1_records.jsonl import encode
+from o1_records.kit.job import Database, Job, job_folder, refuse_changed
+from o1_synth.expert import Reason, key_of
+from o1_synth.job.draw import Failure, Outcome
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS item (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, payload TEXT NOT NULL, wanted INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outcome (
+    key TEXT NOT NULL, sample INTEGER NOT NULL, reason TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (key, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS published (samples INTEGER PRIMARY KEY);
+"""
+_WANTED = "FROM outcome JOIN item USING (key) WHERE wanted AND sample < ?"
+_PAGE = 500
+
+
+class JournalReader:
+    """Reads the journal of a job, also while another process writes it; a context manager.
+
+    `path` is the output of the job, or the job's folder. Raises InputError where there is no job, or a
+    damaged one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = Path(path) if Path(path).suffix == ".job" else job_folder(path)
+        file = self.folder / "journal.sqlite"
+        if not file.exists():
+            raise InputError(
+                f"{path}: there is no job at {self.folder}; name the --out of an o1-synth command"
+            )
+        self.db = Database.read_only(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    def counts(self, samples: int) -> dict[str, int]:
+        """Return how many wanted samples ended with each reason; thoughts count under ""."""
+        return dict(self.db.rows(f"SELECT reason, count(*) {_WANTED} GROUP BY reason", samples))
+
+    def items(self) -> int:
+        """Return how many items are wanted."""
+        (count,) = self.db.row("SELECT count(*) FROM item WHERE wanted")
+        return int(count)
+
+    def thoughts(self, samples: int) -> Iterator[Thought]:
+        """Yield the wanted thoughts, ordered by key and sample."""
+        decoder = msgspec.json.Decoder(Thought)
+        for (body,) in self.db.rows(f"SELECT body {_WANTED} AND reason = '' ORDER BY key, sample", samples):
+            yield decoder.decode(body)
+
+    def note(self, name: str) -> str | None:
+        """Return what was noted under a name: `samples`, `status`, `answers as`."""
+        row = self.db.row("SELECT value FROM note WHERE name = ?", name)
+        return row[0] if row else None
+
+    def made_from(self, name: str) -> str | None:
+        """Return one of the things that the job depends on."""
+        row = self.db.row("SELECT value FROM made_from WHERE name = ?", name)
+        return row[0] if row else None
+
+
+class Journal(JournalReader, Generic[RecordT]):
+    """The journal beside `out`, opened by one process at a time; a context manager.
+
+    Args:
+        out: what the job publishes.
+        kind: the records that are asked about, each with a `text` among its fields.
+        made_from: what all outcomes depend on, by name: model, prompt, sampling.
+        outputs: everything that the job publishes (default: `out`).
+        new_job: move earlier work that was made from something else aside, with its outputs.
+
+    Raises InputError as `o1_records.kit.job.Job` does.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        kind: type[RecordT],
+        made_from: Mapping[str, str],
+        *,
+        outputs: Iterable[str | Path] = (),
+        new_job: bool = False,
+    ) -> None:
+        self._job = Job(out, made_from, schema=_SCHEMA, outputs=outputs, inputs=("item",), new_job=new_job)
+        self._kind, self._line = kind, msgspec.json.Decoder(kind)
+        self.folder, self.db, self.moved = self._job.folder, self._job.db, self._job.moved
+
+    def __exit__(self, *_: object) -> None:
+        self._job.close()
+
+    def plan(self, records: Iterable[RecordT]) -> int:
+        """Note which records are wanted from now on; return how many.
+
+        Raises InputError for a duplicate key, and for a record that differs from the one of that key which
+        has thoughts. Nothing is changed then.
+        """
+        count = 0
+        with self.db.transaction():
+            self.db.execute("UPDATE item SET wanted = 0 WHERE wanted")
+            for record in records:
+                self._want(record)
+                count += 1
+        return count
+
+    def remaining(self, samples: int, together: int) -> Iterator[tuple[RecordT, tuple[int, ...]]]:
+        """Yield the samples that have no thought and are not exhausted, ordered by key; lazily.
+
+        Up to `together` samples of a record at a time.
+        """
+        sql = "SELECT key, text, payload FROM item WHERE wanted AND key > ? ORDER BY key LIMIT ?"
+        after = ""
+        while page := list(self.db.rows(sql, after, _PAGE)):
+            for after, text, payload in page:
+                done = self._settled(after)
+                left = [sample for sample in range(samples) if sample not in done]
+                if left:
+                    record = self._record(text, payload)
+                    for start in range(0, len(left), together):
+                        yield record, tuple(left[start : start + together])
+
+    def record(self, outcomes: Iterable[Outcome], *, status: str | None = None) -> None:
+        """Commit outcomes, and the status of the run, in one transaction. A thought is never replaced."""
+        with self.db.transaction():
+            self.db.execute_many(
+                "INSERT INTO outcome VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET reason = excluded.reason, body = excluded.body WHERE reason != ''",
+                ((made.key, made.sample, made.reason, made.body) for made in outcomes),
+            )
+            if status is not None:
+                self.db.execute("INSERT OR REPLACE INTO note VALUES ('status', ?)", status)
+
+    def set_note(self, name: str, value: str) -> None:
+        """Note something about the job."""
+        self._job.set_note(name, value)
+
+    def publishing(self, samples: int) -> None:
+        """Note that outputs are going to be written; from now on the job stays, even without an outcome."""
+        with self.db.transaction():
+            self.db.execute("DELETE FROM published")
+            self.db.execute("INSERT INTO published VALUES (?)", samples)
+
+    def answers(self, samples: int) -> Iterator[tuple[RecordT, Thought]]:
+        """Yield the wanted thoughts with what they are about, ordered by key and sample."""
+        decoder = msgspec.json.Decoder(Thought)
+        sql = f"SELECT key, text, payload, body {_WANTED} AND reason = '' ORDER BY key, sample"
+        for _, text, payload, body in self.db.rows(sql, samples):
+            yield self._record(text, payload), decoder.decode(body)
+
+    def failures(self, samples: int) -> Iterator[Failure]:
+        """Yield the wanted samples without a thought and their reasons, ordered by key and sample."""
+        decoder = msgspec.json.Decoder(Failure)
+        for record, (sample,) in self.remaining(samples, 1):
+            key = key_of(record)
+            row = self.db.row("SELECT body FROM outcome WHERE key = ? AND sample = ?", key, sample)
+            yield (
+                decoder.decode(row[0])
+                if row
+                else Failure(query_id=key, sample=sample, reason=Reason.NOT_ASKED)
+            )
+
+    def texts(self, key: str) -> list[str]:
+        """Return the texts of the thoughts about one item."""
+        decoder = msgspec.json.Decoder(Thought)
+        rows = self.db.rows("SELECT body FROM outcome WHERE key = ? AND reason = ''", key)
+        return [decoder.decode(body).text for (body,) in rows]
+
+    def _settled(self, key: str) -> set[int]:
+        sql = "SELECT sample FROM outcome WHERE key = ? AND reason IN ('', ?)"
+        return {sample for (sample,) in self.db.rows(sql, key, Reason.EXHAUSTED)}
+
+    def _want(self, record: RecordT) -> None:
+        key, text, payload = self._row(record)
+        begun = self.db.row("SELECT text, payload, wanted FROM item WHERE key = ?", key)
+        if begun and begun[2]:
+            raise InputError(f"duplicate {' and '.join(record.key_fields)} {quoted(key)}; keep one of them")
+        if begun and begun[:2] != (text, payload) and self._settled(key):
+            before = self._record(*begun[:2])
+            refuse_changed(
+                f"{self.folder}: {type(record).__name__.lower()} {quoted(key)}",
+                _fields(before),
+                _fields(record),
+                remedy="leave it out, give it another id, or choose another --out",
+            )
+        self.db.execute("INSERT OR REPLACE INTO item VALUES (?, ?, ?, 1)", key, text, payload)
+
+    def _row(self, record: RecordT) -> tuple[str, str, str]:
+        """Return key, text and payload: the JSON of all other fields."""
+        key = key_of(record)
+        encode(
+            record, f"{type(record).__name__.lower()} {quoted(key)}", self._line
+        )  # refuses what is invalid
+        fields = msgspec.to_builtins(record)
+        text: str = fields.pop("text")
+        return key, text, msgspec.json.encode(fields).decode()
+
+    def _record(self, text: str, payload: str) -> RecordT:
+        fields: dict[str, Any] = msgspec.json.decode(payload)
+        return msgspec.convert({**fields, "text": text}, self._kind)
+
+
+def _fields(record: Record) -> dict[str, str]:
+    return {name: str(value) for name, value in msgspec.to_builtins(record).items()}

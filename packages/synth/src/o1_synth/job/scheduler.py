@@ -1,0 +1,352 @@
+"""The scheduler: asks an expert for every (query, sample), many at a time, and keeps every outcome.
+
+A fixed number of workers take requests from one lazy list, so memory does not grow with the number of
+queries. Outcomes are committed ten times a second; a killed run loses only what was in flight. Inside a
+running event loop (a notebook) the work gets a loop and a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from o1_records import InputError, Query, Record, Source, Thought, write_jsonl
+from o1_synth.checks import Checking, Known, Siblings
+from o1_synth.expert import Expert, ExpertOn, Reason, key_of
+from o1_synth.job.draw import Drawn, Outcome, draw
+from o1_synth.job.journal import Journal
+from o1_synth.job.watch import Prices, Watch
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+FAILURES = ".failures.jsonl"
+"""What follows the name of the output in the name of the list of failures."""
+
+_COMMIT_EVERY = 0.1  # seconds
+_ANSWERS_AS = "answers as"  # the note with the model name that the server reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How a job is run.
+
+    Args:
+        checks: what every text has to pass.
+        redraws: how often a sample that fails a check is drawn again.
+        n_per_request: how many samples of a query one request asks for.
+        deadline: after so many seconds, what is in flight is given up and listed.
+        stop: once set, what is in flight is finished and nothing more is asked for.
+        new_job: move earlier work with another model, prompt or sampling aside, with its outputs.
+        prices: to show the cost.
+    """
+
+    checks: Checking[Query] | None = None
+    redraws: int = 2
+    n_per_request: int = 1
+    deadline: float | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    new_job: bool = False
+    prices: Prices = field(default_factory=Prices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a job ended: every (query, sample) is a thought, exhausted or a failure.
+
+    `failures` counts the samples by reason; `not_asked` are those that had no turn yet. `asked` counts the
+    samples asked for in this run. When `interrupted`, nothing was published. `moved` is where earlier work
+    lies that `new_job` moved aside.
+    """
+
+    queries: int
+    thoughts: int
+    exhausted: int
+    failures: dict[str, int] = field(default_factory=dict)
+    failures_path: Path
+    asked: int
+    interrupted: bool = False
+    moved: tuple[Path, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """Return the number of samples without a thought, which a rerun asks for again."""
+        return sum(self.failures.values())
+
+
+def think(
+    queries: Iterable[Query],
+    expert: Expert,
+    *,
+    out: str | Path,
+    samples: int = 3,
+    concurrency: int = 64,
+    progress: bool = False,
+    job: Job | None = None,
+) -> Summary:
+    """Write `samples` thoughts about each query to `out`, ordered by query_id and sample.
+
+    `out` appears whole at the end. Until then, and for the next run, the work is kept in `<out>.job`.
+    Failures are listed in `<out>.failures.jsonl`, which is absent where there are none. Call it again to
+    resume: finished samples are not asked for again, failed ones are.
+
+    Raises InputError for a duplicate query_id, for earlier work with another expert or about another text,
+    for a job that another process is working on, and where the expert says that no sample can succeed.
+    """
+    job = job or Job()
+    return run_job(
+        queries,
+        Query,
+        expert,
+        job.checks,
+        command="think",
+        outputs=[Path(out)],
+        samples=samples,
+        concurrency=concurrency,
+        progress=progress,
+        job=job,
+        publish=lambda answers: write_jsonl(out, (thought for _, thought in answers())),
+    )
+
+
+Answers = Callable[[], Iterator[tuple[RecordT, Thought]]]
+
+
+def run_job(
+    records: Iterable[RecordT],
+    kind: type[RecordT],
+    expert: ExpertOn[RecordT],
+    checks: Checking[RecordT] | None,
+    *,
+    command: str,
+    outputs: Sequence[Path],
+    samples: int,
+    concurrency: int,
+    progress: bool,
+    job: Job,
+    publish: Callable[[Answers[RecordT]], object],
+) -> Summary:
+    """Ask for `samples` texts about each record, and publish what is made of them; `think` of any record.
+
+    Args:
+        records: what to ask about, of one `kind`.
+        kind: their type.
+        expert: whom to ask.
+        checks: what every text has to pass.
+        command: names what the texts are; one job is for one command.
+        outputs: the files that `publish` writes, the one that the job is named after first.
+        samples: texts for each record.
+        concurrency: requests in flight.
+        progress: show progress on stderr.
+        job: see `Job`.
+        publish: writes the outputs. It may call its argument, which yields every record with its texts,
+            ordered by key and sample, several times.
+
+    Raises InputError as `think` does.
+    """
+    for name, value, least in (
+        ("samples", samples, 1),
+        ("concurrency", concurrency, 1),
+        ("n_per_request", job.n_per_request, 1),
+        ("redraws", job.redraws, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be {least} or more, got {value}")
+    if job.n_per_request > 1 and not hasattr(expert, "think_together"):
+        raise InputError(
+            f"n_per_request must be 1 with an expert that has no think_together, got {job.n_per_request}"
+        )
+    if job.checks is not None and job.checks is not checks:
+        raise InputError(f"job.checks has no effect: {command} has checks of its own; leave it out")
+    failures_path = path_beside(outputs[0], FAILURES)
+    with Journal(
+        outputs[0],
+        kind,
+        _made_from(command, expert.source, job),
+        outputs=[*outputs, failures_path],
+        new_job=job.new_job,
+    ) as journal:
+        total = journal.plan(records) * samples
+        journal.set_note("samples", str(samples))
+        before = journal.counts(samples)
+        settled = before.get("", 0) + before.get(Reason.EXHAUSTED, 0)
+        with Watch(total, settled, job.prices, shown=progress) as watch:
+            books = _Books(journal, watch, checks)
+            todo = journal.remaining(samples, job.n_per_request)
+            _run(_Scheduler(expert, checks, job, books, todo).work(concurrency))
+        counts = journal.counts(samples)
+        whole = counts.get("", 0) + counts.get(Reason.EXHAUSTED, 0) == total
+        interrupted = job.stop.is_set() and not whole
+        if not interrupted:
+            journal.publishing(samples)
+            publish(partial(journal.answers, samples))
+            if whole:
+                failures_path.unlink(missing_ok=True)
+            else:
+                write_jsonl(failures_path, journal.failures(samples))
+        if not_asked := total - sum(counts.values()):
+            counts[Reason.NOT_ASKED] = not_asked
+        return Summary(
+            queries=total // samples,
+            thoughts=counts.pop("", 0),
+            exhausted=counts.pop(Reason.EXHAUSTED, 0),
+            failures=counts,
+            failures_path=failures_path,
+            asked=watch.asked,
+            interrupted=interrupted,
+            moved=tuple(journal.moved),
+        )
+
+
+def path_beside(out: str | Path, suffix: str) -> Path:
+    """Return the path of a file beside an output, such as the list of its failures."""
+    return Path(f"{out}{suffix}")
+
+
+def _made_from(command: str, source: Source, job: Job) -> dict[str, str]:
+    fields = {name: str(value) for name, value in msgspec.to_builtins(source).items()}
+    return {"command": command, **fields, "n_per_request": str(job.n_per_request)}
+
+
+class _Scheduler(Generic[RecordT]):
+    """Workers that share one list of requests, and one committer."""
+
+    def __init__(
+        self,
+        expert: ExpertOn[RecordT],
+        checks: Checking[RecordT] | None,
+        job: Job,
+        books: _Books[RecordT],
+        todo: Iterator[tuple[RecordT, tuple[int, ...]]],
+    ) -> None:
+        self._expert, self._checks, self._job, self._books = expert, checks, job, books
+        self._todo = todo
+        self._deadline: float | None = None
+
+    async def work(self, concurrency: int) -> None:
+        """Ask for everything that remains, until it is done, the deadline has come or the job is stopped."""
+        if self._job.deadline is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._job.deadline
+        workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
+        pending = set(workers)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=_COMMIT_EVERY, return_when=asyncio.FIRST_EXCEPTION
+                )
+                self._books.commit()
+                for task in done:
+                    task.result()
+        finally:
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            try:
+                self._books.commit()
+            finally:
+                await self._expert.close()
+
+    async def _worker(self) -> None:
+        """Take one request after another from the list that all workers share."""
+        while not self._over() and (request := next(self._todo, None)):
+            record, samples = request
+            with self._books.begin(record, len(samples)) as known:
+                drawn = await draw(
+                    self._expert,
+                    record,
+                    samples,
+                    checks=self._checks,
+                    redraws=self._job.redraws,
+                    known=known,
+                    deadline=self._deadline,
+                )
+            self._books.end(drawn)
+            await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
+
+    def _over(self) -> bool:
+        late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+        return late or self._job.stop.is_set()
+
+
+class _Books(Generic[RecordT]):
+    """What happened so far: outcomes until they are committed, what is known of each record, the counts."""
+
+    def __init__(self, journal: Journal[RecordT], watch: Watch, checks: Checking[RecordT] | None) -> None:
+        self._journal, self._watch, self._checks = journal, watch, checks
+        self._siblings = Siblings(self._written_before)
+        self._answers_as = journal.note(_ANSWERS_AS) or ""
+        self._finished: list[Outcome] = []
+
+    def begin(self, record: RecordT, samples: int) -> AbstractContextManager[Known]:
+        """Count a request that begins; the context holds what is known of its record while it runs."""
+        self._watch.begin(samples)
+        return self._siblings.of(key_of(record))
+
+    def end(self, drawn: Drawn) -> None:
+        """Keep what came of a request. Raises InputError where another model answered than before."""
+        self._watch.spent(drawn.prompt_tokens, drawn.completion_tokens)
+        for name in sorted(drawn.answered_by - {self._answers_as}):
+            if self._answers_as:
+                raise InputError(
+                    f"{self._journal.folder}: model {self._answers_as!r} answered so far, now {name!r} "
+                    "answers at the same address; start the first one again, or choose another --out"
+                )
+            self._answers_as = name
+            self._journal.set_note(_ANSWERS_AS, name)
+        self._finished += drawn.outcomes
+        self._watch.end(drawn.outcomes)
+
+    def commit(self) -> None:
+        """Write finished outcomes, and from time to time the status, to the journal."""
+        state = self._watch.tick()
+        if self._finished or state:
+            status = msgspec.json.encode(state).decode() if state else None
+            self._journal.record(self._finished, status=status)
+            self._finished.clear()
+
+    def _written_before(self, key: str) -> list[str]:
+        """Return what is compared of the texts in the journal, where the checks compare texts."""
+        if self._checks is None or Reason.DUPLICATE not in self._checks.names:
+            return []
+        return [self._checks.compared(text) for text in self._journal.texts(key)]
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end: in this thread or, where a loop is running in it already, in another."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    _run_in_a_thread(work)
+
+
+def _run_in_a_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run in a thread of its own; Ctrl-C here cancels the work there and waits for its last commit."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    done: Future[None] = Future()
+
+    def body() -> None:
+        try:
+            done.set_result(loop.run_until_complete(task))
+        except BaseException as error:  # noqa: BLE001  raised again where the caller waits
+            done.set_exception(error)
+
+    try:
+        threading.Thread(target=body).start()
+        done.result()
+    except KeyboardInterrupt:  # here, or while the thread was starting
+        loop.call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        wait([done])
+        loop.close()
