@@ -42,6 +42,7 @@ def copy(command):
 def test_help_shows_the_default_of_every_option_that_has_one(capsys):
     def declare(command):
         command.add_argument("--k", type=at_least(1), default=10, help="documents a query")
+        command.add_argument("--seed", type=int, default=0, help="of the draw")
         command.add_argument("--name", help="a name")
         command.add_argument("--fast", action="store_true", help="be quick")
         command.add_argument("--b", default=0.4, help="BM25's b; by default 0.4")
@@ -52,7 +53,8 @@ def test_help_shows_the_default_of_every_option_that_has_one(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "documents a query (default: 10)" in shown
     assert "be quick --b" in shown
-    assert shown.count("default: ") == 1
+    assert "of the draw (default: 0)" in shown
+    assert shown.count("default: ") == 2
     assert "nothing is deleted" in shown
 
 

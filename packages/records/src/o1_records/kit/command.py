@@ -365,7 +365,8 @@ def _formatter() -> type[HelpFormatter]:
         """Show the default of every option that has one."""
 
         def _get_help_string(self, action: Action) -> str | None:
-            shown = action.default is not SUPPRESS and action.default not in (None, False, "", [], {}, ())
+            default = action.default  # 0 is shown, which equals False
+            shown = default is not None and default is not False and default not in (SUPPRESS, "", [], {}, ())
             if action.help and action.option_strings and shown and "default" not in action.help:
                 return f"{action.help} (default: %(default)s)"
             return action.help
