@@ -108,6 +108,7 @@ def test_from_documents_to_examples_by_the_commands_of_the_readme(serve, tmp_pat
 
     steps = ["remix", "write", "--corpus", str(cleaned), "--out", str(written), *never, *domain, *asked]
     assert main(steps) == 0
+    assert "documents left out: 1 banned\n" in capsys.readouterr().err
     made = list(read_jsonl(written, Query))
     assert {q.query_id for q in made} == {f"d{n}#0" for n in (0, 4, 6, 8, 10)}
     assert all(q.text == f"Why would {q.query_id[:-2].replace('d', 'Title ')[:7]} matter?" for q in made)

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         expert = DocstringExpert.of_records(read_jsonl(args.docstrings, Thought))
         job = Job(deadline=args.deadline, stop=stop, new_job=args.new_job)
     else:
+        job = model_job(args, stop, checks_of(args))  # first: it is quick to find what is wrong
         expert = model_expert(args, prompt_of(args), sampling_of(args))
-        job = model_job(args, stop, checks_of(args))
     with gentle(stop):
         summary = think(
             open_queries(args.queries, args.split),

@@ -13,7 +13,7 @@ annotate   queries, candidates, corpus     -> examples: candidates with a score 
 from o1_synth.remix.annotate import annotate
 from o1_synth.remix.clean import clean
 from o1_synth.remix.domain import Domain, read_domain
-from o1_synth.remix.mine import mine
+from o1_synth.remix.mine import mine, mine_files
 from o1_synth.remix.write import write
 
-__all__ = ["Domain", "annotate", "clean", "mine", "read_domain", "write"]
+__all__ = ["Domain", "annotate", "clean", "mine", "mine_files", "read_domain", "write"]

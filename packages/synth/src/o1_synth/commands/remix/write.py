@@ -64,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
         )
     if made.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(made.left_out.items()))
-        print(f"{sum(made.left_out.values())} documents left out ({reasons})", file=sys.stderr)
+        print(f"documents left out: {reasons}", file=sys.stderr)
     did = f"{made.summary.thoughts} queries from {made.summary.queries} documents"
     return report(made.summary, did, args.out, args.typed)
