@@ -108,7 +108,9 @@ def test_from_documents_to_examples_by_the_commands_of_the_readme(serve, tmp_pat
 
     steps = ["remix", "write", "--corpus", str(cleaned), "--out", str(written), *never, *domain, *asked]
     assert main(steps) == 0
-    assert "documents left out: 1 banned\n" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "documents left out: 1 banned\n" in told
+    assert f"5 queries from 5 documents in {written}\n" in told
     made = list(read_jsonl(written, Query))
     assert {q.query_id for q in made} == {f"d{n}#0" for n in (0, 4, 6, 8, 10)}
     assert all(q.text == f"Why would {q.query_id[:-2].replace('d', 'Title ')[:7]} matter?" for q in made)
@@ -149,7 +151,7 @@ def test_from_documents_to_examples_by_the_commands_of_the_readme(serve, tmp_pat
     for line in lines:
         assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
         assert score_of(line["messages"][1]["content"]) == line["score"]
-    assert "5 queries" in capsys.readouterr().err
+    assert f"5 examples of 25 scores in {out}\n" in capsys.readouterr().err
 
 
 def test_a_second_run_asks_for_nothing_and_writes_the_same(model, tmp_path):
