@@ -148,6 +148,40 @@ def build(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+def release(session: nox.Session) -> None:
+    """Check versions, build all wheels and sdists, install the six wheels together, import them.
+
+    What is built lies in `dist/`, and nothing is uploaded.
+    """
+    install(session, "build", "twine")
+    session.run("python", "tools/release.py", "check")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for name in PACKAGES:
+        # the sdist first, then the wheel from it: so the sdist is complete
+        session.run("python", "-m", "build", "--outdir", str(dist), f"packages/{name}", silent=True)
+    built = sorted(str(path) for path in dist.iterdir())
+    session.run("python", "tools/release.py", "built", str(dist))
+    session.run("twine", "check", "--strict", *built)
+    fresh = Path(session.create_tmp()) / "fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    session.run("python", "-m", "venv", str(fresh))
+    python = str(fresh / "bin" / "python")
+    wheels = [path for path in built if path.endswith(".whl")]
+    session.run(
+        python, "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
+        *wheels, external=True,
+    )  # fmt: skip
+    session.run(python, "-m", "pip", "check", external=True)
+    for name in PACKAGES:
+        # -I: from the environment, not from a folder that happens to be here
+        session.run(
+            python, "-I", "-c", f"import o1_{name} as p; print(p.__name__, p.__version__)", external=True
+        )
+        session.run(str(fresh / "bin" / f"o1-{name}"), "--help", external=True, silent=True)
+
+
+@nox.session
 def vllm(session: nox.Session) -> None:
     """What talks to vLLM (thoughts, thinking, the same vectors), against the real one on the CPU."""
     # not under constraints.txt: this release pins versions of its own
