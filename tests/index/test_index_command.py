@@ -9,9 +9,10 @@ import pytest
 
 from o1_index import exact_search, open_index
 from o1_index.__main__ import main
-from o1_records import Exclusion, trec, write_jsonl
+from o1_index.fusion import search_from
+from o1_records import Exclusion, InputError, trec, write_jsonl
 from o1_records.kit.command import role_of
-from o1_records.vectors import Encoder, VectorWriter
+from o1_records.vectors import Encoder, VectorSet, VectorWriter
 
 ENCODER = Encoder(model="m", digest="abc", layout="o1", pooling="emb", max_length=64, role="document")
 QUERY_ENCODER = msgspec.structs.replace(ENCODER, role="query")
@@ -98,6 +99,21 @@ def test_several_vectors_of_a_query_make_one_ranking(folder, fuse):
         assert [score for score, _ in hits] == pytest.approx([score for score, _ in best], rel=1e-6)
         if fuse == "max":
             assert hits == best
+
+
+def test_python_searches_a_folder_of_vectors_without_the_command(folder):
+    built(folder)
+    owners = [f"owner{i % 8}" for i in range(20)]
+    write(folder / "several", NAMES, QUERIES, owners=owners, encoder=QUERY_ENCODER)
+    index = open_index(folder / "index")
+    for name, fuse in (("queries", "max"), ("several", "max"), ("several", "mean")):
+        assert run(folder, "search", index="index", vectors=name, out="run.txt", fuse=fuse).returncode == 0
+        hits = list(search_from(index, VectorSet(folder / name), fuse=fuse))
+        assert list(trec.read_run(folder / "run.txt")) == hits
+    with pytest.raises(InputError, match="encoded as documents"):
+        search_from(index, VectorSet(folder / "documents"))
+    with pytest.raises(InputError, match="unknown fuse 'sum'; choose one of max, mean"):
+        search_from(index, VectorSet(folder / "queries"), fuse="sum")
 
 
 def test_a_second_build_has_nothing_to_do_and_another_one_is_refused(folder):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_index import build, open_index
-from o1_index.fusion import as_run, calibrated_score, fused_hits, reciprocal_rank, tune_weight
+from o1_index.fusion import as_run, calibrated_score, fused_hits, hybrid, reciprocal_rank, tune_weight
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.trec import read_run, write_qrels
 from o1_records.vectors import VectorWriter
@@ -130,3 +130,67 @@ def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
     assert {hit.query_id for hit in read_run(tmp_path / "run.txt")} == {"q"}
     write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=d, text=t) for d, t in texts.items() if d != "c"])
     assert "corpus: no text for 1 documents of the index, such as ['c']" in run(code=4)[1]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """An index, query vectors, and the texts of both."""
+    vectors = VectorWriter(tmp_path / "vectors")
+    vectors.write(["q"], np.array([[0.9, 0.1]], dtype=np.float32))
+    documents = [Document(doc_id="a", text="cats purr"), Document(doc_id="b", text="dogs bark")]
+    return build(np.eye(2), ["a", "b"]), vectors.close(), [Query(query_id="q", text="dogs")], documents
+
+
+@pytest.mark.extra
+def test_python_searches_and_fuses_without_the_command(parts):
+    found = hybrid(*parts, k=2, weight=0.0)
+    assert order(found.run)[0] == ("q", "b")
+    assert (found.weight, found.tried) == (0.0, {})
+    qrels = [Qrel(query_id="q", doc_id="a", relevance=1)]
+    tuned = hybrid(*parts, k=2, qrels=qrels)
+    assert order(tuned.run)[0] == ("q", "a")
+    assert tuned.tried[tuned.weight] == 1.0
+    assert order(hybrid(*parts, k=2, excluded={"q": {"b"}}).run) == [("q", "a")]
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": 1.2}, r"weight must be between 0 and 1, got 1\.2"),
+        ({"weight": 0.5, "qrels": []}, "weight has no effect where qrels choose it"),
+        ({"lexical": "thought"}, "lexical 'thought' needs thoughts"),
+        ({"fusion": "sum"}, "unknown fusion 'sum'; choose one of rrf, scores"),
+        ({"qrels": []}, "none of the queries is judged"),
+        (
+            {"thoughts": [Thought(query_id="p", thought_id="p#0", text="x", source=Source(model="m"))]},
+            "thoughts: none is about a query that has vectors",
+        ),
+    ],
+)
+def test_what_has_no_effect_or_no_meaning_is_refused(parts, options, message):
+    with pytest.raises(InputError, match=message):
+        hybrid(*parts, **options)
+
+
+def test_judgements_of_a_folder_are_named_by_their_split(tmp_path):
+    (tmp_path / "beir").mkdir()
+    words = [
+        "hybrid",
+        "--index",
+        "i",
+        "--vectors",
+        "v",
+        "--corpus",
+        "c",
+        "--queries",
+        "q",
+        "--out",
+        "run.txt",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "o1_index", *words, "--qrels", "beir"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "--qrels beir is a folder; name its judgements with --split" in done.stderr

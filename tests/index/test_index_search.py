@@ -121,6 +121,13 @@ def test_a_single_vector_and_a_k_beyond_the_index():
     assert [(hit.doc_id, hit.score, hit.rank) for hit in hits] == [("only", 2.0, 1)]
 
 
+def test_k_may_be_any_whole_number():
+    index = build(np.eye(3), list("abc"))
+    assert list(index.search(np.eye(3), list("xyz"), k=np.int64(2))) == list(
+        index.search(np.eye(3), list("xyz"), k=2)
+    )
+
+
 def test_an_empty_index_has_no_hits():
     hits = build(np.zeros((0, 3)), []).search(np.ones((2, 3)), ["a", "b"], k=5)
     assert list(hits) == []

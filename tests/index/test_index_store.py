@@ -1,14 +1,18 @@
 """Saved indexes: whole or absent, and every changed bit is noticed."""
 
+import hashlib
 import random
 import subprocess
 import sys
 
 import faiss
+import msgspec
 import numpy as np
 import pytest
 
 from o1_index import build, build_from, open_index
+from o1_index.store.manifest import Pointer, sealed
+from o1_index.store.versions import open_version
 from o1_records import InputError
 from o1_records.vectors import Encoder, VectorSet, VectorWriter
 
@@ -94,6 +98,16 @@ def test_every_truncation_is_noticed(saved, mmap):
             with pytest.raises(InputError, match="damaged"):
                 search(saved, mmap)
         path.write_bytes(whole)
+
+
+def test_an_index_of_a_newer_release_is_refused(saved):
+    version = open_version(saved)
+    changed = sealed(msgspec.structs.replace(version.manifest, version=3))
+    (version.folder / "manifest.json").write_bytes(changed)
+    pointer = Pointer(name=version.folder.name, manifest_sha256=hashlib.sha256(changed).hexdigest())
+    (saved / "current.json").write_bytes(sealed(pointer))
+    with pytest.raises(InputError, match=r"manifest\.json: written by a newer release of o1-index"):
+        open_index(saved)
 
 
 def test_files_of_two_indexes_do_not_mix(saved, tmp_path):
@@ -237,8 +251,6 @@ def test_a_training_sample_is_spread_over_all_shards():
 
 
 def test_an_encoder_of_another_model_is_refused_naming_both(saved):
-    import msgspec
-
     settings = open_index(saved).settings
     settings.refuse_other_encoder(msgspec.structs.replace(ENCODER, role="query", thoughts="3"))
     for other in (msgspec.structs.replace(ENCODER, model="another", digest="def"), None):
@@ -249,8 +261,6 @@ def test_an_encoder_of_another_model_is_refused_naming_both(saved):
 
 
 def test_vectors_of_documents_are_not_searched_for(saved):
-    import msgspec
-
     documents = msgspec.structs.replace(ENCODER, role="document")
     with pytest.raises(InputError, match="encoded as documents; give a folder of query vectors"):
         open_index(saved).settings.refuse_other_encoder(documents)
