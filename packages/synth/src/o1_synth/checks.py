@@ -129,6 +129,23 @@ class Checks:
         return text
 
 
+class Parses:
+    """The check of an answer that is read by a function: it fails where `parse` returns None."""
+
+    names = (Reason.UNPARSED,)
+
+    def __init__(self, parse: Callable[[str], object | None]) -> None:
+        self._parse = parse
+
+    def fault(self, record: Record, text: str, finish_reason: str) -> Reason | None:
+        """Return UNPARSED where the text cannot be read."""
+        return Reason.UNPARSED if self._parse(text) is None else None
+
+    def compared(self, text: str) -> str:
+        """Return the text; not used, because these answers may be equal."""
+        return text
+
+
 def positives_of(
     examples: Iterable[Example] = (), qrels: Iterable[Qrel] = (), documents: Iterable[Document] = ()
 ) -> Callable[[Query], Iterable[str]]:

@@ -29,16 +29,13 @@ from o1_synth.local import LocalExpert
 from o1_synth.prompt import TASK, Prompt, Prompting, read_template
 from o1_synth.remix.domain import Domain, read_domain
 
-# without effect unless the model is behind --base-url
 _OF_A_SERVER = (
-    "model",
-    "timeout",
-    "stall",
-    "attempts",
-    "patience",
-    "requests_per_minute",
-    "tokens_per_minute",
-    "no_stream",
+    ("--timeout", float, Retry.timeout, "seconds for an attempt"),
+    ("--stall", float, Retry.stall, "seconds that a stream may bring no token, once it brought one"),
+    ("--attempts", int, Retry.attempts, "attempts for a request"),
+    ("--patience", float, Retry.patience, "seconds to go on after 429 and 503, whatever --attempts says"),
+    ("--requests-per-minute", float, math.inf, "never send more requests"),
+    ("--tokens-per-minute", float, math.inf, "never use more tokens, of prompts and answers together"),
 )
 
 
@@ -54,62 +51,28 @@ def declare_model(command: argparse.ArgumentParser) -> argparse._MutuallyExclusi
         ("--transformers", "a small model that transformers runs in this process"),
     ):
         reads(models, flag, metavar="MODEL", type=str, inside=EVERYTHING, help=purpose)
-    add = command.add_argument
-    add(
-        "--vllm-options",
-        type=_settings,
-        default={},
-        metavar="JSON",
-        help="engine arguments of vLLM, such as '{\"max_model_len\": 8192}'",
-    )
+    add, engine = command.add_argument, "engine arguments of vLLM, such as '{\"max_model_len\": 8192}'"
+    add("--vllm-options", type=_settings, default={}, metavar="JSON", help=engine)
     add("--model", help="with --base-url: the name of the model there")
-    add("--concurrency", type=int, default=64, help="requests in flight at most")
-    add("--timeout", type=float, default=Retry.timeout, help="with --base-url: seconds for an attempt")
-    add(
-        "--stall",
-        type=float,
-        default=Retry.stall,
-        help="with --base-url: seconds that a stream may be silent",
-    )
-    add("--attempts", type=int, default=Retry.attempts, help="with --base-url: attempts for a request")
-    add(
-        "--patience",
-        type=float,
-        default=Retry.patience,
-        help="with --base-url: seconds to go on after 429 and 503, however many attempts that takes",
-    )
-    add(
-        "--requests-per-minute",
-        type=float,
-        default=math.inf,
-        help="with --base-url: never send more requests than this",
-    )
-    add(
-        "--tokens-per-minute",
-        type=float,
-        default=math.inf,
-        help="with --base-url: never use more tokens than this, prompts and answers together",
-    )
-    add(
-        "--n-per-request",
-        type=int,
-        default=1,
-        help="samples in a request; for servers that keep no prefix cache",
-    )
+    for flag, kind, default, purpose in _OF_A_SERVER:
+        add(flag, type=kind, default=default, help=f"with --base-url: {purpose}")
     add("--no-stream", action="store_true", help="with --base-url: for servers that cannot stream")
+    add("--concurrency", type=int, default=64, help="requests in flight at most")
+    add("--n-per-request", type=int, default=1, help="samples in a request, where prompts are not cached")
     add("--deadline", type=float, help="seconds for the whole run; what is left then is listed as failed")
-    new_job(command)
     add("--price-prompt", type=float, default=0.0, help="price of a million prompt tokens, to show the cost")
     add("--price-completion", type=float, default=0.0, help="price of a million completion tokens")
+    new_job(command)
     return models
 
 
 def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling) -> Expert:
     """Return the expert that the options of `declare_model` name."""
     if args.base_url is None:
-        refuse_without_effect(args, _OF_A_SERVER, "without --base-url")
+        flags = ("--model", "--no-stream", *(flag for flag, *_ in _OF_A_SERVER))
+        refuse_without_effect(args, flags, "without --base-url")
     if args.vllm is None:
-        refuse_without_effect(args, ["vllm_options"], "without --vllm")
+        refuse_without_effect(args, ["--vllm-options"], "without --vllm")
     if args.vllm is not None:
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         return VLLMExpert(args.vllm, prompt=prompt, sampling=sampling, **args.vllm_options)
@@ -142,15 +105,17 @@ def model_job(args: argparse.Namespace, stop: threading.Event, checks: Checks | 
 
 
 def remember_defaults(command: argparse.ArgumentParser) -> None:
-    """Keep the defaults of all options declared so far, for `refuse_without_effect`."""
-    command.set_defaults(defaults={action.dest: action.default for action in command._actions})
+    """Keep the defaults of the options declared so far, by flag, for `refuse_without_effect`."""
+    options = {flag: action for action in command._actions for flag in action.option_strings}
+    command.set_defaults(defaults={flag: (action.dest, action.default) for flag, action in options.items()})
 
 
-def refuse_without_effect(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+def refuse_without_effect(args: argparse.Namespace, flags: Iterable[str], why: str) -> None:
     """Raise InputError where an option has another value than its default and would not be used."""
-    for name in names:
-        if getattr(args, name) != args.defaults[name]:
-            raise InputError(f"--{name.replace('_', '-')} has no effect {why}; leave it out")
+    for flag in flags:
+        name, default = args.defaults[flag]
+        if getattr(args, name, default) != default:
+            raise InputError(f"{flag} has no effect {why}; leave it out")
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -204,9 +169,9 @@ def declare_checks(command: argparse.ArgumentParser) -> None:
 def prompt_of(args: argparse.Namespace) -> Prompt:
     """Return the prompt that the options of `declare_prompt` describe."""
     if args.exemplars is None:
-        refuse_without_effect(args, ["exemplar_count", "exemplar_tokens"], "without --exemplars")
+        refuse_without_effect(args, ["--exemplar-count", "--exemplar-tokens"], "without --exemplars")
         if args.corpus is None:
-            refuse_without_effect(args, ["qrels"], "without --exemplars or --corpus")
+            refuse_without_effect(args, ["--qrels"], "without --exemplars or --corpus")
     return Prompt(
         args.task,
         examples=read_jsonl(args.exemplars, Example) if args.exemplars else (),
@@ -232,7 +197,7 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 def checks_of(args: argparse.Namespace) -> Checks:
     """Return the checks that were named, with the passages that no thought may copy."""
     if args.qrels is None:
-        refuse_without_effect(args, ["corpus"], "without --qrels, which say what is a positive")
+        refuse_without_effect(args, ["--corpus"], "without --qrels, which say what is a positive")
     names = () if args.checks == "none" else tuple(name for name in args.checks.split(",") if name)
     passages = positives_of(
         read_jsonl(args.exemplars, Example) if args.exemplars else (),

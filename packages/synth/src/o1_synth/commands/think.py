@@ -24,18 +24,9 @@ from o1_synth.docstring import DocstringExpert
 from o1_synth.expert import Expert
 from o1_synth.job.scheduler import FAILURES, Job, think
 
-# the options that have an effect with --docstrings
-_OF_DOCSTRINGS = {
-    "help",
-    "queries",
-    "split",
-    "out",
-    "samples",
-    "docstrings",
-    "concurrency",
-    "deadline",
-    "new_job",
-}
+_OF_DOCSTRINGS = frozenset(
+    ("--queries", "--split", "--out", "--samples", "--docstrings", "--concurrency", "--deadline", "--new-job")
+)
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -60,11 +51,11 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Think; return 0 when done, 3 when samples failed or Ctrl-C stopped it."""
     if not any(path.is_dir() for path in (args.queries, args.qrels) if path is not None):
-        refuse_without_effect(args, ["split"], "without a BEIR folder")
+        refuse_without_effect(args, ["--split"], "without a BEIR folder")
     stop = threading.Event()
     expert: Expert
     if args.docstrings is not None:
-        refuse_without_effect(args, args.defaults.keys() - _OF_DOCSTRINGS, "with --docstrings")
+        refuse_without_effect(args, sorted(args.defaults.keys() - _OF_DOCSTRINGS), "with --docstrings")
         expert = DocstringExpert.of_records(read_jsonl(args.docstrings, Thought))
         job = Job(deadline=args.deadline, stop=stop, new_job=args.new_job)
     else:

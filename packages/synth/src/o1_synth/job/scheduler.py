@@ -179,7 +179,7 @@ def run_job(
         before = journal.counts(samples)
         settled = before.get("", 0) + before.get(Reason.EXHAUSTED, 0)
         with Watch(total, settled, job.prices, shown=progress) as watch:
-            books = _Books(journal, watch, checks)
+            books = _Bookkeeper(journal, watch, checks)
             todo = journal.remaining(samples, job.n_per_request)
             _run(_Scheduler(expert, checks, job, books, todo).work(concurrency))
         counts = journal.counts(samples)
@@ -224,7 +224,7 @@ class _Scheduler(Generic[RecordT]):
         expert: ExpertOn[RecordT],
         checks: Checking[RecordT] | None,
         job: Job,
-        books: _Books[RecordT],
+        books: _Bookkeeper[RecordT],
         todo: Iterator[tuple[RecordT, tuple[int, ...]]],
     ) -> None:
         self._expert, self._checks, self._job, self._books = expert, checks, job, books
@@ -276,7 +276,7 @@ class _Scheduler(Generic[RecordT]):
         return late or self._job.stop.is_set()
 
 
-class _Books(Generic[RecordT]):
+class _Bookkeeper(Generic[RecordT]):
     """What happened so far: outcomes until they are committed, what is known of each record, the counts."""
 
     def __init__(self, journal: Journal[RecordT], watch: Watch, checks: Checking[RecordT] | None) -> None:

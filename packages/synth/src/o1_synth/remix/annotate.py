@@ -33,7 +33,8 @@ from o1_records import (
 from o1_records.files import open_output
 from o1_records.flagembedding import write as write_flagembedding
 from o1_records.jsonl import encode
-from o1_synth.expert import ExpertOf, Reason
+from o1_synth.checks import Parses
+from o1_synth.expert import ExpertOf
 from o1_synth.job.scheduler import Answers, Job, Summary, path_beside, run_job
 from o1_synth.prompt import Message, fenced, filled, read_template
 from o1_synth.remix.domain import Domain
@@ -124,20 +125,6 @@ class RubricPrompt:
             "document": fenced(self._documents[pair.doc_id].full_text),
         }
         return filled(self._template, parts)
-
-
-class ScoreChecks:
-    """The check of an answer: it gives one score."""
-
-    names = (Reason.UNPARSED,)
-
-    def fault(self, pair: Pair, text: str, finish_reason: str) -> Reason | None:
-        """Return UNPARSED for an answer without a score, or with several."""
-        return Reason.UNPARSED if score_of(text) is None else None
-
-    def compared(self, text: str) -> str:
-        """Return the text; never called, because a pair has one answer."""
-        return text
 
 
 def score_of(text: str) -> int | None:
@@ -236,7 +223,7 @@ def annotate(
         pairs,
         Pair,
         expert(prompt=prompt),
-        ScoreChecks(),
+        Parses(score_of),
         command="remix annotate",
         outputs=[Path(out), dropped, *more],
         samples=1,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from o1_records import Document, InputError, write_jsonl
-from o1_synth.expert import ExpertOf, Reason
+from o1_synth.checks import Parses
+from o1_synth.expert import ExpertOf
 from o1_synth.job.scheduler import Answers, Job, Summary, run_job
 from o1_synth.prompt import Message, fenced, filled, read_template
 from o1_synth.remix.domain import Domain
@@ -28,20 +29,6 @@ class CleanPrompt:
     def messages(self, document: Document) -> list[Message]:
         """Return the question about a document."""
         return filled(self._template, {"topic": self.topic, "document": fenced(document.full_text)})
-
-
-class YesOrNo:
-    """The check of an answer: one of two words."""
-
-    names = (Reason.UNPARSED,)
-
-    def fault(self, document: Document, text: str, finish_reason: str) -> Reason | None:
-        """Return UNPARSED for any other answer."""
-        return Reason.UNPARSED if yes_or_no(text) is None else None
-
-    def compared(self, text: str) -> str:
-        """Return the text; never called, because a document has one answer."""
-        return text
 
 
 def yes_or_no(text: str) -> str | None:
@@ -86,7 +73,7 @@ def clean(
         documents,
         Document,
         expert(prompt=CleanPrompt(domain.topic or domain.name, template)),
-        YesOrNo(),
+        Parses(yes_or_no),
         command="remix clean",
         outputs=[Path(out)],
         samples=1,
