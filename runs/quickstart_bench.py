@@ -21,16 +21,16 @@ from o1_bench.controls import (
     thought_texts,
 )
 from o1_bench.datasets.stdlib import load_stdlib
-from o1_bench.examples import worked_examples
-from o1_bench.report import table
-from o1_bench.result import Milliseconds, System
-from o1_bench.retrieve import bm25, with_thoughts
+from o1_bench.reporting.examples import worked_examples
+from o1_bench.reporting.words import table
+from o1_bench.results.result import Milliseconds, System
+from o1_bench.running.retrieve import bm25, with_thoughts
 from o1_index import build, open_index
 from o1_model import Embedder, Thinking, aggregate
-from o1_model.aggregate import stacked
-from o1_model.checkpoint import checkpoint_digest
-from o1_model.stream import embed_stream
+from o1_model.encoding.shards import embed_stream
+from o1_model.thinking.aggregate import stacked
 from o1_records import Document, Hit, Query, Thought, read_jsonl, write_jsonl
+from o1_records.kit.models import model_digest
 from o1_records.trec import read_run
 from o1_records.vectors import VectorSet, VectorWriter
 
@@ -58,7 +58,7 @@ class Runs:
     @cached_property
     def digest(self) -> str:
         """The trained model's digest, without loading it."""
-        return checkpoint_digest(self.root / "model")
+        return model_digest(self.root / "model")
 
     @cached_property
     def index(self) -> Any:

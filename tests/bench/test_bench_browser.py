@@ -10,8 +10,8 @@ import time
 import pytest
 
 from o1_bench import Collection, save_result, write_report
-from o1_bench.examples import worked_examples
-from o1_bench.result import Milliseconds, System
+from o1_bench.reporting.examples import worked_examples
+from o1_bench.results.result import Milliseconds, System
 from o1_records import Document, Qrel, Query, Source, Thought, rank
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -1,5 +1,6 @@
 import hashlib
 import tracemalloc
+from array import array
 
 import msgspec
 import pytest
@@ -39,16 +40,16 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"documents": [*DOCUMENTS, DOCUMENTS[0]]}, "doc_id 'd0' stands twice, as documents 1 and 5"),
-        ({"documents": [Document(doc_id="d9", text="\ud800")]}, "half of a surrogate pair"),
+        ({"documents": [*DOCUMENTS, DOCUMENTS[0]]}, r"duplicate doc_id 'd0' \(documents 1 and 5\)"),
+        ({"documents": [Document(doc_id="d9", text="\ud800")]}, "a lone surrogate is not valid text"),
         ({"documents": []}, "2 judged documents are not in the corpus"),
         ({"documents": DOCUMENTS[:2]}, "'d3' of query 'q2'"),
         ({"documents": iter(DOCUMENTS)}, "can be read only once"),
-        ({"queries": (*QUERIES, QUERIES[0])}, "stands twice"),
+        ({"queries": (*QUERIES, QUERIES[0])}, "duplicate query_id 'q1'"),
         ({"queries": QUERIES[:1]}, "1 judged queries without a text, the first 'q2'"),
         ({"qrels": QRELS[:1]}, "1 queries without a judgement, the first 'q2'"),
         ({"qrels": ()}, "no judgements"),
-        ({"qrels": (*QRELS, QRELS[0])}, "judgement .* stands twice"),
+        ({"qrels": (*QRELS, QRELS[0])}, "duplicate judgement 'q1', 'd0'"),
         ({"excluded": {"q9": {"d1"}}}, "'q9'"),
     ],
 )
@@ -163,12 +164,12 @@ def test_the_digest_of_many_documents_is_that_of_their_sorted_digests():
 
 
 def test_ids_whose_hashes_are_equal_are_looked_at_again_and_only_equal_ids_refused():
-    hashes = {hash(document.doc_id) for document in DOCUMENTS}
-    collection()._refuse_repeated_documents(hashes)
+    shared = array("q", 2 * [hash(document.doc_id) for document in DOCUMENTS])
+    collection()._refuse_duplicate_documents(shared)
     made = collection(documents=list(DOCUMENTS))
     made.documents.append(DOCUMENTS[1])
-    with pytest.raises(InputError, match="'d1' stands twice, as documents 2 and 5"):
-        made._refuse_repeated_documents(hashes)
+    with pytest.raises(InputError, match=r"duplicate doc_id 'd1' \(documents 2 and 5\)"):
+        made._refuse_duplicate_documents(shared)
 
 
 def test_judged_documents_that_an_edition_is_known_to_lack_may_be_absent():

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from o1_bench.__main__ import main
-from o1_bench.result import load_result
+from o1_bench.results.result import load_result
 from o1_bench.score import by_query
 from o1_records import (
     Document,
@@ -160,7 +160,7 @@ def test_a_damaged_result_does_not_hide_the_others(folder, capsys):
     capsys.readouterr()
     assert run_with("verify", folder / "results") == 4
     out = capsys.readouterr().out
-    assert "not a whole result" in out
+    assert "not a complete result" in out
     assert "run.trec: is missing" in out
     assert "c/result.json: every metric came out the same" in out
 
@@ -280,7 +280,7 @@ def test_other_collections_are_compared_only_when_told_to(folder, capsys):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"k": 7}, "hits a query 7, 10"), ({"measures": {"RR@10": "another tool"}}, "provider of RR@10")],
+    [({"k": 7}, "hits per query 7, 10"), ({"measures": {"RR@10": "another tool"}}, "provider of RR@10")],
 )
 def test_another_protocol_is_not_compared(folder, capsys, change, named):
     for name in "ab":
@@ -296,7 +296,7 @@ def test_another_protocol_is_not_compared(folder, capsys, change, named):
 def test_published_figures_stand_beside_ours(folder, capsys):
     keep(folder, "good.trec", "mine")
     assert run_with("leaderboard", folder / "results") == 0
-    assert "nothing published is known" in capsys.readouterr().err
+    assert "no published figures are known" in capsys.readouterr().err
     path = folder / "results" / "mine" / "result.json"
     path.write_text(path.read_text().replace('"tiny/test"', '"bright/pony"'))
     assert run_with("leaderboard", folder / "results") == 0

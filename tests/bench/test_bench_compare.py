@@ -91,9 +91,9 @@ def test_blocks_of_many_queries_do_not_change_the_law():
 
 
 def test_other_queries_are_refused_by_name():
-    with pytest.raises(InputError, match="2 stand in one only, as 'q2'"):
+    with pytest.raises(InputError, match="2 are in only one of them, the first 'q2'"):
         paired_test({"q1": 0.0, "q2": 1.0}, {"q1": 0.0, "q3": 0.0})
-    with pytest.raises(InputError, match="no per-query value"):
+    with pytest.raises(InputError, match="no per-query values"):
         paired_test({}, {})
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -7,13 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from o1_bench import Collection, Pipeline, evaluate
+from o1_bench import Collection, Pipeline, evaluate, save_result
 from o1_bench.controls import empty_thoughts, thought_texts
-from o1_bench.result import Milliseconds, System
-from o1_bench.retrieve import Appended, from_run, fused
+from o1_bench.results.result import Milliseconds, System
+from o1_bench.results.verify import verify_result
+from o1_bench.running.retrieve import Appended, from_run, fused
 from o1_bench.score import parse_measure
-from o1_bench.verify import verify_result
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank, read_jsonl
+from o1_records.kit.job import ChangedJobError
 
 COUNT = 10
 COLLECTION = Collection(
@@ -180,16 +182,83 @@ def test_a_rerun_repeats_nothing_and_new_measures_only_score_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"system": System(name="other")}, "system 'run', this run has 'other'"),
-        ({"system": System(name="run", encoder={"model": "b"})}, "settings"),
-        ({"k": 7}, "k '1000', this run has '7'"),
-        ({"part": 3}, "part"),
+        (
+            {"system": System(name="other", encoder={"model": "a"})},
+            "system 'run', this run has system 'other'",
+        ),
+        (
+            {"system": System(name="run", encoder={"model": "b"})},
+            "encoder model 'a', this run has encoder model 'b'",
+        ),
+        (
+            {"system": System(name="run", encoder={"model": "a"}, sampling={"samples": 3})},
+            "sampling samples not given, this run has sampling samples '3'",
+        ),
+        (
+            {"system": System(name="run", encoder={"model": "a"}, prompts={"query": "Q: "})},
+            "prompt query not given, this run has prompt query 'Q: '",
+        ),
+        (
+            {"system": System(name="run", encoder={"model": "a"}, kind="oracle", device="cuda")},
+            "device '', kind 'system', this run has device 'cuda', kind 'oracle'",
+        ),
+        (
+            {"system": System(name="run", encoder={"model": "a"}, milliseconds=Milliseconds(think=2.0))},
+            "think milliseconds not given, this run has think milliseconds '2.0'",
+        ),
+        ({"k": 7}, "k '1000', this run has k '7'"),
+        ({"part": 3}, "part '256', this run has part '3'"),
     ],
 )
-def test_what_another_run_made_is_refused(tmp_path, change, named):
-    evaluate(COLLECTION, whole, folder=tmp_path)
-    with pytest.raises(InputError, match=f"was made with {named}.*remove the folder"):
-        evaluate(COLLECTION, whole, folder=tmp_path, **change)
+def test_what_another_run_made_is_refused_with_every_difference(tmp_path, change, named):
+    settings = {"system": System(name="run", encoder={"model": "a"})}
+    evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    settings |= change
+    with pytest.raises(ChangedJobError, match=f"was made with {named}; .*--new-job"):
+        evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    moved = evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run", new_job=True)
+    assert contents(tmp_path / "run.old1") == before
+    assert verify_result(tmp_path / "run.old1") == verify_result(tmp_path / "run") == []
+    assert moved.name == settings["system"].name
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_new_job_continues_a_run_with_the_same_settings(tmp_path):
+    stopped = Calls(stop_at=("embed", "q8"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(COLLECTION, stopped.pipeline(), folder=tmp_path / "run", part=4)
+    resumed = Calls()
+    evaluate(COLLECTION, resumed.pipeline(), folder=tmp_path / "run", part=4, new_job=True)
+    assert "think" not in {stage for stage, _ in resumed.asked}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_did_nothing_yet_stops_no_other_one(tmp_path):
+    def broken(queries, k):
+        raise InputError("no server")
+
+    with pytest.raises(InputError, match="no server"):
+        evaluate(COLLECTION, broken, folder=tmp_path, k=7)
+    assert evaluate(COLLECTION, whole, folder=tmp_path).k == 1000
+
+
+def test_a_result_that_the_run_did_not_write_is_never_taken_for_its_own_nor_overwritten(tmp_path):
+    hits = rank("q0", {"d0": 1.0})
+    save_result(tmp_path / "run", System(name="run"), collection=COLLECTION, hits=hits)
+    before = contents(tmp_path / "run")
+    with pytest.raises(ChangedJobError, match=r"result\.json: exists, and no stages\.sqlite beside it"):
+        evaluate(COLLECTION, whole, folder=tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    evaluate(COLLECTION, whole, folder=tmp_path / "run", new_job=True)
+    assert contents(tmp_path / "run.old1") == before
+    save_result(tmp_path / "run", System(name="run"), collection=COLLECTION, hits=hits)
+    with pytest.raises(ChangedJobError, match="is not the one that this run wrote"):
+        evaluate(COLLECTION, whole, folder=tmp_path / "run")
 
 
 def test_changed_documents_and_thoughts_are_refused(tmp_path):
@@ -202,7 +271,7 @@ def test_changed_documents_and_thoughts_are_refused(tmp_path):
         queries=COLLECTION.queries,
         qrels=COLLECTION.qrels,
     )
-    with pytest.raises(InputError, match=r"was made with .*\(sha256\)"):
+    with pytest.raises(InputError, match=r"was made with documents \(sha256\)"):
         evaluate(other, Calls().pipeline(think=None, thoughts={"q0": ["of q0"]}), folder=tmp_path)
 
 
@@ -215,14 +284,33 @@ def test_thoughts_that_are_appended_are_counted_and_other_ones_refused(tmp_path)
         evaluate(COLLECTION, Appended(whole, other), folder=tmp_path)
 
 
-def test_a_second_process_in_the_folder_and_a_damaged_part_are_refused(tmp_path):
+def test_two_runs_in_one_process_on_one_folder_are_refused(tmp_path):
+    def again(queries, k):
+        with pytest.raises(InputError, match=f"process {os.getpid()} on .* is at work there; wait for it"):
+            evaluate(COLLECTION, whole, folder=tmp_path, new_job=True)
+        return whole(queries, k)
+
+    assert evaluate(COLLECTION, again, folder=tmp_path).metrics["RR@10"] == 1.0
+    assert evaluate(COLLECTION, whole, folder=tmp_path).metrics["RR@10"] == 1.0
+
+
+def test_a_second_process_in_the_folder_is_refused(tmp_path):
+    code = "import sys, time; from o1_records.kit.job import Lock; "
+    code += "lock = Lock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"process {holder.pid} on .* is at work there"):
+            evaluate(COLLECTION, whole, folder=tmp_path)
+        holder.kill()
+    assert evaluate(COLLECTION, whole, folder=tmp_path).metrics["RR@10"] == 1.0
+
+
+def test_a_damaged_part_and_a_damaged_file_are_refused(tmp_path):
     evaluate(COLLECTION, whole, folder=tmp_path)
     (tmp_path / "result.json").unlink()
     other = sqlite3.connect(tmp_path / "stages.sqlite", isolation_level=None)
-    other.execute("PRAGMA locking_mode=EXCLUSIVE")
     other.execute("UPDATE parts SET content = x'90'")
-    with pytest.raises(InputError, match="another process is at work"):
-        evaluate(COLLECTION, whole, folder=tmp_path)
     other.close()
     with pytest.raises(InputError, match="part 0 of search is damaged"):
         evaluate(COLLECTION, whole, folder=tmp_path)

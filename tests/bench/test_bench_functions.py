@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_bench.datasets.functions import Function, functions_in, normalised
-from o1_bench.datasets.near_copies import NearCopies, shingles
+from o1_bench.datasets.selection import NearCopies, shingles
 
 SOURCE = '''
 import sys

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from o1_bench.suites import entry_of, load
+from o1_bench.datasets.suites import entry_of, load
 
 pytestmark = pytest.mark.extra
 

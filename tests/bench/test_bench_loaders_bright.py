@@ -157,7 +157,7 @@ def test_white_space_in_ids_becomes_what_trec_files_can_hold(tmp_path, write_cop
 def test_repeated_documents_are_refused_or_merged_on_request(tmp_path):
     again = {"id": "pots/Clay_3.txt", "content": "Clay shrinks."}
     as_hub_jsonl(tmp_path, {**TABLES, "documents": [*DOCUMENTS, again]})
-    with pytest.raises(InputError, match=r"'pots/Clay_3\.txt' stands twice, as documents 3 and 4"):
+    with pytest.raises(InputError, match=r"duplicate doc_id 'pots/Clay_3\.txt' \(documents 3 and 4\)"):
         load_bright(tmp_path, "biology")
     merged = load_bright(tmp_path, "biology", merge=True, revision="a copy")
     assert [document.text for document in merged.documents][2:] == ["Clay shrinks."]
@@ -171,7 +171,7 @@ def test_repeated_documents_are_refused_or_merged_on_request(tmp_path):
         ({"excluded_ids": ["light/Phototaxis_0.txt"]}, "excludes its gold document"),
         ({"gold_ids": ["light/Phototaxis_9.txt"]}, "judged documents are not in the corpus"),
         ({"id": 0}, r"biology-00000-of-00001\.jsonl:1: Expected `str`, got `int`"),
-        ({"id": "1"}, "query_id .* stands twice"),
+        ({"id": "1"}, "duplicate query_id '1'"),
         ({"excluded_ids": None}, "Expected `array`, got `null`"),
     ],
 )

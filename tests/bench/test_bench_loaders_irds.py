@@ -12,7 +12,7 @@ pytestmark = pytest.mark.extra
 
 SHOW = """
 import sys
-from o1_bench.suites import load_from_irds
+from o1_bench.datasets.suites import load_from_irds
 from o1_records import InputError
 import json
 try:
@@ -93,4 +93,4 @@ def test_a_data_set_without_judgements_is_refused(home):
     code = "from o1_bench.datasets.irds import load_irds; load_irds('msmarco-passage/eval')"
     environment = {**os.environ, "IR_DATASETS_HOME": str(home)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert "needs documents, queries and judgements" in done.stderr
+    assert "has no documents, queries or judgements" in done.stderr

@@ -46,7 +46,7 @@ def test_clinical_cases_look_for_similar_cases():
 def test_repeated_documents_are_refused_or_merged_on_request(folder):
     with (folder / "corpus.jsonl").open("a") as file:
         file.write(json.dumps({"id": "b", "text": "Two nostrils"}) + "\n")
-    with pytest.raises(InputError, match="'b' stands twice"):
+    with pytest.raises(InputError, match="duplicate doc_id 'b'"):
         load_r2med(folder, "Bioinformatics")
     merged = load_r2med(folder, "Bioinformatics", merge=True)
     assert [document.text for document in merged.documents] == ["Moths", "Two nostrils"]

@@ -89,7 +89,10 @@ def test_only_the_judgements_of_a_beir_folder_are_read_for_scoring(tmp_path, cap
 
 def test_judgements_that_are_nowhere_are_named(root, capsys):
     assert run_with("score", "--run", root / "mine.trec", "--qrels", root / "nowhere") == 4
-    assert "nowhere: neither a TREC qrels file nor a BEIR folder nor ROOT/" in capsys.readouterr().err
+    assert (
+        "nowhere: no such file or folder; judgements are a TREC qrels file, a BEIR folder, or ROOT/"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.extra

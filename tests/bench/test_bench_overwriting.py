@@ -1,10 +1,14 @@
 """No command writes over what it reads, and nothing that it did not write itself."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from o1_bench.__main__ import main
 from o1_records import Document, Exclusion, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
+from o1_records.kit.command import role_of
 from o1_records.trec import write_qrels, write_run
 
 QRELS = [Qrel(query_id="q1", doc_id="d1", relevance=1)]
@@ -76,6 +80,71 @@ def contents(folder):
 )
 def test_an_output_that_is_an_input_is_refused_and_nothing_changes(here, capsys, line):
     before = contents(here)
+    capsys.readouterr()
     assert run(line) == 4
-    assert capsys.readouterr().err.startswith("error: ")
+    assert re.match(
+        r"error: .*(would overwrite the input of|is a file; name a folder|are one file)", said(capsys)
+    )
     assert contents(here) == before
+
+
+def said(capsys):
+    return capsys.readouterr().err
+
+
+def test_the_result_of_a_run_never_takes_the_place_of_that_run(here, capsys):
+    (here / "results" / "tiny-test" / "run").mkdir(parents=True)
+    (here / "r.trec").rename("results/tiny-test/run/run.trec")
+    before = contents(here)
+    assert run("run --model results/tiny-test/run/run.trec --collection tiny --out results") == 4
+    assert "would be overwritten by its own result; choose another --out" in said(capsys)
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score --qrels tiny --run r.trec --per-query tiny/metrics.jsonl --result tiny/results/r",
+        "run --model r.trec --collection tiny --out tiny/results",
+        "run --model r.trec --suite beir/scifact --data data --out data/results",
+    ],
+)
+def test_outputs_beside_inputs_are_fine(here, capsys, line):
+    before = contents(here)
+    assert run(line) == 0, said(capsys)
+    assert before.items() < contents(here).items()
+
+
+def actions():
+    """Every option of every command."""
+    (choices,) = (action.choices for action in main.parser()._actions if isinstance(action.choices, dict))
+    return [(name, each) for name, one in choices.items() for each in one._actions if each.dest != "help"]
+
+
+DECLARED = {
+    "fetch": {"out"},
+    "run": {"model", "hybrid", "out", "collection", "data", "thoughts"},
+    "bm25": {"collection", "run", "thoughts"},
+    "score": {"run", "qrels", "excluded", "per_query", "result"},
+    "compare": {"baseline", "others", "qrels"},
+    "report": {"results", "out", "collection", "thoughts"},
+    "leaderboard": {"results"},
+    "verify": {"results"},
+}
+NO_PATHS = {
+    "allow_different", "b", "baseline", "batch", "controls", "device", "document_prompt", "embed_ms",
+    "embed_options", "examples", "focus", "k", "k1", "kind", "max_length", "measure", "measures", "name",
+    "new_job", "note", "oracle", "query_prompt", "query_times", "search_ms", "seed", "split",
+    "split_identifiers", "suite", "think", "think_ms", "think_options", "title",
+}  # fmt: skip
+
+
+def test_every_option_that_names_a_file_or_folder_is_declared_as_read_or_written():
+    for command, option in actions():
+        assert (role_of(option) is not None) == (option.dest in DECLARED[command]), (command, option.dest)
+        # whoever adds an option says here or above which of the two it is
+        assert role_of(option) or (option.dest in NO_PATHS and option.type is not Path), option.dest
+
+
+def test_every_option_has_a_help_text():
+    assert [(command, option.dest) for command, option in actions() if not option.help] == []

@@ -5,11 +5,10 @@ import pytest
 
 from o1_bench import Collection, save_result, write_report
 from o1_bench.compare import paired_test
-from o1_bench.examples import worked_examples
-from o1_bench.report import table
-from o1_bench.result import Milliseconds, System
-from o1_bench.rows import side_by_side
-from o1_bench.words import choose_focus, milliseconds, p_value, signed, summary
+from o1_bench.reporting.examples import worked_examples
+from o1_bench.reporting.rows import side_by_side
+from o1_bench.reporting.words import choose_focus, milliseconds, p_value, signed, summary, table
+from o1_bench.results.result import Milliseconds, System
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank
 
 COUNT = 24
@@ -262,7 +261,7 @@ def test_worked_examples_take_turns_between_gains_and_losses():
     ],
 )
 def test_a_time_axis_has_ticks_however_narrow_it_is(low, high, ticks):
-    from o1_bench.pictures import _ticks
+    from o1_bench.reporting.pictures import _ticks
 
     assert _ticks(low, high) == pytest.approx(ticks)
 

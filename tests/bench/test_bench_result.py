@@ -3,9 +3,9 @@ import json
 import pytest
 
 from o1_bench import Collection, load_result, save_result
-from o1_bench.result import Milliseconds, System
+from o1_bench.results.result import Milliseconds, System
+from o1_bench.results.verify import verify_result
 from o1_bench.score import parse_measure
-from o1_bench.verify import verify_result
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank
 
 
@@ -122,19 +122,19 @@ def test_judgements_of_another_collection_are_found(tmp_path, collection):
 def test_a_damaged_result_says_which_file_and_where(tmp_path, collection):
     save_result(tmp_path, SYSTEM, collection=collection, hits=HITS)
     edit(tmp_path, lambda content: content.pop("metrics"))
-    with pytest.raises(InputError, match=r"result\.json: not a whole result: .*metrics"):
+    with pytest.raises(InputError, match=r"result\.json: not a complete result: .*metrics"):
         load_result(tmp_path)
     deep = b'{"system": {"name": "a", "encoder": {"a": ' + b"[" * 100_000
     for content in (b"\xff{", b'{"created": "\xff"}', deep):
         (tmp_path / "result.json").write_bytes(content)
-        with pytest.raises(InputError, match=r"result\.json: not a whole result"):
+        with pytest.raises(InputError, match=r"result\.json: not a complete result"):
             verify_result(tmp_path)
 
 
 def test_a_run_that_cannot_be_scored_leaves_an_older_result_as_it_was(tmp_path, collection):
     saved = save_result(tmp_path, SYSTEM, collection=collection, hits=HITS)
     twice = [*HITS, Hit(query_id="q1", doc_id="d0", score=1.0, rank=4)]
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="duplicate document 'd0' for query 'q1'"):
         save_result(tmp_path, SYSTEM, collection=collection, hits=twice)
     assert load_result(tmp_path) == saved
     assert verify_result(tmp_path) == []

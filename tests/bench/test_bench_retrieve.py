@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from o1_bench.collection import Collection
 from o1_bench.controls import empty_thoughts, filler_thoughts, shuffled_thoughts, thought_texts
 from o1_bench.datasets.beir import load_beir
-from o1_bench.retrieve import bm25, with_thoughts
+from o1_bench.running.retrieve import bm25, with_thoughts
 from o1_bench.score import means, score
 from o1_records import Document, InputError, Qrel, Query, Source, Thought
 
@@ -106,7 +106,7 @@ def test_one_query_alone_cannot_be_shuffled():
 
 
 def test_bm25_without_its_extra_says_what_to_install():
-    code = "import sys; sys.modules['bm25s'] = None; from o1_bench.retrieve import bm25; bm25(None)"
+    code = "import sys; sys.modules['bm25s'] = None; from o1_bench.running.retrieve import bm25; bm25(None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("o1_records.files.MissingExtraError: ")

@@ -258,10 +258,10 @@ def test_the_order_of_hits_does_not_matter(run, rng):
 
 def test_a_document_that_stands_twice_is_named():
     hit = Hit(query_id="q1", doc_id="d7", score=1.0, rank=1)
-    with pytest.raises(InputError, match="'d7' stands twice for query 'q1'"):
+    with pytest.raises(InputError, match="duplicate document 'd7' for query 'q1'"):
         score({"q1": {"d7": 1}}, [hit, hit])
     qrel = Qrel(query_id="q1", doc_id="d7", relevance=1)
-    with pytest.raises(InputError, match="'d7' stands twice for query 'q1'"):
+    with pytest.raises(InputError, match="duplicate document 'd7' for query 'q1'"):
         score([qrel, qrel], [hit])
 
 

@@ -8,16 +8,14 @@ from hashlib import sha256
 import pytest
 
 from o1_bench.datasets.beir import load_beir
-from o1_bench.datasets.functions import Function, normalised
-from o1_bench.datasets.manifest import up_to_date
-from o1_bench.datasets.near_copies import NearCopies
-from o1_bench.datasets.selection import Selection, _package_functions
-from o1_bench.datasets.sources import LEFT_OUT, installed_packages, package_functions
+from o1_bench.datasets.functions import LEFT_OUT, Function, installed_packages, normalised, package_functions
+from o1_bench.datasets.selection import NearCopies, Selection, _package_functions
 from o1_bench.datasets.stdlib import (
     PACKAGE_FUNCTIONS,
     _inputs,
     build_stdlib,
     load_stdlib,
+    up_to_date,
     write_selection,
 )
 from o1_records import InputError, Thought, read_jsonl
@@ -176,7 +174,7 @@ def test_a_build_that_is_cut_short_leaves_no_manifest_over_new_files(tmp_path):
 
 
 def test_a_negative_limit_is_refused(tmp_path):
-    with pytest.raises(InputError, match="package_limit is -1"):
+    with pytest.raises(InputError, match="package_limit must be 0 or more, got -1"):
         build_stdlib(tmp_path, sites=[], package_limit=-1)
 
 

@@ -4,13 +4,12 @@ import pytest
 
 from o1_bench import Collection, save_result, write_report
 from o1_bench.compare import holm, paired_test, paired_test_over_tasks
-from o1_bench.leaderboard import leaderboard, published
-from o1_bench.report import suite_table, table
-from o1_bench.result import Milliseconds, System
-from o1_bench.rows import gain_by_length
+from o1_bench.datasets.suites import ENTRIES, SUITES
+from o1_bench.reporting.leaderboard import leaderboard, published
+from o1_bench.reporting.rows import by_collection, gain_by_length, over_tasks
+from o1_bench.reporting.words import suite_table, table
+from o1_bench.results.result import Milliseconds, System
 from o1_bench.score import parse_measure
-from o1_bench.suite_rows import by_collection, over_tasks
-from o1_bench.suites import ENTRIES, SUITES
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank
 
 TASKS = {"bright/biology": 24, "bright/pony": 10, "cosqa": 30}

@@ -1,21 +1,24 @@
-import stat
 import sys
+from dataclasses import replace
+from importlib.metadata import entry_points
 
+import msgspec
 import numpy as np
 import pytest
 
-from o1_bench import Collection, load_result
+from o1_bench import Collection, Options, load_result
 from o1_bench.__main__ import main
-from o1_bench.build_time import Stopwatch
 from o1_bench.collection import digest
-from o1_bench.exact import ExactSearch
-from o1_bench.result import System
+from o1_bench.results.result import System
+from o1_bench.results.verify import verify_result
+from o1_bench.running.encoder import Stopwatch
+from o1_bench.running.retrieve import ExactSearch
+from o1_bench.running.systems import GROUP, open_system, run_hybrid
+from o1_bench.running.task import Task, slug
 from o1_bench.score import DEFAULT
-from o1_bench.systems import LAYOUT, run_hybrid, run_model
-from o1_bench.task import Task, slug
-from o1_bench.verify import verify_result
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
+from o1_records.kit.job import ChangedJobError
 from o1_records.trec import write_run
 
 TEXTS = ["open a zip archive", "close the socket", "parse the date", "copy a folder", "sort the list"]
@@ -49,6 +52,10 @@ def task(collection, folder, **changed):
     return Task(collection=collection, folder=folder / "results", measures=DEFAULT, k=4, **changed)
 
 
+def run_model(model, task, **options):
+    return list(open_system(model, Options(**options)).run(task))
+
+
 def run_with(*parts):
     return main([str(part) for part in parts])
 
@@ -71,7 +78,7 @@ def test_a_name_becomes_a_folder_inside_the_root(name, folder):
 
 
 def test_a_name_of_nothing_is_refused():
-    with pytest.raises(InputError, match="nothing to name a folder by"):
+    with pytest.raises(InputError, match="no letter or digit to name a folder by"):
         slug("..")
 
 
@@ -213,7 +220,10 @@ def test_the_command_runs_a_model_with_controls_and_a_hybrid_and_resumes(folder,
     assert run_with("verify", *stamps) == 0
     assert load_result(made / "bm25").k == 1000
     assert run_with(*command, "--k", 5) == 4
-    assert "was made with k '1000', this run has '5'" in capsys.readouterr().err
+    assert (
+        "was made with k '1000', this run has k '5'; choose another name, or give --new-job"
+        in capsys.readouterr().err
+    )
 
 
 def test_several_collections_need_a_folder_of_thoughts(folder, capsys):
@@ -221,101 +231,244 @@ def test_several_collections_need_a_folder_of_thoughts(folder, capsys):
     assert run_with(*command, "--thoughts", folder / "thoughts.jsonl") == 4
     assert "12 collections need a folder with a file for each" in capsys.readouterr().err
     assert run_with("run", "--suite", "no-such", "--out", folder / "r", "--model", "bm25") == 4
-    assert "is no known collection" in capsys.readouterr().err
+    assert "unknown collection 'no-such'" in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_its_commands_says_what_to_install(collection, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / LAYOUT).write_text("{}")
-    with pytest.raises(InputError, match="needs the command o1-model; pip install o1-model"):
-        run_model(str(tmp_path / "model"), task(collection, tmp_path))
-
-
-FAKE_MODEL = '''#!{python}
-"""Stands for o1-model: a vector per word of the vocabulary; a thought replaces the query's text."""
-import sys, json
+FAKE = """
+import os
 import numpy as np
-from o1_records import Document, Query, Source, Thought, read_jsonl, write_jsonl
-from o1_records.vectors import Encoder, VectorWriter
-command, words = sys.argv[1], sys.argv[2:]
-args = dict(zip(words[::2], words[1::2]))
-assert args["--device"] == "cpu" and args["--model"].endswith("model")
-if command == "think":
-    assert args["--samples"] == "1"
-    texts = {texts!r}
-    source = Source(model="fake", completion_tokens=4)
-    thoughts = [Thought(query_id=q.query_id, thought_id="t", text=texts[int(q.query_id[1:])], source=source)
-                for q in read_jsonl(args["--queries"], Query) if q.query_id != "q2"]
-    write_jsonl(args["--out"], thoughts)
-    print("1 thought came out blank", file=sys.stderr)
-    sys.exit(3)
-vocabulary = sorted(set(" ".join({texts!r}).split()))
-def vector(text):
-    return [1e-3 + text.split().count(word) for word in vocabulary]
-role = "document" if "--corpus" in args else "query"
-if role == "document":
-    rows = {{d.doc_id: d.text for d in read_jsonl(args["--corpus"], Document)}}
-else:
-    rows = {{q.query_id: q.text for q in read_jsonl(args["--queries"], Query)}}
-    for thought in read_jsonl(args["--thoughts"], Thought) if "--thoughts" in args else ():
-        rows[thought.query_id] = thought.text
-encoder = Encoder(model="fake", digest="1", layout="o1", pooling="mean", max_length=9, role=role)
-writer = VectorWriter(args["--out"], encoder=encoder)
-vectors = np.array([vector(text) for text in rows.values()], dtype=np.float32)
-writer.write(list(rows), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-writer.close()
-'''
+from o1_records import InputError, Source, Thought
+
+VOCABULARY = {words!r}
+
+class Model:
+    name, device = "model", "cpu"
+
+    def __init__(self, folder, think_options, embed_options):
+        self.folder = folder
+        self.samples = int(think_options[1]) if think_options else 1
+        self.fingerprint = {{
+            "weights": (folder / "weights").read_text(),
+            "with_query": "--with-query" in embed_options,
+            "thinking": {{"samples": self.samples}},
+        }}
+
+    def note(self, what):
+        with open(self.folder / "calls", "a") as file:
+            file.write(what + " ")
+
+    def vectors(self, texts):
+        rows = [[1e-3 + text.split().count(word) for word in VOCABULARY] for text in texts]
+        vectors = np.array(rows, dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def documents(self, documents):
+        self.note("documents")
+        if (self.folder / "stop").exists():
+            raise KeyboardInterrupt
+        return self.vectors([document.text for document in documents])
+
+    def queries(self, queries, thoughts=None, *, with_query=False):
+        self.note("queries")
+        own = thoughts or [()] * len(queries)
+        texts = [each[0] if each else query.text for query, each in zip(queries, own, strict=True)]
+        return self.vectors(text if isinstance(text, str) else text.text for text in texts)
+
+    def think(self, queries):
+        self.note("think")
+        source = Source(model="fake", completion_tokens=4)
+        texts = {texts!r}
+        return [
+            [
+                Thought(query_id=q.query_id, thought_id=str(n), text=texts[int(q.query_id[1])], source=source)
+                for n in range(self.samples)
+            ]
+            if q.query_id != "q2" else []  # came out blank
+            for q in queries
+        ]
+
+def open_model(model, *, device="cpu", think_options=(), embed_options=()):
+    from pathlib import Path
+    if not (Path(model) / "weights").exists():
+        return None
+    if device != "cpu":
+        raise InputError(f"no such device: {{device}}")
+    return Model(Path(model), think_options, embed_options)
+"""
+
+
+def install(site, distribution, entry_points, module=""):
+    """A distribution as pip leaves it; it hides one of the same name that comes later on the path."""
+    name = distribution.replace("-", "_")
+    folder = site / f"{name}-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(entry_points)
+    (site / f"{name}.py").write_text(module)
 
 
 @pytest.fixture
-def commands(tmp_path, monkeypatch):
-    """A stand-in for o1-model, and the real o1-index, as commands."""
-    import shutil
+def site(tmp_path, monkeypatch):
+    """A folder of installed packages, where o1-model has no entry point."""
+    install(tmp_path / "site", "o1-model", "")
+    (tmp_path / "site" / "o1_model.py").unlink()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return tmp_path / "site"
 
-    if not shutil.which("o1-index", path=f"{sys.prefix}/bin"):
-        pytest.skip("o1-index is not installed")
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    script = bin_folder / "o1-model"
-    script.write_text(FAKE_MODEL.format(python=sys.executable, texts=TEXTS))
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin:/bin")
+
+@pytest.fixture
+def model(site, tmp_path, monkeypatch):
+    """The folder of a model that thinks, which an installed package opens."""
+    words = sorted(set(" ".join(TEXTS).split()))
+    registered = f"[{GROUP}]\nfake = fake_thinker:open_model\n"
+    install(site, "fake-thinker", registered, FAKE.format(words=words, texts=TEXTS))
+    monkeypatch.delitem(sys.modules, "fake_thinker", raising=False)
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / LAYOUT).write_text("{}")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "model" / "weights").write_text("1")
     return tmp_path / "model"
 
 
-@pytest.mark.extra
-def test_a_checkpoint_is_driven_by_its_commands(collection, tmp_path, commands):
-    options = {"think": ["--samples", "1"]}
-    here = task(collection, tmp_path, think=True, controls=True, options=options, thoughts=THOUGHTS)
-    results = by_name(run_model(str(commands), here))
-    assert list(results) == [
-        "model", "model + thought", "model, thinking", "model, shuffled thoughts", "model, filler thoughts",
-    ]  # fmt: skip
+def calls(model):
+    """What the model was asked for since the last time."""
+    found = (model / "calls").read_text().split() if (model / "calls").exists() else []
+    (model / "calls").unlink(missing_ok=True)
+    return found
+
+
+def test_a_checkpoint_without_o1_model_says_what_to_install(site, collection, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "o1_layout.json").write_text("{}")
+    with pytest.raises(
+        InputError, match="is a checkpoint of o1-model, which is not installed; pip install o1-m"
+    ):
+        run_model(str(tmp_path / "model"), task(collection, tmp_path))
+
+
+def test_a_broken_entry_point_is_named_with_its_remedy(site, collection, tmp_path):
+    install(site, "broken-thinker", f"[{GROUP}]\nbroken = no_such_module:open_model\n")
+    with pytest.raises(
+        InputError, match=r"the entry point 'broken' of o1_bench\.systems cannot be loaded: No"
+    ):
+        run_model(str(tmp_path), task(collection, tmp_path))
+
+
+def test_a_model_that_thinks_runs_with_given_and_own_thoughts_and_all_controls(collection, tmp_path, model):
+    here = task(collection, tmp_path, think=True, controls=True, thoughts=THOUGHTS, think_ms=70.0)
+    options = {"think_options": ["--samples", "2"], "embed_options": ["--with-query"]}
+    results = by_name(run_model(str(model), here, **options))
+    assert {name: result.system.kind for name, result in results.items()} == {
+        "model": "system",
+        "model + thought": "system",
+        "model + empty thought": "control",
+        "model + shuffled thought": "control",
+        "model + filler thought": "control",
+        "model, thinking": "system",
+        "model, empty thoughts": "control",
+        "model, shuffled thoughts": "control",
+        "model, filler thoughts": "control",
+    }
     assert results["model + thought"].metrics["RR@10"] == 1.0
     thinking = results["model, thinking"]
     assert thinking.per_query["RR@10"]["q0"] == thinking.per_query["RR@10"]["q1"] == 1.0
-    assert thinking.system.thought_tokens == 8
+    assert thinking.system.thought_tokens == 16
     assert thinking.system.milliseconds.think > 0
-    shuffled = results["model, shuffled thoughts"].system
-    assert shuffled.milliseconds.think == thinking.system.milliseconds.think
-    assert shuffled.kind == "control"
-    assert thinking.system.encoder["model.safetensors"]
-    assert thinking.system.index_bytes > 0
+    for control in ("empty", "shuffled", "filler"):
+        system = results[f"model, {control} thoughts"].system
+        assert system.milliseconds.think == thinking.system.milliseconds.think
+        assert system.thought_tokens == 16
+    # an empty thought is not the same as none: it is what the model is given
+    assert results["model, empty thoughts"].per_query != results["model"].per_query
+    assert results["model, empty thoughts"].thought_words == {"q0": 0, "q1": 0, "q2": 0}
+    assert results["model"].system.encoder == {"weights": "1"}
+    assert thinking.system.encoder == {"weights": "1", "with_query": True}
+    assert thinking.system.sampling == {"thinking": {"samples": 2}}
+    assert (thinking.system.index_bytes, thinking.system.device) == (5 * 13 * 4, "cpu")
     assert thinking.system.index_seconds > 0
     lines = (tmp_path / "results" / "model" / "run.trec").read_text().splitlines()
     assert not [line for line in lines if line.startswith("q0 Q0 d4 ")]  # excluded
+    assert verify_result(tmp_path / "results" / "model-thinking") == []
 
 
-@pytest.mark.extra
-def test_a_command_that_fails_says_its_last_words(collection, tmp_path, commands):
-    here = task(collection, tmp_path, think=True, options={"think": ["--samples", "2"]})
-    with pytest.raises(InputError, match="o1-model think stopped with exit code 1: AssertionError"):
-        run_model(str(commands), here)
+def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection, tmp_path, model):
+    here = task(collection, tmp_path, think=True, controls=True)
+    (model / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_model(str(model), here)
+    (model / "stop").unlink()
+    calls(model)
+    first = run_model(str(model), here)
+    assert calls(model) == ["documents", "queries", "think", *["queries"] * 4]
+    assert run_model(str(model), here) == first
+    assert calls(model) == []
+    (model / "weights").write_text("2")
+    with pytest.raises(InputError, match=r'weights":"1".*weights":"2".*--new-job'):
+        run_model(str(model), here)
+    second = run_model(str(model), replace(here, new_job=True))
+    assert calls(model).count("documents") == 1
+    assert [result.system.encoder["weights"] for result in second] == ["2"] * 5
+    moved = [path.name for path in (tmp_path / "results").iterdir() if path.name.endswith(".old1")]
+    assert sorted(moved) == [
+        "model-empty-thoughts.old1", "model-filler-thoughts.old1", "model-shuffled-thoughts.old1",
+        "model-thinking.old1", "model.documents.old1", "model.old1",
+    ]  # fmt: skip
+    assert load_result(tmp_path / "results" / "model.old1") == first[0]
+
+
+def test_other_thinking_embeds_no_document_again_and_is_refused_by_name(collection, tmp_path, model):
+    here = task(collection, tmp_path, think=True)
+    first = run_model(str(model), here)
+    calls(model)
+    other = {"think_options": ["--samples", "2"]}
+    with pytest.raises(ChangedJobError, match=r'model-thinking: .*thinking .{"samples":1}.*{"samples":2}'):
+        run_model(str(model), here, **other)
+    assert calls(model) == []
+    second = run_model(str(model), replace(here, new_job=True), **other)
+    assert calls(model) == ["think", "queries"]
+    assert second[0] == first[0]
+    assert [path.name for path in (tmp_path / "results").glob("*.old*")] == ["model-thinking.old1"]
+
+
+def test_a_model_can_be_given_as_an_object_to_run(collection, tmp_path, model):
+    from o1_bench import run
+
+    opened = {entry.name: entry for entry in entry_points(group=GROUP)}["fake"].load()(str(model))
+    done = run(opened, tmp_path / "out", collection=collection, think=True)
+    assert [result.name for result in done["tiny/test"]] == ["model", "model, thinking"]
+    assert calls(model) == ["documents", "queries", "think", "queries"]
+
+
+def test_what_a_model_refuses_is_one_error(folder, model, capsys):
+    command = ("run", "--collection", folder / "tiny", "--out", folder / "results", "--model", model)
+    assert run_with(*command, "--device", "abacus") == 4
+    assert capsys.readouterr().err == "error: no such device: abacus\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--model bm25 --think", "--think has no effect on bm25; leave it out"),
+        ("--model bm25 --device cuda", "--device has no effect on bm25"),
+        ("--model bm25 --embed-options=--seed", "--embed-options has no effect on bm25"),
+        ("--model mine.trec --k1 1.2", "--k1 has no effect on a TREC run"),
+        ("--model mine.trec --thoughts thoughts.jsonl", "--thoughts has no effect on a TREC run"),
+        (
+            "--model mine.trec --hybrid bm25 --max-length 9",
+            "--max-length has no effect on a TREC run and bm25",
+        ),
+        ("--model bm25 --query-times 5", "--query-times has an effect only with --thoughts"),
+        ("--model bm25 --oracle", "--oracle has an effect only with --thoughts"),
+        ("--model bm25 --think-ms 3", "--think-ms has an effect only with --thoughts"),
+        ("--model bm25 --controls", "--controls has an effect only with --thoughts or --think"),
+        ("--model model --think-options=--seed", "--think-options has an effect only with --think"),
+        ("--model model --batch 9", "--batch has no effect on a model that thinks"),
+    ],
+)
+def test_an_option_without_an_effect_is_refused(folder, model, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(folder)
+    write_run(folder / "mine.trec", rank("q1", {"d1": 1.0}))
+    assert run_with("run", "--collection", "tiny", "--out", "results", *options.split()) == 4
+    assert said in capsys.readouterr().err
+    assert not (folder / "results").exists()
 
 
 @pytest.fixture(scope="module")
@@ -324,24 +477,16 @@ def tiny_encoder(tmp_path_factory):
     pytest.importorskip("sentence_transformers")
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+    from transformers import BertConfig, BertModel, set_seed
+
+    from helpers.tiny import word_tokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(" ".join([*TEXTS, "how to"]).split()))]
-    tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder / "bert")
+    tokenizer = word_tokenizer(sorted(set(" ".join([*TEXTS, "how to"]).split())))
+    tokenizer.save_pretrained(folder / "bert")
     set_seed(0)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=16, max_position_embeddings=32,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder / "bert")
@@ -353,7 +498,7 @@ def tiny_encoder(tmp_path_factory):
 
 
 @pytest.mark.extra
-def test_any_encoder_runs_with_thoughts_hyde_and_controls(collection, tmp_path, tiny_encoder):
+def test_any_encoder_runs_with_thoughts_hyde_and_controls(site, collection, tmp_path, tiny_encoder):
     here = task(collection, tmp_path, thoughts=THOUGHTS, controls=True)
     results = by_name(run_model(str(tiny_encoder), here))
     assert {"tiny-encoder", "tiny-encoder + thought", "tiny-encoder, HyDE"} < set(results)
@@ -361,7 +506,7 @@ def test_any_encoder_runs_with_thoughts_hyde_and_controls(collection, tmp_path, 
     plain = results["tiny-encoder"]
     assert plain.system.encoder["digest"].startswith("sha256:")
     assert plain.system.index_bytes == 5 * 16 * 4
-    kept = Stopwatch(tmp_path / "results" / "tiny-encoder.seconds").seconds
+    kept = Stopwatch(tmp_path / "results" / "tiny-encoder.documents" / "seconds").seconds
     assert plain.system.index_seconds == kept > 0
     assert results["tiny-encoder, HyDE"].system.index_seconds == kept
     assert min(plain.system.milliseconds.embed, plain.system.milliseconds.search) > 0
@@ -370,39 +515,83 @@ def test_any_encoder_runs_with_thoughts_hyde_and_controls(collection, tmp_path, 
 
 @pytest.mark.extra
 def test_encoded_documents_are_kept_and_those_of_another_prompt_refused(collection, tmp_path, tiny_encoder):
-    from o1_bench.encoder import EncodedCollection, SentenceEncoder
+    from o1_bench.running.encoder import EncodedCollection, SentenceEncoder
 
-    encoder = SentenceEncoder(str(tiny_encoder), query_prompt="how {instruction}: ")
-    encoded = EncodedCollection(encoder, collection, tmp_path / "documents")
-    exact = encoder.documents([d.full_text for d in DOCUMENTS])
-    (best,) = encoded.search(exact[3:4], ["q"], k=1)
+    def encoded(encoder, **changed):
+        folder = tmp_path / "documents"
+        return EncodedCollection(collection, encoder.documents, encoder.encoder, folder, **changed)
+
+    plain = SentenceEncoder(str(tiny_encoder))
+    kept = encoded(plain)
+    (best,) = kept.search(plain.documents(DOCUMENTS)[3:4], ["q"], k=1)
     assert best.doc_id == "d3"
     assert best.score == pytest.approx(1.0, abs=1e-6)  # the cosine of a text with itself
-    prompted = encoded.appended(QUERIES[:1], thoughts=None)
-    plain = SentenceEncoder(str(tiny_encoder))
-    by_hand = plain.queries(["how find it: " + QUERIES[0].text], [""])
-    assert np.allclose(prompted, by_hand, atol=1e-6)
-    EncodedCollection(plain, collection, tmp_path / "documents")  # the documents' prompt is the same
+    asking = SentenceEncoder(str(tiny_encoder), query_prompt="how {instruction}: ")
+    assert encoded(asking).seconds == kept.seconds  # the documents' prompt is the same
     other = SentenceEncoder(str(tiny_encoder), document_prompt="to ")
-    with pytest.raises(InputError, match="was made with encoder"):
-        EncodedCollection(other, collection, tmp_path / "documents")
+    with pytest.raises(ChangedJobError, match=r"with digest .*''\", this run has digest .*'to '\""):
+        encoded(other)
+    encoded(other, new_job=True)
+    assert len(list((tmp_path / "documents.old1").glob("shard-*.safetensors"))) == 1
+    assert encoded(other).seconds != kept.seconds
 
 
 @pytest.mark.extra
-def test_hyde_is_the_mean_with_the_thoughts_as_documents(collection, tmp_path, tiny_encoder):
-    from o1_bench.encoder import EncodedCollection, SentenceEncoder
+def test_embedding_that_was_stopped_continues(collection, tmp_path, tiny_encoder, monkeypatch):
+    from o1_bench.running import encoder as module
+
+    monkeypatch.setattr(module, "_SHARD", 2)
+    model, asked = module.SentenceEncoder(str(tiny_encoder)), []
+
+    def embed(documents):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append([document.doc_id for document in documents])
+        return model.documents(documents)
+
+    with pytest.raises(KeyboardInterrupt):
+        module.EncodedCollection(collection, embed, model.encoder, tmp_path / "v")
+    before = module.Stopwatch(tmp_path / "v.partial" / "seconds").seconds
+    asked.append(None)
+    found = module.EncodedCollection(collection, embed, model.encoder, tmp_path / "v")
+    assert asked == [["d0", "d1"], ["d2", "d3"], None, ["d4"]]
+    assert found.seconds > before > 0
+    hits = list(found.search(model.documents(DOCUMENTS), ["a", "b", "c", "d", "e"], k=1))
+    assert [hit.doc_id for hit in hits] == ["d0", "d1", "d2", "d3", "d4"]
+
+
+@pytest.mark.extra
+def test_a_query_without_an_instruction_has_the_collections(site, collection, tmp_path, tiny_encoder):
+    from o1_bench.running.encoder import SentenceEncoder
+
+    prompted = SentenceEncoder(str(tiny_encoder), query_prompt="how {instruction}: ")
+    asked = [msgspec.structs.replace(query, instruction="to sort") for query in QUERIES]
+    by_hand = [msgspec.structs.replace(q, text=f"how to sort: {q.text}") for q in QUERIES]
+    assert np.allclose(
+        prompted.queries(asked), SentenceEncoder(str(tiny_encoder)).queries(by_hand), atol=1e-6
+    )
+    runs = []
+    for name, changed in (("own", {"queries": asked}), ("collection's", {"instruction": "to sort"})):
+        here = task(replace(collection, **changed), tmp_path / name)
+        run_model(str(tiny_encoder), here, query_prompt="how {instruction}: ")
+        runs.append((here.folder_of("tiny-encoder") / "run.trec").read_text())
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.extra
+def test_hyde_is_the_mean_with_the_thoughts_as_documents(tiny_encoder):
+    from o1_bench.running.encoder import SentenceEncoder
 
     encoder = SentenceEncoder(str(tiny_encoder))
-    encoded = EncodedCollection(encoder, collection, tmp_path / "documents")
-    vectors = encoded.hyde(QUERIES[:2], thoughts=[["sort the list", "copy a folder"], [""]])
-    parts = [encoder.queries([QUERIES[0].text], [""]), encoder.documents(["sort the list", "copy a folder"])]
-    mean = np.concatenate(parts).mean(axis=0)
+    vectors = encoder.hyde(QUERIES[:2], [["sort the list", "copy a folder"], [""]])
+    texts = [Document(doc_id=text, text=text) for text in ("sort the list", "copy a folder")]
+    mean = np.concatenate([encoder.queries(QUERIES[:1]), encoder.documents(texts)]).mean(axis=0)
     assert np.allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
-    assert np.allclose(vectors[1], encoder.queries([QUERIES[1].text], [""])[0], atol=1e-6)
+    assert np.allclose(vectors[1], encoder.queries(QUERIES[1:2])[0], atol=1e-6)
 
 
 @pytest.mark.extra
-def test_a_model_that_is_nowhere_is_one_sentence(collection, tmp_path):
+def test_a_model_that_is_nowhere_is_one_sentence(site, collection, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be loaded as a sentence-transformers model"):
         run_model(str(tmp_path / "empty"), task(collection, tmp_path))

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -16,8 +17,7 @@ from o1_bench.datasets.cosqa import load_cosqa
 from o1_bench.datasets.hub import inside
 from o1_bench.datasets.msmarco import load_msmarco
 from o1_bench.datasets.r2med import load_r2med
-from o1_bench.inputs import load_collection
-from o1_bench.suites import fetch, load
+from o1_bench.datasets.suites import fetch, load, load_collection
 from o1_records import InputError
 
 FILES = {
@@ -83,7 +83,7 @@ def test_repeated_ids_are_refused_in_every_file(tmp_path):
         for line in FILES[kind][name].splitlines(keepends=True)[1:]
     ]
     assert len(told) == 11
-    assert [message for message in told if message is None or "twice" not in message] == []
+    assert [message for message in told if not re.search("duplicate|twice", str(message))] == []
 
 
 @pytest.mark.parametrize("value", ["7", "1.5", "null", "NaN", "true", '""', '["1"]', "missing"])
@@ -180,7 +180,7 @@ def test_a_cut_gzip_file_is_refused(tmp_path, keep):
     whole = gzip.compress((tmp_path / "corpus.jsonl").read_bytes())
     (tmp_path / "corpus.jsonl").unlink()
     (tmp_path / "corpus.jsonl.gz").write_bytes(whole[:keep])
-    with pytest.raises(InputError, match=r"damaged gzip|not in the corpus"):
+    with pytest.raises(InputError, match=r"compressed data is cut or damaged|not in the corpus"):
         load_beir(tmp_path)
 
 

@@ -1,91 +1,103 @@
-"""o1-bench runs a checkpoint of o1-model with o1-index: by callables, and by their commands."""
+"""o1-bench runs a checkpoint of o1-model: by its callables with o1-index, and by name in this process."""
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from o1_bench import Collection, Pipeline, evaluate
+from helpers.tiny import save_model, word_tokenizer
+from o1_bench import Collection, Options, Pipeline, evaluate, load_result, run
+from o1_bench.__main__ import main
 from o1_bench.controls import empty_thoughts, thought_texts
-from o1_bench.result import System
-from o1_bench.score import DEFAULT
-from o1_bench.systems import run_model
-from o1_bench.task import Task
-from o1_bench.verify import verify_result
+from o1_bench.results.result import System
+from o1_bench.results.verify import verify_result
 from o1_index import build
 from o1_model import Embedder, Thinking
 from o1_records import Document, Qrel, Query, Thought, read_jsonl
+from o1_records.beir import write_beir
 
-WORDS = [
-    "open",
-    "zip",
-    "archive",
-    "sort",
-    "list",
-    "parse",
-    "date",
-    "copy",
-    "folder",
-    "close",
-    "socket",
-    "a",
-    "the",
-]
+TEXTS = ["open a zip archive", "sort the list", "parse a date", "copy the folder", "close a socket"]
+WORDS = sorted(set(" ".join(TEXTS).split()))
+DOCUMENTS = [Document(doc_id=f"d{n}", text=text) for n, text in enumerate(TEXTS)]
+QUERIES = [Query(query_id=f"q{n}", text=text.split()[-1]) for n, text in enumerate(TEXTS)]
+QRELS = [Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(len(TEXTS))]
 THINKING = Thinking(samples=1, max_tokens=4, seed=0)
+THINK_OPTIONS = ["--samples", "1", "--max-tokens", "4", "--seed", "0"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
-    vocabulary = {word: n for n, word in enumerate([*special.values(), *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("model") / "tiny"
-    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(plain)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = LlamaConfig(vocab_size=len(vocabulary), **sizes, initializer_range=0.2)
-    LlamaForCausalLM(config).save_pretrained(plain)
+    plain = save_model(tmp_path_factory.mktemp("plain"), tokenizer=word_tokenizer(WORDS), num_hidden_layers=1)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
     Embedder.from_backbone(plain, query_length=12, thought_length=12).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def collection():
-    texts = ["open a zip archive", "sort the list", "parse a date", "copy the folder", "close a socket"]
-    return Collection(
-        name="tiny/test",
-        documents=[Document(doc_id=f"d{n}", text=text) for n, text in enumerate(texts)],
-        queries=[Query(query_id=f"q{n}", text=text.split()[-1]) for n, text in enumerate(texts)],
-        qrels=[Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(len(texts))],
-    )
+    return Collection(name="tiny/test", documents=DOCUMENTS, queries=QUERIES, qrels=QRELS)
 
 
-def test_callables_and_commands_come_to_the_same_figures(checkpoint, collection, tmp_path):
+@pytest.fixture(scope="module")
+def by_callables(checkpoint, collection, tmp_path_factory):
+    """The results of a Pipeline of o1-model and o1-index, by the names that the command gives."""
+    folder = tmp_path_factory.mktemp("callables") / "thinking"
     model = Embedder.from_pretrained(checkpoint, device="cpu")
-    documents = list(collection.documents)
-    index = build(model.encode_document([d.full_text for d in documents]), [d.doc_id for d in documents])
-    plain = Pipeline(embed=model.encode_query, search=index.search)
-    thinking = Pipeline(
-        think=lambda queries: model.think(queries, THINKING), embed=model.encode_query, search=index.search
-    )
-    ours = {
-        "tiny": evaluate(collection, plain, system=System(name="plain")),
-        "tiny, thinking": evaluate(
-            collection, thinking, system=System(name="thinking"), folder=tmp_path / "t"
-        ),
-    }
-    times = ours["tiny, thinking"].system.milliseconds
-    assert min(times.think, times.embed, times.search) > 0
-    empty = empty_thoughts(thought_texts(read_jsonl(tmp_path / "t" / "thoughts.jsonl", Thought)))
-    control = Pipeline(thoughts=empty, embed=model.encode_query, search=index.search)
-    assert evaluate(collection, control).metrics.keys() == ours["tiny"].metrics.keys()
+    index = build(model.encode_document([d.full_text for d in DOCUMENTS]), [d.doc_id for d in DOCUMENTS])
 
-    options = {"think": ["--samples", "1", "--max-tokens", "4", "--seed", "0"]}
-    task = Task(
-        collection=collection, folder=tmp_path / "commands", measures=DEFAULT, think=True, options=options
+    def pipeline(**changed):
+        return Pipeline(embed=model.encode_query, search=index.search, **changed)
+
+    thinking = pipeline(think=lambda queries: model.think(queries, THINKING))
+    found = {"tiny": evaluate(collection, pipeline())}
+    found["tiny, thinking"] = evaluate(collection, thinking, system=System(name="thinking"), folder=folder)
+    empty = empty_thoughts(thought_texts(read_jsonl(folder / "thoughts.jsonl", Thought)))
+    found["tiny, empty thoughts"] = evaluate(collection, pipeline(thoughts=empty))
+    times = found["tiny, thinking"].system.milliseconds
+    assert min(times.think, times.embed, times.search) > 0
+    return found
+
+
+def test_a_checkpoint_by_name_and_its_callables_come_to_the_same_figures(
+    checkpoint, collection, by_callables, tmp_path
+):
+    options = Options(think_options=THINK_OPTIONS)
+    done = run(checkpoint, tmp_path, collection=collection, think=True, controls=True, options=options)
+    results = {result.name: result for result in done["tiny/test"]}
+    assert list(results) == [
+        "tiny", "tiny, thinking", "tiny, empty thoughts", "tiny, shuffled thoughts", "tiny, filler thoughts",
+    ]  # fmt: skip
+    for name, result in by_callables.items():
+        assert results[name].per_query == result.per_query
+    for result in results.values():
+        assert result.system.index_bytes == len(TEXTS) * 32 * 4
+        assert result.system.index_seconds > 0
+        assert min(result.system.milliseconds.embed, result.system.milliseconds.search) > 0
+    assert results["tiny, thinking"].system.milliseconds.think > 0
+    assert verify_result(tmp_path / "tiny-test" / "tiny-thinking") == []
+
+
+def test_the_command_thinks_resumes_and_refuses_other_settings(checkpoint, by_callables, tmp_path, capsys):
+    write_beir(tmp_path / "tiny", documents=DOCUMENTS, queries=QUERIES, qrels={"test": QRELS})
+    command = ["run", "--model", str(checkpoint), "--collection", str(tmp_path / "tiny")]
+    command += ["--out", str(tmp_path / "out"), "--think", "--think-options", " ".join(THINK_OPTIONS)]
+    assert main(command) == 0
+    made = tmp_path / "out" / "tiny-test"
+    assert load_result(made / "tiny-thinking").per_query == by_callables["tiny, thinking"].per_query
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.name != "lock"}
+    assert main(command) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    capsys.readouterr()
+    other = [*command[:-1], "--samples 2 --max-tokens 4"]
+    assert main(other) == 4
+    assert "--new-job" in capsys.readouterr().err
+    assert main([*other, "--new-job"]) == 0
+    assert (
+        load_result(made / "tiny-thinking").system.sampling
+        != load_result(made / "tiny-thinking.old1").system.sampling
     )
-    for result in run_model(str(checkpoint), task):
-        assert result.per_query == ours[result.name].per_query
-        assert result.system.index_bytes > 0
-    assert verify_result(tmp_path / "commands" / "tiny-thinking") == []
+
+
+def test_options_of_another_command_are_named(checkpoint, tmp_path, capsys):
+    write_beir(tmp_path / "tiny", documents=DOCUMENTS, queries=QUERIES, qrels={"test": QRELS})
+    command = ["run", "--model", str(checkpoint), "--collection", str(tmp_path / "tiny"), "--think"]
+    command += ["--out", str(tmp_path / "out"), "--think-options=--abacus"]
+    assert main(command) == 4
+    assert "--abacus" in capsys.readouterr().err

@@ -8,28 +8,48 @@
 1
 """
 
+from o1_bench._partly import PartlyDoneError
 from o1_bench.collection import Collection
 from o1_bench.compare import paired_test
 from o1_bench.datasets.beir import load_beir
 from o1_bench.datasets.stdlib import build_stdlib
-from o1_bench.evaluate import evaluate
-from o1_bench.pipeline import Pipeline
-from o1_bench.report import write_report
-from o1_bench.result import Result, load_result, save_result
+from o1_bench.datasets.suites import fetch, load_collection
+from o1_bench.reporting.leaderboard import leaderboard
+from o1_bench.reporting.page import report, write_report
+from o1_bench.results.result import Result, load_result, save_result
+from o1_bench.results.runs import compare_runs, score_run
+from o1_bench.results.verify import verify_results
+from o1_bench.running.evaluate import evaluate
+from o1_bench.running.pipeline import Pipeline
+from o1_bench.running.retrieve import write_bm25_run
+from o1_bench.running.run import run
+from o1_bench.running.systems import Options, ThinkingModel
 from o1_bench.score import score
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Collection",
+    "Options",
+    "PartlyDoneError",
     "Pipeline",
     "Result",
+    "ThinkingModel",
     "build_stdlib",
+    "compare_runs",
     "evaluate",
+    "fetch",
+    "leaderboard",
     "load_beir",
+    "load_collection",
     "load_result",
     "paired_test",
+    "report",
+    "run",
     "save_result",
     "score",
+    "score_run",
+    "verify_results",
+    "write_bm25_run",
     "write_report",
 ]

@@ -1,7 +1,7 @@
 """Is one run better than another? Paired tests on per-query metrics; pure numpy.
 
-Smucker, Allan and Carterette (CIKM 2007) compare the choices; this takes the permutation test for
-the p-value and the bootstrap for the interval. Holm (1979) corrects for several comparisons.
+Smucker, Allan and Carterette (CIKM 2007) compare the options; here the p-value is that of the permutation
+test and the interval that of the bootstrap. Holm (1979) corrects for several comparisons.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from o1_records import InputError, quoted
 
 Values = NDArray[np.float64]
 
-_BLOCK = 2**20  # numbers that are held at a time: 8 MB
+_BLOCK = 2**20  # numbers in memory at a time: 8 MB
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """How run a does against run b; `difference` is a - b, in the unit of the measure."""
+    """How run a compares with run b; `difference` is a - b, in the unit of the measure."""
 
     difference: float
     low: float
@@ -32,7 +32,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def queries(self) -> int:
-        """How many queries were compared."""
+        """The number of queries that were compared."""
         return self.wins + self.ties + self.losses
 
 
@@ -45,24 +45,28 @@ def paired_test(
 ) -> Comparison:
     """Compare the values of one measure, query by query (`by_query` makes such mappings).
 
-    `p_value` is two-sided: how often the mean difference is at least as large when the sign of
-    each query's difference is thrown at random, observed run included (so it is never 0).
+    `p_value` is two-sided: the share of random sign flips of the queries' differences whose mean is
+    at least as large as the observed one, the observed one included (so it is never 0).
     `low` to `high` is the 95 % percentile bootstrap interval of the mean difference. The order of
-    the queries does not matter; the same seed gives the same answer.
+    the queries does not matter; the same seed gives the same result.
 
-    Raises InputError when the two do not hold the same queries, or none.
+    Raises InputError when a and b do not have the same queries, or have none.
     """
     if permutations < 1:
-        raise InputError(f"permutations is {permutations}; it must be at least 1")
+        raise InputError(f"permutations must be at least 1, got {permutations}")
     _check(a, b)
     differences = np.array([a[query_id] - b[query_id] for query_id in sorted(a)])
     rng = np.random.default_rng(seed)
-    low, high = _interval(differences, permutations, rng)
+    low, high = np.quantile(_resampled_means(differences, permutations, rng), [0.025, 0.975])
+    moved = differences[differences != 0]
+    # equal sums can differ in their last bits
+    observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()
+    extreme = (np.abs(_flipped_sums(moved, permutations, rng)) >= observed).sum()
     return Comparison(
         difference=float(differences.mean()),
-        low=low,
-        high=high,
-        p_value=_p_value(differences, permutations, rng),
+        low=float(low),
+        high=float(high),
+        p_value=float((1 + extreme) / (1 + permutations)),
         wins=int((differences > 0).sum()),
         ties=int((differences == 0).sum()),
         losses=int((differences < 0).sum()),
@@ -78,10 +82,10 @@ def paired_test_over_tasks(
 ) -> Comparison:
     """Compare the mean over tasks of the tasks' means: `{task: {query_id: value}}`, as suites report.
 
-    Every task counts the same, whatever its number of queries. Signs are thrown and queries drawn
-    within each task; otherwise this is `paired_test`, and equals it in meaning for one task.
+    Every task counts the same, whatever its number of queries. Signs are flipped and queries drawn
+    within each task; with a single task this is `paired_test`.
 
-    Raises InputError when the two do not hold the same tasks and queries, or none.
+    Raises InputError when a and b do not have the same tasks and queries, or have none.
     """
     _check(a, b)
     tasks = sorted(a)
@@ -110,10 +114,10 @@ def paired_test_over_tasks(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for how many there are, in the order given; each is at most 1.
+    """Return the p-values corrected for their number, in the order given; each is at most 1.
 
-    Holm's step-down: whoever rejects those below 0.05 makes one or more false claims with a
-    chance of at most 0.05, whatever the comparisons have in common.
+    Holm's step-down: rejecting those below 0.05 makes one or more false claims with a
+    probability of at most 0.05, however the comparisons depend on each other.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -126,29 +130,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _check(a: Mapping[str, object], b: Mapping[str, object]) -> None:
     if not a or not b:
-        raise InputError("there is no per-query value to compare")
+        raise InputError("there are no per-query values to compare")
     if odd := sorted(a.keys() ^ b.keys()):
         raise InputError(
-            f"the two runs were not scored on the same queries: {len(odd)} stand in one only, "
-            f"as {quoted(odd[0])}; score both against the same qrels"
+            f"the two runs were not scored on the same queries: {len(odd)} are in only one of them, "
+            f"the first {quoted(odd[0])}; score both against the same qrels"
         )
 
 
-def _p_value(differences: Values, permutations: int, rng: np.random.Generator) -> float:
-    moved = differences[differences != 0]
-    # sums that are equal on paper differ in their last bits
-    observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()
-    extreme = (np.abs(_flipped_sums(moved, permutations, rng)) >= observed).sum()
-    return float((1 + extreme) / (1 + permutations))
-
-
-def _interval(differences: Values, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-    low, high = np.quantile(_resampled_means(differences, resamples, rng), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def _flipped_sums(values: Values, times: int, rng: np.random.Generator) -> Values:
-    """The sum of the values with the sign of each thrown at random, `times` times."""
+    """Return the sum of the values with random signs, `times` times."""
 
     def sums(rows: int) -> Values:
         signs = rng.integers(0, 2, size=(rows, len(values)), dtype=np.int8) * 2.0 - 1.0
@@ -158,7 +149,7 @@ def _flipped_sums(values: Values, times: int, rng: np.random.Generator) -> Value
 
 
 def _resampled_means(values: Values, times: int, rng: np.random.Generator) -> Values:
-    """The mean of as many values drawn with replacement, `times` times."""
+    """Return the mean of as many values drawn with replacement, `times` times."""
     count = len(values)
 
     def means(rows: int) -> Values:
@@ -168,7 +159,7 @@ def _resampled_means(values: Values, times: int, rng: np.random.Generator) -> Va
 
 
 def _repeat(draw: Callable[[int], Values], times: int, width: int) -> Values:
-    """Draw `times` rows of `width` numbers in blocks of bounded memory."""
+    """Return `times` draws, each of `width` numbers, made in blocks of bounded memory."""
     step = max(1, _BLOCK // max(1, width))
     blocks = [draw(min(step, times - start)) for start in range(0, times, step)]
     return np.concatenate([np.zeros(0), *blocks])

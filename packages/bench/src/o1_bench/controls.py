@@ -2,26 +2,26 @@
 
 Thoughts are texts by query_id here, not records, because the empty thought is one of them and a
 `Thought` is never blank: `{"q1": ["first thought", "second thought"], ...}`. Each control keeps
-the queries and gives thoughts in the same number, so that sampling and averaging cost and
+the queries and the number of thoughts of each, so that sampling and averaging cost the same and
 smooth alike. Every function is pure; none depends on the order of the mapping.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle, islice
 
 from o1_records import InputError, Thought, quoted
 
 Texts = dict[str, list[str]]
 
-# stop words only: no content, and nothing at all to a lexical retriever
+# stop words only: no content, and a lexical retriever ignores them
 _FILLER = ("and", "so", "it", "is", "as", "it", "was", "and", "that", "is", "how", "it", "is")
 
 
 def thought_texts(thoughts: Iterable[Thought]) -> Texts:
-    """The texts of each query's thoughts, by thought_id."""
+    """Return the texts of each query's thoughts, in the order of thought_id."""
     found = sorted(thoughts, key=lambda thought: (thought.query_id, thought.thought_id))
     texts: Texts = {}
     for thought in found:
@@ -30,17 +30,17 @@ def thought_texts(thoughts: Iterable[Thought]) -> Texts:
 
 
 def empty_thoughts(thoughts: Mapping[str, Sequence[str]]) -> Texts:
-    """As many thoughts as each query has, all empty: what does the room for one do?"""
+    """Return as many empty thoughts for each query as it has: what does having a thought at all do?"""
     return {query_id: [""] * len(texts) for query_id, texts in thoughts.items()}
 
 
 def shuffled_thoughts(thoughts: Mapping[str, Sequence[str]], seed: int = 0) -> Texts:
-    """Each query gets all thoughts of another query, never its own: does their content matter?
+    """Return for each query all thoughts of another query, never its own: does their content matter?
 
-    The queries stand in a circle in an order that `seed` decides, and each takes its neighbour's.
+    `seed` decides an order of the queries, and each query takes the thoughts of the next one.
 
     Raises:
-        InputError: fewer than two queries, so that there is no other.
+        InputError: there are fewer than two queries.
     """
     if len(thoughts) < 2:
         raise InputError(
@@ -52,11 +52,19 @@ def shuffled_thoughts(thoughts: Mapping[str, Sequence[str]], seed: int = 0) -> T
 
 
 def filler_thoughts(thoughts: Mapping[str, Sequence[str]]) -> Texts:
-    """Each thought becomes as many words that say nothing: what does its length alone do?"""
+    """Return thoughts of as many words without content: what does length alone do?"""
     return {
         query_id: [" ".join(islice(cycle(_FILLER), len(text.split()))) for text in texts]
         for query_id, texts in thoughts.items()
     }
+
+
+CONTROLS: dict[str, tuple[Callable[[Mapping[str, Sequence[str]]], Texts], str]] = {
+    "empty": (empty_thoughts, "room for a thought"),
+    "shuffled": (shuffled_thoughts, "another query's thought"),
+    "filler": (filler_thoughts, "same length"),
+}
+"""The controls by name, each with the note that results carry."""
 
 
 def _draw(seed: int, query_id: str) -> bytes:

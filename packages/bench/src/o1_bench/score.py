@@ -1,9 +1,9 @@
 """Scores as trec_eval gives them, through ir-measures, with one order of hits for every measure.
 
-The hits of a query are ranked by (float32 score, doc_id descending) and the scorer sees scores
+The hits of a query are ranked by float32 score, ties by doc_id descending, and the scorer gets scores
 made from that rank, so that no provider of ir-measures breaks ties its own way. RR@k is
-trec_eval's reciprocal rank where that is 1/k or more. Queries that retrieved nothing count 0;
-documents nobody judged count as not relevant; queries nobody judged are left out.
+trec_eval's reciprocal rank where that is 1/k or more, else 0. Queries that retrieved nothing count 0;
+unjudged documents count as not relevant; queries without judgements are left out.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def score(
     measures: Sequence[Measure] = DEFAULT,
     excluded: Mapping[str, Set[str]] | None = None,
 ) -> list[Metric]:
-    """Score hits: for each measure one Metric per judged query, then the mean (query_id None).
+    """Return, for each measure, one Metric per judged query and then their mean (query_id None).
 
     Args:
         qrels: judgements, as records or as `{query_id: {doc_id: relevance}}`.
         hits: in any order, as records or as `{query_id: {doc_id: score}}`; `Hit.rank` is not read.
-        measures: ir_measures objects; see `parse_measure`.
-        excluded: per query, documents that are taken out before the hits are ranked.
+        measures: ir_measures objects, see `parse_measure`.
+        excluded: per query, documents that are removed before the hits are ranked.
 
     Raises:
-        InputError: no judgements, a pair judged or retrieved twice, a score that is not finite.
+        InputError: no judgements, a pair that is judged or retrieved twice, a score that is not finite.
     """
     judged = to_dict(qrels)
     if not judged:
@@ -64,7 +64,7 @@ def score(
 
 
 def parse_measure(text: str) -> Measure:
-    """The measure that a text names, as `nDCG@10`, `RR(rel=2)@10`, `R@1000`, `AP`."""
+    """Return the measure with a name such as `nDCG@10`, `RR(rel=2)@10`, `R@1000`, `AP`."""
     try:
         measure = ir_measures.parse_measure(text)
     except (ValueError, NameError) as error:
@@ -76,12 +76,12 @@ def parse_measure(text: str) -> Measure:
 
 
 def means(metrics: Iterable[Metric]) -> dict[str, float]:
-    """The mean of each measure: `{"nDCG@10": 0.5}`."""
+    """Return the mean of each measure: `{"nDCG@10": 0.5}`."""
     return {m.measure: m.value for m in metrics if m.query_id is None}
 
 
 def by_query(metrics: Iterable[Metric]) -> dict[str, dict[str, float]]:
-    """The value of each measure for each query: `{"nDCG@10": {"q1": 0.5}}`."""
+    """Return the value of each measure for each query: `{"nDCG@10": {"q1": 0.5}}`."""
     values: dict[str, dict[str, float]] = {}
     for metric in metrics:
         if metric.query_id is not None:
@@ -90,9 +90,9 @@ def by_query(metrics: Iterable[Metric]) -> dict[str, dict[str, float]]:
 
 
 def to_dict(records: Qrels | Run) -> dict[str, dict[str, Any]]:
-    """Records as `{query_id: {doc_id: score or relevance}}`, the spelling of BEIR and ranx.
+    """Return records as `{query_id: {doc_id: score or relevance}}`, the form that BEIR and ranx use.
 
-    Raises InputError for a document that stands twice for one query.
+    Raises InputError for a duplicate document of one query.
     """
     if isinstance(records, Mapping):
         return {query_id: dict(values) for query_id, values in records.items() if values}
@@ -101,20 +101,20 @@ def to_dict(records: Qrels | Run) -> dict[str, dict[str, Any]]:
         values = result.setdefault(record.query_id, {})
         if record.doc_id in values:
             raise InputError(
-                f"document {quoted(record.doc_id)} stands twice for query {quoted(record.query_id)}"
+                f"duplicate document {quoted(record.doc_id)} for query {quoted(record.query_id)}; keep one"
             )
         values[record.doc_id] = record.score if isinstance(record, Hit) else record.relevance
     return result
 
 
 def from_dict(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Hit]:
-    """Hits of `{query_id: {doc_id: score}}`, best first within each query."""
+    """Yield the hits of `{query_id: {doc_id: score}}`, best first within each query."""
     for query_id, values in scores.items():
         yield from rank(query_id, values)
 
 
 def provider(measure: Measure) -> str:
-    """Which of ir-measures' providers computes a measure, as `pytrec_eval`."""
+    """Return the name of the ir-measures provider that computes a measure, such as `pytrec_eval`."""
     pipeline: Any = ir_measures.DefaultPipeline
     asked = _asked(measure)
     found = (p for p in pipeline.providers if p.is_available() and p.supports(asked))
@@ -128,7 +128,7 @@ def _check(measure: Measure) -> None:
     except AssertionError as error:  # repr of a measure fails on such parameters
         raise InputError(f"measure {measure.NAME}, {measure.params}: {error}; try nDCG@10, R@100") from error
     if not known:
-        raise InputError(f"measure {measure}: nothing installed computes it; try nDCG@10, R@100")
+        raise InputError(f"measure {measure}: no installed package computes it; try nDCG@10, R@100")
 
 
 def _ranked(
@@ -146,16 +146,16 @@ def _ranked(
 
 
 def _places(query_id: str, scores: Mapping[str, float], depth: int | None) -> dict[str, int]:
-    """Map each of the first `depth` documents to the number of them from it to the end.
+    """Return a score for each of the first `depth` documents: the last gets 1, the one before it 2, ...
 
-    This is `o1_records.rank` without the records, which cost more than the scoring itself.
+    The order is that of `o1_records.rank`, whose records would cost more time than the scoring.
     """
     rounded = array("f", scores.values())
     values = np.frombuffer(rounded, dtype=np.float32)
     if not np.isfinite(values).all():
-        rank(query_id, scores)  # names the document
+        rank(query_id, scores)  # raises, naming the document
     order = np.argsort(values)[::-1]
-    if depth and depth < len(order):  # what ties with the last one takes part: doc_id decides
+    if depth and depth < len(order):  # all that tie with the last one stay: doc_id decides
         order = order[: np.count_nonzero(values >= values[order[depth - 1]])]
     doc_ids, best = list(scores), values[order]
     found = [doc_ids[place] for place in order.tolist()]
@@ -165,10 +165,10 @@ def _places(query_id: str, scores: Mapping[str, float], depth: int | None) -> di
 
 
 def _depth(measures: Sequence[Measure]) -> int | None:
-    """How many documents of a ranking the measures look at; None: all of them."""
+    """Return how many documents of a ranking the measures look at; None: all of them."""
     cutoffs = [measure.params.get("cutoff") for measure in measures]
     if any(measure.params.get("judged_only") for measure in measures):
-        return None  # unjudged documents leave before such a measure cuts
+        return None  # such a measure removes unjudged documents before it cuts
     return None if None in cutoffs else max(cutoffs, default=None)
 
 
@@ -177,30 +177,26 @@ def _values(
 ) -> dict[Measure, dict[str, float]]:
     asked = {measure: _asked(measure) for measure in measures}
     values: dict[Measure, dict[str, float]] = {measure: {} for measure in asked.values()}
-    for group in _groups(list(values)):
+    # ir-measures 0.4.3 files nDCG@k with and without `gains` under one name, so that one of them
+    # would score 0 everywhere: each measure with gains is computed on its own
+    together = [measure for measure in values if "gains" not in measure.params]
+    alone = [[measure] for measure in values if "gains" in measure.params]
+    for group in filter(None, (together, *alone)):
         for metric in ir_measures.evaluator(group, judged).iter_calc(ranked):
             values[metric.measure][metric.query_id] = metric.value
     return {measure: _cut(measure, values[instead]) for measure, instead in asked.items()}
 
 
 def _asked(measure: Measure) -> Measure:
-    """What ir-measures is asked for: RR for RR@k, whose own provider takes as long as all others."""
+    """Return what ir-measures is asked for: RR for RR@k, whose own provider takes as long as all others."""
     if measure.NAME != "RR":
         return measure
     return ir_measures.RR(**{name: value for name, value in measure.params.items() if name != "cutoff"})
 
 
 def _cut(measure: Measure, values: dict[str, float]) -> dict[str, float]:
-    """RR@k of RR: a first relevant document beyond rank k counts 0."""
+    """Return RR@k, given RR: a first relevant document beyond rank k counts 0."""
     if measure.NAME != "RR" or "cutoff" not in measure.params:
         return values
     least = 1 / measure.params["cutoff"]
     return {query_id: value if value >= least else 0.0 for query_id, value in values.items()}
-
-
-def _groups(measures: list[Measure]) -> list[list[Measure]]:
-    # ir-measures 0.4.3 files nDCG@k with and without `gains` under one name, so that one of them
-    # would score 0 everywhere: measures with gains go alone
-    alone = [measure for measure in measures if "gains" in measure.params]
-    together = [measure for measure in measures if "gains" not in measure.params]
-    return [group for group in (together, *([measure] for measure in alone)) if group]

@@ -1,1 +1,1 @@
-"""The commands of `o1-bench`, one file each: `declare` its options, `run` it."""
+"""The commands: each parses its options, calls one function and prints what it returns."""

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
-from o1_bench import suites
-from o1_bench.commands.options import say
-from o1_bench.commands.partly import Partly
-from o1_bench.datasets.stdlib import build_stdlib
+from o1_bench.commands import _shared
+from o1_bench.datasets.suites import fetch
+from o1_records.kit.command import new_job, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """What to build or download, and where."""
+    """Add the options."""
     command.add_argument("name", help="stdlib, a collection or a suite, such as bright/biology or bright")
-    command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="of stdlib; else the folder of all data"
-    )
+    writes(
+        command, "--out", folder=True, required=True, metavar="DIR",
+        help="the folder of stdlib; else the folder of all data",
+    )  # fmt: skip
+    new_job(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch one after the other; what cannot be had is listed."""
-    if args.name == "stdlib":
-        build_stdlib(args.out)
-        say(f"{args.out}: ready")
-        return 0
-    names = suites.expand([args.name])
-    work = Partly()
-    for name in names:
-        folder = work.attempt(name, partial(suites.fetch, name, args.out))
-        if folder is not None:
-            say(f"{folder}: ready")
-    return work.code
+    """Fetch one after the other; those that fail are listed."""
+    with _shared.partly() as outcome:
+        ready = fetch(args.name, args.out, new_job=args.new_job, tell=_tell)
+        if args.name == "stdlib":
+            _tell(args.name, ready[args.name])
+    return outcome.code
+
+
+def _tell(name: str, outcome: Path | Exception) -> None:
+    _shared.say(f"error: {outcome}" if isinstance(outcome, Exception) else f"{outcome}: ready")

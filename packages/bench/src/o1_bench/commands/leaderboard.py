@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from o1_bench.commands.options import say
-from o1_bench.inputs import result_files
-from o1_bench.leaderboard import leaderboard
-from o1_bench.result import load_result
-from o1_bench.words import hundredths
+from o1_bench.commands import _shared
+from o1_bench.reporting.leaderboard import leaderboard
+from o1_bench.reporting.words import hundredths
+from o1_bench.results.result import load_result
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """The results to show beside published figures."""
-    command.add_argument("results", type=Path, nargs="+", help="results, or folders of them")
+    """Add the options."""
+    _shared.results(command, "results", nargs="+", help="results, or folders of them")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a system, best first, with its source."""
-    results = [load_result(path) for folder in args.results for path in result_files(folder)]
-    board = leaderboard(results)
+    """Print one line per system, best first, with its source."""
+    board = leaderboard([load_result(path) for path in _shared.found(args.results)])
     if board is None:
-        say("nothing published is known for these collections and measures")
+        _shared.say("no published figures are known for these collections and measures")
         return 0
     print("\t".join(["system", *map(" ".join, zip(board.columns, board.measures, strict=True)), "source"]))
     for entry in board.entries:

@@ -3,69 +3,57 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
 
-from o1_bench.commands.options import say
-from o1_bench.examples import WorkedExample, worked_examples
-from o1_bench.inputs import load_collection, load_thoughts, result_files
-from o1_bench.report import suite_table, table, write_report
-from o1_bench.result import Result, load_result
-from o1_bench.rows import main_measure, side_by_side
-from o1_bench.score import parse_measure
-from o1_bench.suite_rows import by_collection
-from o1_bench.words import choose_focus
+from o1_bench.commands import _shared
+from o1_bench.reporting.page import report
+from o1_bench.reporting.rows import by_collection
+from o1_bench.reporting.words import suite_table, table
 from o1_records import InputError
-from o1_records.command import at_least
-from o1_records.trec import read_run
+from o1_records.kit.command import at_least, reads, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """The results of a report and what it says first."""
-    command.add_argument(
-        "--results", type=Path, nargs="+", required=True, help="results, or a folder of them"
+    """Add the options."""
+    _shared.results(
+        command, "--results", nargs="+", required=True, metavar="RESULT", help="results, or folders of them"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="FILE")
-    command.add_argument("--baseline", default="", help="name of a result; the first by default")
-    command.add_argument("--focus", default="", help="name of the result that the summary is about")
-    command.add_argument("--title", default="Retrieval report")
+    writes(command, "--out", required=True, metavar="FILE", help="the HTML file to write")
+    command.add_argument(
+        "--baseline",
+        default="",
+        metavar="NAME",
+        help="result that the others are compared with; else the first",
+    )
+    command.add_argument(
+        "--focus", default="", metavar="NAME", help="result that the summary is about; else the best system"
+    )
+    command.add_argument("--title", default="Retrieval report", help="the headline")
     shown = command.add_argument_group("worked examples of one collection")
-    shown.add_argument("--collection", type=Path, metavar="DIR", help="its BEIR folder or ROOT/NAME")
-    shown.add_argument("--split", default="test")
-    shown.add_argument("--thoughts", type=Path, help="of the focus; kept beside its result by default")
-    shown.add_argument("--examples", type=at_least(0), default=6)
+    _shared.collection(shown, "--collection", metavar="DIR", help=_shared.COLLECTION)
+    _shared.split(shown)
+    reads(
+        shown, "--thoughts", inside=("*.jsonl",), once=True, metavar="PATH",
+        help="of the focus: JSONL, or a folder with one file per collection; else those beside its result",
+    )  # fmt: skip
+    shown.add_argument("--examples", type=at_least(0), default=6, metavar="N", help="queries to show")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print the table."""
-    paths = [path for folder in args.results for path in result_files(folder)]
-    results = [load_result(path) for path in paths]
-    examples = _examples(args, dict(zip(paths, results, strict=True))) if args.collection else ()
-    write_report(
-        args.out, results, baseline=args.baseline, focus=args.focus, title=args.title, examples=examples
+    if args.thoughts and not args.collection:
+        raise InputError("--thoughts are for worked examples, which need --collection; give both")
+    results = report(
+        _shared.found(args.results),
+        args.out,
+        baseline=args.baseline,
+        focus=args.focus,
+        title=args.title,
+        collection=args.collection,
+        split=args.split,
+        thoughts=args.thoughts,
+        examples=args.examples,
     )
     tables = suite_table if len(by_collection(results)) > 1 else table
     print(tables(results, baseline=args.baseline))
-    say(f"{args.out}: {len(results)} results; open it in a browser")
+    _shared.say(f"{args.out}: {len(results)} results; open it in a browser")
     return 0
-
-
-def _examples(args: argparse.Namespace, results: Mapping[Path, Result]) -> list[WorkedExample]:
-    collection = load_collection(args.collection, args.split)
-    here = {path: r for path, r in results.items() if r.collection.digests == collection.digests}
-    if not here:
-        raise InputError(f"{args.collection}: none of the results was measured on {collection.name}")
-    rows = side_by_side(list(here.values()), baseline=args.baseline)
-    base = next(row.result for row in rows if row.is_baseline)
-    about = choose_focus(rows, args.focus).result
-    folder_of = {result.name: path if path.is_dir() else path.parent for path, result in here.items()}
-    before, after = folder_of[base.name], folder_of[about.name]
-    thoughts = args.thoughts or after / "thoughts.jsonl"  # a result has it where its system thought
-    return worked_examples(
-        collection,
-        before=read_run(before / "run.trec"),
-        after=read_run(after / "run.trec"),
-        thoughts=load_thoughts(thoughts, collection.name) if args.thoughts or thoughts.exists() else (),
-        count=args.examples,
-        measure=parse_measure(main_measure(base)),
-    )

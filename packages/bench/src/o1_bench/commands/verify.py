@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from o1_bench.inputs import result_files
-from o1_bench.verify import verify_result
-from o1_records import InputError
+from o1_bench.commands import _shared
+from o1_bench.results.verify import verify_results
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """The results to verify."""
-    command.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="or folders of them")
+    """Add the options."""
+    _shared.results(command, "results", nargs="+", metavar="RESULT", help="results, or folders of them")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify every result, damaged ones too; exit code 4 unless all came out the same."""
-    wrong = 0
-    for path in (path for folder in args.results for path in result_files(folder)):
-        try:
-            differing = verify_result(path)
-        except (InputError, OSError) as error:
-            differing = [str(error)]
-        wrong += bool(differing)
-        print(f"{path}: " + ("differs" if differing else "every metric came out the same"))
-        for line in differing:
+    """Verify every result, damaged ones too; the exit code is 4 unless all are the same."""
+    differing = verify_results(_shared.found(args.results))
+    for path, lines in differing.items():
+        print(f"{path}: " + ("differs" if lines else "every metric came out the same"))
+        for line in lines:
             print(f"  {line}")
-    return 4 if wrong else 0
+    return 4 if any(differing.values()) else 0

@@ -1,1 +1,1 @@
-"""Collections: one loader or builder each. `o1_bench.suites` knows them all by name."""
+"""Collections: one loader or builder each. `o1_bench.datasets.suites` knows them all by name."""

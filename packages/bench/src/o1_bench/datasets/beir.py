@@ -53,10 +53,10 @@ PUBLIC = {
     "trec-covid": ("mteb/trec-covid", "bb9466bac8153a0349341eb1b22e06409e78ef4e"),
     "webis-touche2020": ("mteb/touche2020", "a34f9a33db75fa0cbb21bb5cfc3dae8dc8bec93f"),
 }
-"""The public sets (those without a licence to sign), each with its hub repository and revision."""
+"""The public sets (those that need no signed licence), each with its hub repository and revision."""
 
 ABSENT = {"arguana": 5}
-"""Judged documents that a set's corpus lacks (issue 101 of beir-cellar/beir, 5021 of mteb)."""
+"""Judged documents that are missing from a set's corpus (issue 101 of beir-cellar/beir, 5021 of mteb)."""
 
 _ONE_SPLIT = ("arguana", "climate-fever", "nq", "scidocs", "trec-covid")
 
@@ -98,11 +98,11 @@ def load_beir(
     excluded: Mapping[str, Set[str]] | None = None,
     absent: int = 0,
 ) -> Collection:
-    """Load one split of a BEIR folder; of the queries, those that the split judges.
+    """Load one split of a BEIR folder, with the queries that the split judges.
 
-    The corpus stays on disk and is read again at every pass. The name is the folder's and the
-    split's unless one is given. Raises InputError for a file that is missing or wrong, and as
-    Collection does, which also says what `excluded` and `absent` are.
+    The corpus stays on disk and is read again at every pass. The name is made of the folder's and the
+    split's unless one is given. `excluded` and `absent` are those of Collection. Raises InputError for a
+    file that is missing or wrong, and as Collection does.
     """
     folder = Path(folder)
     qrels = tuple(read_judgements(folder, split))
@@ -123,8 +123,8 @@ def load_beir(
 def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collection:
     """Load a public set by its BEIR name (`PUBLIC`), under BEIR's protocol.
 
-    A document whose id is the query's is never counted: BEIR's evaluator ignores identical ids by
-    default, and without it ArguAna and Quora find the query itself.
+    A document with the id of the query is never counted: BEIR's evaluator ignores identical ids by
+    default, and otherwise ArguAna and Quora find the query itself.
     """
     split = split_of(name)
     judged = {qrel.query_id for qrel in read_judgements(Path(folder), split)}
@@ -139,8 +139,8 @@ def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collect
 
 
 def read_judgements(folder: Path, split: str) -> Iterator[Qrel]:
-    """The judgements of a split; nothing else of the folder is read. Raises InputError without the split."""
-    places = (folder / "qrels", folder.with_name(f"{folder.name}-qrels"))
+    """Yield the judgements of a split and read nothing else. Raises InputError if there is no such split."""
+    places = (folder / "qrels", beside(folder))
     as_text = {path.stem: path for place in places for path in place.glob("*.tsv")}
     as_table = {name: place for place in places for name in table_names(place)}
     # a split is a name, never a way out of the folder
@@ -154,8 +154,13 @@ def read_judgements(folder: Path, split: str) -> Iterator[Qrel]:
         raise InputError(f"{folder}: no split {quoted(split)} in qrels/; it has {known}")
 
 
+def beside(folder: Path) -> Path:
+    """Return the folder of judgements that the hub keeps beside a set: BeIR/<name>-qrels."""
+    return folder.parent / f"{folder.resolve().name}-qrels"
+
+
 def split_of(name: str) -> str:
-    """The split of a public set that is reported on: dev for MS MARCO, test for all others."""
+    """Return the split of a public set that is reported on: dev for MS MARCO, test for all others."""
     return "dev" if name == "msmarco" else "test"
 
 

@@ -6,20 +6,20 @@ folder/gpt4_reason/<task>-....parquet (and four others)    the same, the query r
 folder/documents/<task>-....parquet                        id, content: passages
 folder/long_documents/<task>-....parquet                   id, content: whole pages, for 8 tasks
 ```
-That is the hub's xlangai/BRIGHT; JSON lines with the same columns do as well. What FlagEmbedding
-(`evaluation/bright/data_loader.py`) saves of it is read too, but for the long documents:
+That is the hub's xlangai/BRIGHT; JSON lines with the same columns will do as well. The files that
+FlagEmbedding (`evaluation/bright/data_loader.py`) saves of it are read too, except for the long documents:
 ```
 folder/<task>/corpus.jsonl                id, text
-folder/<task>/examples_queries.jsonl      id, text; ids with the table's name before them: examples-0
+folder/<task>/examples_queries.jsonl      id, text; ids start with the table's name: examples-0
 folder/<task>/examples_qrels.jsonl        qid, docid, relevance; 0 is an excluded document
 ```
 The protocol is that of the official code (github.com/xlang-ai/BRIGHT, `run.py` and `retrievers.py`
 at d99e839): gold documents have relevance 1, a query's `excluded_ids` are never counted for it, and
 `["N/A"]` means that it has none. White space in document ids becomes `_`, as in Rank-R1's copy
-(ielab/llm-rankers), so that TREC files can hold them. Query ids are the hub's everywhere, without
-prefixes, so that thoughts and runs of one copy fit the other; the collection's name keeps original
-and rewritten queries apart (`bright/biology`, `bright-gpt4/biology`). The instructions are
-FlagEmbedding's (`prompts.py` there), with which ReasonEmbed is evaluated.
+(ielab/llm-rankers), so that TREC files can hold them. Query ids are always the hub's, without
+prefixes, so that thoughts and runs of one copy fit the other; the collection's name distinguishes original
+from rewritten queries (`bright/biology`, `bright-gpt4/biology`). The instructions are FlagEmbedding's
+(`prompts.py` there), which ReasonEmbed is evaluated with.
 """
 
 from __future__ import annotations
@@ -121,15 +121,21 @@ def load_bright(
         task: one of `TASKS`.
         reasoning: one of `REASONING`: its rewritten queries instead of the original ones.
         long: whole pages instead of passages; `LONG_TASKS` have them.
-        merge: take the last of several documents with one id, as the official code does, and say in
-            the revision how many went; otherwise they are refused.
-        revision: which edition of the files it is, when that is known.
+        merge: keep the last of several documents with the same id, as the official code does, and say in
+            the revision how many were dropped; otherwise duplicates are refused.
+        revision: the edition of the files, if it is known.
 
     Raises:
         InputError: there is no such task, or a file is missing or wrong; and as Collection does.
     """
     folder = Path(folder)
-    _refuse_unknown(task, reasoning, long=long)
+    known = LONG_TASKS if long else tuple(TASKS)
+    if task not in known:
+        raise InputError(
+            f"{quoted(task)}: BRIGHT's tasks{' with long documents' if long else ''} are {', '.join(known)}"
+        )
+    if reasoning and reasoning not in REASONING:
+        raise InputError(f"{quoted(reasoning)}: BRIGHT's queries were rewritten by {', '.join(REASONING)}")
     saved = not long and (folder / task / "corpus.jsonl").is_file()
     table = REASONING[reasoning] if reasoning else "examples"
     passages = _flag_documents(folder / task) if saved else _hub_documents(folder, task, long=long)
@@ -138,7 +144,13 @@ def load_bright(
         _flag_examples(folder / task, table) if saved else _hub_examples(folder, task, table, long=long)
     )
     for example in examples:
-        _refuse_unfit(example)
+        query_id = quoted(example.query.query_id)
+        if not example.gold:
+            raise InputError(f"{example.place}: query {query_id} has no gold documents")
+        if both := example.excluded & set(example.gold):
+            raise InputError(
+                f"{example.place}: query {query_id} excludes its gold document {quoted(min(both))}"
+            )
     return Collection(
         name=f"bright{'-long' if long else ''}{f'-{reasoning}' if reasoning else ''}/{task}",
         documents=documents,
@@ -155,7 +167,7 @@ def load_bright(
 
 
 def instruction(task: str, *, long: bool = False) -> str:
-    """The task in words, for encoders that want it."""
+    """Return the task in words, for encoders that take it."""
     what = TASKS[task]
     kind = what.split()[-1]
     wanted = _WANTED.get(task, "documents" if long else "passages")
@@ -169,7 +181,7 @@ def _hub_documents(folder: Path, task: str, *, long: bool) -> Iterable[Document]
 
 def _hub_examples(folder: Path, task: str, table: str, *, long: bool) -> Iterator[_Example]:
     for place, row in read_rows(need_table(folder / table, task, _REMEDY), _HubExample):
-        # a dictionary in the official code: an id that stands twice counts once
+        # a dictionary in the official code: a duplicate id counts once
         gold = dict.fromkeys(map(word, row.gold_ids_long if long else row.gold_ids))
         yield _Example(
             place,
@@ -198,21 +210,3 @@ def _flag_examples(folder: Path, table: str) -> Iterator[_Example]:
             [doc_id for doc_id, value in relevance.items() if value],
             {doc_id for doc_id, value in relevance.items() if not value},
         )
-
-
-def _refuse_unfit(example: _Example) -> None:
-    query_id = quoted(example.query.query_id)
-    if not example.gold:
-        raise InputError(f"{example.place}: query {query_id} has no gold documents")
-    if both := example.excluded & set(example.gold):
-        raise InputError(f"{example.place}: query {query_id} excludes its gold document {quoted(min(both))}")
-
-
-def _refuse_unknown(task: str, reasoning: str, *, long: bool) -> None:
-    known = LONG_TASKS if long else tuple(TASKS)
-    if task not in known:
-        raise InputError(
-            f"{quoted(task)}: BRIGHT's tasks{' with long documents' if long else ''} are {', '.join(known)}"
-        )
-    if reasoning and reasoning not in REASONING:
-        raise InputError(f"{quoted(reasoning)}: BRIGHT's queries were rewritten by {', '.join(REASONING)}")

@@ -4,8 +4,8 @@
 folder/code_idx_map.txt                      JSON: code -> its number; 6,267 functions
 folder/cosqa-retrieval-{dev,test}-500.json   JSON: idx, doc (the query), code, retrieval_idx, ...
 ```
-The files lie in `data/search/` of github.com/Jun-jie-Huang/CoCLR (commit 14ebcac). A document's id
-is its number in the map. The corpus holds each function once; the copy on the hub (CoIR) repeats
+The files are in `data/search/` of github.com/Jun-jie-Huang/CoCLR (commit 14ebcac). A document's id
+is its number in the map. The corpus has each function once; the copy on the hub (CoIR) repeats
 a function for every query and judges one copy, so figures on the two are not comparable.
 """
 
@@ -33,19 +33,20 @@ class _Pair(msgspec.Struct):
 
 
 def load_cosqa(folder: str | Path, split: str = "test", *, revision: str = "") -> Collection:
-    """Load the test or dev split. Raises InputError for files that are missing, wrong or disagree."""
+    """Load the test or dev split. Raises InputError for files that are missing, wrong or inconsistent."""
     folder = Path(folder)
     if split not in ("test", "dev"):
         raise InputError(f"{quoted(split)}: CoSQA's retrieval splits are dev and test")
     codes: dict[str, int] = _decode(folder / CODES, dict[str, int])
-    _refuse_repeated_numbers(folder / CODES, codes)
+    if len(set(codes.values())) != len(codes):
+        raise InputError(f"{folder / CODES}: {len(codes)} codes share {len(set(codes.values()))} numbers")
     path = folder / f"cosqa-retrieval-{split}-500.json"
     pairs: list[_Pair] = _decode(path, list[_Pair])
     for number, pair in enumerate(pairs, 1):
         if codes.get(pair.code) != pair.retrieval_idx:
             raise InputError(
                 f"{path}: entry {number}: retrieval_idx {pair.retrieval_idx} is not the number of its code "
-                f"in {CODES} ({codes.get(pair.code)}); are the files of one edition?"
+                f"in {CODES} ({codes.get(pair.code)}); are the files of the same edition?"
             )
     return Collection(
         name=f"cosqa/{split}",
@@ -60,13 +61,8 @@ def _decode(path: Path, kind: Any) -> Any:
     if not path.is_file():
         raise InputError(f"{path.parent}: {path.name} is missing; get it from {URL}")
     if path.stat().st_size > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES} bytes; this is no file of CoSQA")
+        raise InputError(f"{path}: larger than {_MAX_BYTES} bytes; this is not a file of CoSQA")
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"{path}: {error}; get it from {URL}") from error
-
-
-def _refuse_repeated_numbers(path: Path, codes: dict[str, int]) -> None:
-    if len(set(codes.values())) != len(codes):
-        raise InputError(f"{path}: {len(codes)} codes share {len(set(codes.values()))} numbers")

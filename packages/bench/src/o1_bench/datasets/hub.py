@@ -1,12 +1,11 @@
 """Fetching a data set's files from the Hugging Face hub, in their original format.
 
-Loaders never reach for the network: this fills a folder, they read it. Needs the `[hub]` extra.
+Loaders never use the network: this fills a folder, they read it. Needs the `[hub]` extra.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +24,10 @@ class Repository:
 
 
 def fetch_repository(repository: Repository, root: str | Path, folder: str) -> Path:
-    """Download the wanted files of the pinned revision to `root/folder`; what is there stays.
+    """Download the wanted files of the pinned revision to `root/folder` and return it; existing files stay.
 
     Raises InputError when the hub cannot be reached, and when a symlink in the folder leads out of
-    `root`: nothing is written there.
+    `root`; then nothing is written.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -53,16 +52,17 @@ def fetch_repository(repository: Repository, root: str | Path, folder: str) -> P
 
 
 def inside(root: Path, folder: str) -> Path:
-    """`root/folder`, where neither `..` nor a symlink leads out of the root. Else InputError."""
+    """Return `root/folder`. Raises InputError where `..` or a symlink in it leads out of the root."""
     target = root / folder
-    for path in (target, *_links(target)):
+    links = (path for path in target.rglob("*") if path.is_symlink()) if target.is_dir() else ()
+    for path in (target, *links):
         if not path.resolve().is_relative_to(root.resolve()):
             raise InputError(f"{quoted(str(path))} leads out of {root}; nothing was written")
     return target
 
 
 def revision_of(folder: Path, repository: Repository | None) -> str:
-    """The commits that the files of a folder came from, as the hub's client noted when it put them there.
+    """Return the commits that the files of a folder came from, as the hub's client noted when it wrote them.
 
     Empty for files that were copied: then only the digests say which edition it is.
     """
@@ -70,7 +70,3 @@ def revision_of(folder: Path, repository: Repository | None) -> str:
     first = {note.read_text(errors="replace").split("\n", 1)[0] for note in notes}
     commits = sorted(commit for commit in first if _COMMIT.fullmatch(commit))
     return f"{repository.name}@{'+'.join(commits)}" if repository and commits else ""
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_symlink()) if folder.is_dir() else iter(())

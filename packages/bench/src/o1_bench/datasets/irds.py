@@ -1,4 +1,4 @@
-"""Any collection of ir_datasets, from its cache (it downloads what is not there). Needs `[irds]`.
+"""Any collection of ir_datasets, from its cache (it downloads what is missing). Needs the `[irds]` extra.
 
 ir_datasets repairs the broken encoding of MS MARCO's passages, so their texts, and with them the
 digests, differ from those of `collection.tsv`. BRIGHT's excluded ids are judgements of -100 there.
@@ -18,7 +18,7 @@ _EXCLUDED = -100
 
 @dataclass(frozen=True)
 class IrdsDocuments:
-    """The documents of a data set of ir_datasets, read again whenever they are iterated."""
+    """The documents of a data set of ir_datasets, read at every iteration."""
 
     dataset: Any
 
@@ -30,9 +30,9 @@ class IrdsDocuments:
 def load_irds(
     dataset_id: str, *, name: str = "", instruction: str = "", ignore_identical: bool = False, absent: int = 0
 ) -> Collection:
-    """Load a data set by ir_datasets' id (`msmarco-passage/trec-dl-2019`); of its queries, the judged.
+    """Load a data set by ir_datasets' id (`msmarco-passage/trec-dl-2019`), with the queries that are judged.
 
-    `ignore_identical` never counts a document whose id is the query's, as BEIR does. Raises
+    With `ignore_identical` a document with the id of the query is never counted, as in BEIR. Raises
     InputError for an unknown id and for a data set without documents, queries or qrels.
     """
     try:
@@ -44,7 +44,9 @@ def load_irds(
     except KeyError as error:
         raise InputError(f"{quoted(dataset_id)}: ir_datasets has no such data set") from error
     if not (dataset.has_docs() and dataset.has_queries() and dataset.has_qrels()):
-        raise InputError(f"{quoted(dataset_id)}: needs documents, queries and judgements; name a split of it")
+        raise InputError(
+            f"{quoted(dataset_id)}: has no documents, queries or judgements; name one of its splits"
+        )
     judgements = list(dataset.qrels_iter())
     excluded: dict[str, set[str]] = {}
     for one in judgements:

@@ -11,7 +11,7 @@ folder/msmarco-test2020-queries.tsv   2020qrels-pass.txt         200 queries, 54
 Every file may be gzipped (`.tsv.gz`). The qrels of DL19 and DL20 are graded 0-3: nDCG takes the
 grades as they are, binary measures count 2 and 3 (`rel=2`). The original passages have no titles;
 figures with titles (RocketQA, SimLM, RepLLaMA) are not comparable with figures without, so the
-collection's name says which: `msmarco/dev`, `msmarco-titles/dev`. Sources: the file lists of
+collection's name distinguishes them: `msmarco/dev`, `msmarco-titles/dev`. Sources: the file lists of
 microsoft/msmarco, trec.nist.gov/data/deep, ir_datasets 0.6.3 (`msmarco_passage.py`).
 """
 
@@ -37,7 +37,7 @@ FILES: dict[Queries, tuple[str, str]] = {
     "dl19": ("msmarco-test2019-queries.tsv", "2019qrels-pass.txt"),
     "dl20": ("msmarco-test2020-queries.tsv", "2020qrels-pass.txt"),
 }
-"""The queries and the judgements of each set, under the names they are published with."""
+"""The files of queries and judgements of each set, under their published names."""
 
 
 class _Titled(msgspec.Struct, rename={"doc_id": "docid"}):
@@ -48,7 +48,7 @@ class _Titled(msgspec.Struct, rename={"doc_id": "docid"}):
 
 @dataclass(frozen=True)
 class TsvDocuments:
-    """Documents of a file of `doc_id, text` or `doc_id, title, text`, read whenever they are iterated."""
+    """Documents of a file of `doc_id, text` or `doc_id, title, text`, read at every iteration."""
 
     path: Path
     titles: bool
@@ -66,13 +66,13 @@ class TsvDocuments:
 def load_msmarco(
     folder: str | Path, queries: Queries = "dev", *, titles: bool = False, revision: str = ""
 ) -> Collection:
-    """Load the passages with one set of queries; of the queries, those that are judged.
+    """Load the passages with the queries of one set that are judged.
 
     Args:
         folder: the files shown above.
         queries: `dev`, `dl19` or `dl20`.
         titles: the passages with titles instead of the original ones.
-        revision: which edition of the files it is, when that is known.
+        revision: the edition of the files, if it is known.
 
     Raises:
         InputError: a file is missing or wrong; and as Collection does.
@@ -83,25 +83,24 @@ def load_msmarco(
     queries_name, qrels_name = FILES[queries]
     qrels = tuple(read_qrels(_need(folder, qrels_name)))
     judged = {qrel.query_id for qrel in qrels}
-    asked = list(_read_queries(_need(folder, queries_name)))
+    asked = []
+    for place, line in text_lines(_need(folder, queries_name)):
+        query_id, text = _columns(line, 2, place, "query_id text")
+        asked.append(Query(query_id=query_id, text=text))
     kept = tuple(query for query in asked if query.query_id in judged)
     said = f"{'with' if titles else 'without'} titles; {len(kept)} of {len(asked)} queries are judged"
     return Collection(
         name=f"msmarco{'-titles' if titles else ''}/{queries}",
-        documents=_titled(folder) if titles else TsvDocuments(_need(folder, "collection.tsv"), titles=False),
+        documents=_passages(folder, titles=titles),
         queries=kept,
         qrels=qrels,
         revision=f"{revision}; {said}" if revision else said,
     )
 
 
-def _read_queries(path: Path) -> Iterator[Query]:
-    for place, line in text_lines(path):
-        query_id, text = _columns(line, 2, place, "query_id text")
-        yield Query(query_id=query_id, text=text)
-
-
-def _titled(folder: Path) -> TsvDocuments | TableDocuments[_Titled]:
+def _passages(folder: Path, *, titles: bool) -> TsvDocuments | TableDocuments[_Titled]:
+    if not titles:
+        return TsvDocuments(_need(folder, "collection.tsv"), titles=False)
     files = find_table(folder, "corpus")
     if files:
         return TableDocuments(
@@ -113,7 +112,7 @@ def _titled(folder: Path) -> TsvDocuments | TableDocuments[_Titled]:
 
 
 def _need(folder: Path, name: str) -> Path:
-    """The file, or its gzipped form."""
+    """Return the file, or its gzipped form."""
     found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
     if not found:
         raise InputError(
@@ -123,6 +122,7 @@ def _need(folder: Path, name: str) -> Path:
 
 
 def _columns(line: str, width: int, place: str, form: str) -> list[str]:
+    # the last column may contain tabs
     columns = line.split("\t", width - 1)
     if len(columns) != width or not columns[0]:
         raise InputError(f"{place}: expected {width} columns between tabs ({form}), got {quoted(line)}")

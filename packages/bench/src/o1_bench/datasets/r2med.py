@@ -5,8 +5,8 @@ folder/corpus.jsonl   id, text
 folder/query.jsonl    id, text
 folder/qrels.jsonl    q_id, p_id, score
 ```
-That is one hub repository a task (R2MED/Biology, ...), and what github.com/R2MED/R2MED reads
-(`src/eval_retrieval.py`); Parquet does as well. The instructions are those that its code gives E5
+Each task is one hub repository (R2MED/Biology, ...), in the form that github.com/R2MED/R2MED reads
+(`src/eval_retrieval.py`); Parquet will do as well. The instructions are those that its code gives E5
 (`src/instrcution.py`). White space in document ids becomes `_`, as in BRIGHT.
 """
 
@@ -56,10 +56,10 @@ def load_r2med(folder: str | Path, task: str, *, merge: bool = False, revision: 
     Args:
         folder: a local copy of the files of R2MED/<task>.
         task: one of `TASKS`; it gives the name and the instruction.
-        merge: take the last of several documents with one id, as the official code does, and say so
-            in the revision; otherwise they are refused. Bioinformatics seems to need it: its card
-            counts 47,473 documents, mteb 47,471 ids.
-        revision: which edition of the files it is, when that is known.
+        merge: keep the last of several documents with the same id, as the official code does, and say so
+            in the revision; otherwise duplicates are refused. Bioinformatics seems to need it: its card
+            says 47,473 documents, mteb counts 47,471 ids.
+        revision: the edition of the files, if it is known.
 
     Raises:
         InputError: there is no such task, or a file is missing or wrong; and as Collection does.
@@ -88,7 +88,7 @@ def load_r2med(folder: str | Path, task: str, *, merge: bool = False, revision: 
 
 
 def instruction(task: str) -> str:
-    """The task in words, for encoders that want it."""
+    """Return the task in words, for encoders that take it."""
     what = TASKS[task][0]
     kind = what.split()[-1].lower()
     if task in _SIMILAR_CASES:

@@ -1,30 +1,70 @@
-"""Which functions of the running interpreter are searched, which are asked for, which are taught.
+"""Which functions of the running interpreter are searched, asked for, and used for training.
 
 Functions whose first sentences are equal up to case and punctuation make one query. Dev and test
-queries are drawn from those that have a thought, in the order of their sha256, so that they move
-little between Python versions. Taught are the other functions of the standard library and those
+queries are drawn from those that have a thought, in the order of their sha256, so that they change
+little between Python versions. Training takes the other functions of the standard library and those
 of installed packages: none that repeats a dev or test query, and none that is a near-copy, in
-code or docstring, of a function that is relevant to one (`o1_bench.datasets.near_copies`).
+code or docstring, of a function that is relevant to one.
+
+Near-copies share shingles (Broder 1997): runs of three words, whatever their case and punctuation. Two
+texts are near-copies when at least half of the shingles of both together are in both (Jaccard >= 0.5).
+Changing a share e of the words leaves about s = (1 - e)^3 of the shingles and a Jaccard of s / (2 - s): 0.5
+means one changed word in eight. So a vendored or lightly edited function is caught; two functions that are
+merely about the same thing are not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from o1_bench.datasets.functions import Function
-from o1_bench.datasets.near_copies import NearCopies
-from o1_bench.datasets.sources import installed_packages, package_functions, stdlib_functions
+from o1_bench.datasets.functions import (
+    Function,
+    installed_packages,
+    package_functions,
+    stdlib_functions,
+)
 from o1_records import InputError
+from o1_records.kit.text import shingles
 
 TEST_QUERIES = 500
 DEV_QUERIES = 300
+NEAR_COPY = 0.5
 
-Group = list[Function]  # the functions of one sentence, in the order of the corpus
+Group = list[Function]  # the functions with the same sentence, in the order of the corpus
+
+
+class NearCopies:
+    """Says whether a text is a near-copy of one of the texts given here.
+
+    Exact, through an inverted index of shingles: no hashing that could miss a copy.
+    """
+
+    def __init__(self, texts: Iterable[str], *, threshold: float = NEAR_COPY) -> None:
+        self._threshold = threshold
+        self._sizes: list[int] = []
+        self._postings: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            found = shingles(text)
+            self._sizes.append(len(found))
+            for shingle in found:
+                self._postings.setdefault(shingle, []).append(row)
+
+    def __contains__(self, text: str) -> bool:
+        found = shingles(text)
+        known = self._postings.keys() & found
+        # the shared shingles are among `known`, and the union has all of `found`
+        if len(known) < self._threshold * len(found):
+            return False
+        shared = Counter(row for shingle in known for row in self._postings[shingle])
+        return any(
+            both >= self._threshold * (len(found) + self._sizes[row] - both) for row, both in shared.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +75,9 @@ class Selection:
         library: The functions that are searched.
         dev: The groups of `library` that dev queries ask for.
         test: The groups of `library` that test queries ask for.
-        own: The functions of `library` that are taught.
-        others: The functions of installed packages that are taught.
-        skipped: How many files could not be read.
+        own: The functions of `library` for training.
+        others: The functions of installed packages for training.
+        skipped: The number of files that could not be read.
     """
 
     library: Sequence[Function]
@@ -49,12 +89,12 @@ class Selection:
 
     @property
     def taught(self) -> list[Function]:
-        """All training functions, those of the standard library first."""
+        """All functions for training, those of the standard library first."""
         return [*self.own, *self.others]
 
 
 def select(sites: Iterable[Path], package_limit: int) -> Selection:
-    """Read the standard library and the packages in `sites`, of these up to `package_limit` functions.
+    """Read the standard library and, of the packages in `sites`, up to `package_limit` functions.
 
     Raises InputError when the interpreter comes without the source of its library.
     """
@@ -62,7 +102,15 @@ def select(sites: Iterable[Path], package_limit: int) -> Selection:
 
     skipped: list[Path] = []
     library = list(tqdm(stdlib_functions(skipped), "standard library", unit="", disable=None))
-    test, dev = _held_out(library)
+    # a query with a thought each, no sentence twice
+    found = [group for group in groups(library) if owner(group).rest]
+    found.sort(key=lambda group: _order(group[0].normalised))
+    if len(found) < TEST_QUERIES + DEV_QUERIES:
+        raise InputError(
+            f"only {len(found)} docstrings in {sysconfig.get_path('stdlib')} can be queries, "
+            f"{TEST_QUERIES + DEV_QUERIES} are needed; use a Python that has its library as source"
+        )
+    test, dev = found[:TEST_QUERIES], found[TEST_QUERIES:][:DEV_QUERIES]
     teaches = _training_filter([*test, *dev])
     own = [function for function in library if teaches(function)]
     with tqdm(desc="installed packages", total=package_limit, unit="", disable=None) as bar:
@@ -71,7 +119,7 @@ def select(sites: Iterable[Path], package_limit: int) -> Selection:
 
 
 def groups(functions: Iterable[Function]) -> list[Group]:
-    """Functions by equal sentence, where at least one of the sentences can be a query."""
+    """Return functions grouped by equal sentence, where at least one of the sentences can be a query."""
     found: dict[str, Group] = {}
     for function in functions:
         found.setdefault(function.normalised, []).append(function)
@@ -79,21 +127,9 @@ def groups(functions: Iterable[Function]) -> list[Group]:
 
 
 def owner(group: Group) -> Function:
-    """The function whose docstring gives the query and the thought: the first that has both."""
+    """Return the function whose docstring gives query and thought: the first that has both, if any."""
     asked = [function for function in group if function.can_be_query]
     return next((function for function in asked if function.rest), asked[0])
-
-
-def _held_out(library: Iterable[Function]) -> tuple[list[Group], list[Group]]:
-    """The test and the dev groups: a query with a thought each, no sentence twice."""
-    found = [group for group in groups(library) if owner(group).rest]
-    found.sort(key=lambda group: _order(group[0].normalised))
-    if len(found) < TEST_QUERIES + DEV_QUERIES:
-        raise InputError(
-            f"only {len(found)} docstrings in {sysconfig.get_path('stdlib')} can be queries, "
-            f"{TEST_QUERIES + DEV_QUERIES} are needed; use a Python that has its library as source"
-        )
-    return found[:TEST_QUERIES], found[TEST_QUERIES:][:DEV_QUERIES]
 
 
 def _training_filter(held_out: Iterable[Group]) -> Callable[[Function], bool]:
@@ -120,14 +156,14 @@ def _package_functions(
     skipped: list[Path],
     progress: Callable[[int], object],
 ) -> list[Function]:
-    """Up to `limit` functions, package after package; of the last one, those of least sha256."""
+    """Return up to `limit` functions, package after package; of the last one, those with the least sha256."""
     taken: list[Function] = []
     for folder, name in installed_packages(sites):
         if len(taken) == limit:
             break
         found = list(package_functions(folder, name, skipped))
         found.sort(key=lambda function: _order(function.name))
-        # the filter is slow and runs no further than it must
+        # the filter is slow, so it stops at the limit
         new = list(islice(filter(teaches, found), limit - len(taken)))
         taken.extend(new)
         progress(len(new))

@@ -1,7 +1,7 @@
 """The pictures of a report as inline SVG. Needs the `[report]` extra (matplotlib).
 
-Colours are CSS variables of the page, so that one picture serves light, dark and print:
-matplotlib draws with stand-ins, which are replaced in its output.
+Colours are CSS variables of the page, so that the same picture serves light, dark and print:
+matplotlib draws with placeholders, which are replaced in its output.
 """
 
 from __future__ import annotations
@@ -68,15 +68,19 @@ _MARKERS: dict[str, dict[str, Any]] = {
 def quality_against_time(
     points: Sequence[Point], *, measure: str, width: int, height: int, prefix: str
 ) -> str:
-    """Every result as a labelled point: time per query on a logarithmic axis, quality upwards.
+    """Draw every result as a labelled point: time per query on a logarithmic axis, quality upwards.
 
-    `prefix` keeps the ids of several pictures on one page apart.
+    `prefix` makes the ids of a picture unique on its page.
     """
     figure, axes = _figure(width, height, margins=(42, 12, 42, 30))
     axes.set_xscale("log")
     for point in points:
         axes.scatter(point.milliseconds, point.quality, linewidth=1.6, zorder=3, **_MARKERS[point.kind])
-    _pad(axes, points)
+    times = [point.milliseconds for point in points]
+    qualities = [point.quality for point in points]
+    room = max(0.02, 0.12 * (max(qualities) - min(qualities)))
+    axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
+    axes.set_ylim(min(qualities) - room, max(qualities) + room)
     for point in points:
         if point.kind == "baseline":
             axes.axhline(point.quality, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -85,16 +89,18 @@ def quality_against_time(
     axes.minorticks_off()
     axes.set_xlabel("milliseconds per query", color=SOFT, fontsize=12)
     axes.set_title(measure, color=SOFT, fontsize=12, loc="left", x=-34 / width)
-    figure.draw_without_rendering()  # places the axes, so that labels know where points are
+    figure.draw_without_rendering()  # places the axes, so that _label knows where the points are
     _label(axes, points, width, height)
     title = f"{measure} against milliseconds per query"
     return _svg(figure, prefix, title)
 
 
 def gain_curve(gains: Sequence[float], *, width: int, height: int, prefix: str) -> str:
-    """The gain of every query, largest first, as a filled curve around zero."""
+    """Draw the gain of every query, largest first, as a filled curve around zero."""
     figure, axes = _figure(width, height, margins=(34, 6, 8, 8))
-    heights = _at_most(np.asarray(gains, dtype=float), _MOST_STEPS)
+    heights = np.asarray(gains, dtype=float)
+    if len(heights) > _MOST_STEPS:
+        heights = heights[np.linspace(0, len(heights) - 1, _MOST_STEPS).round().astype(int)]
     edges = np.linspace(0, len(gains), len(heights) + 1)
     for part, colour in ((heights.clip(min=0), GAIN), (heights.clip(max=0), LOSS)):
         axes.stairs(part, edges, fill=True, facecolor=colour, edgecolor=colour, linewidth=0.4)
@@ -110,7 +116,7 @@ def gain_curve(gains: Sequence[float], *, width: int, height: int, prefix: str) 
 def length_curve(
     bins: Sequence[tuple[float, float, float, float]], *, width: int, height: int, prefix: str
 ) -> str:
-    """Mean gain against thought length: each bin is (words, gain, low, high), the last two its interval."""
+    """Draw the mean gain against thought length; a bin is (words, gain, low and high end of its interval)."""
     figure, axes = _figure(width, height, margins=(44, 10, 40, 10))
     words, gains, lows, highs = np.asarray(bins, dtype=float).T
     axes.vlines(words, lows, highs, color=SOFT, linewidth=2, zorder=2)
@@ -131,7 +137,7 @@ def length_curve(
 
 
 def _figure(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Any, Any]:
-    """A figure of so many pixels with one plain pair of axes; margins left, right, bottom, top."""
+    """Return a figure of so many pixels with one plain pair of axes; margins left, right, bottom, top."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -149,16 +155,8 @@ def _figure(width: int, height: int, margins: tuple[int, int, int, int]) -> tupl
     return figure, axes
 
 
-def _pad(axes: Any, points: Sequence[Point]) -> None:
-    times = [point.milliseconds for point in points]
-    qualities = [point.quality for point in points]
-    axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
-    room = max(0.02, 0.12 * (max(qualities) - min(qualities)))
-    axes.set_ylim(min(qualities) - room, max(qualities) + room)
-
-
 def _ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two times; with fewer than three of them also their 2- and 5-fold."""
+    """Return the powers of ten between two times; if there are fewer than three, also 2 and 5 times each."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**power for power in powers]
     inside = [tick for tick in tens if low <= tick <= high]
@@ -168,7 +166,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _label(axes: Any, points: Sequence[Point], width: int, height: int) -> None:
-    """Write each name beside its point where it covers neither a point nor another name."""
+    """Write each name beside its point, where it covers neither a point nor another name."""
     places = [axes.transData.transform((p.milliseconds, p.quality)) for p in points]
     taken = [_Box(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     order = sorted(range(len(points)), key=lambda number: -places[number][1])
@@ -177,7 +175,7 @@ def _label(axes: Any, points: Sequence[Point], width: int, height: int) -> None:
         box = _free_box(x, y, 6.8 * len(point.name), taken, _Box(44, 32, width, height - 24))
         taken.append(box)
         middle = (box.bottom + box.top) / 2
-        # anchored at the end that is near the point: a browser's font has widths of its own
+        # anchored at the end near the point, because a browser's font has other widths
         end, side = ("left", box.left) if box.left > x else ("right", box.right)
         if abs(middle - y) > 14:
             axes.annotate(
@@ -193,7 +191,7 @@ def _label(axes: Any, points: Sequence[Point], width: int, height: int) -> None:
 
 
 def _free_box(x: float, y: float, length: float, taken: Sequence[_Box], page: _Box) -> _Box:
-    """The nearest free rectangle for a name: right or left of its point, in steps up and down."""
+    """Return the nearest free rectangle for a name: right or left of its point, in steps up and down."""
     candidates = [
         _Box(left, y + shift - 8, left + length, y + shift + 8)
         for step in range(0, 160, 4)
@@ -212,13 +210,6 @@ def _free_box(x: float, y: float, length: float, taken: Sequence[_Box], page: _B
     return next(free, candidates[0])
 
 
-def _at_most(values: Any, count: int) -> Any:
-    """Sorted values thinned to a number of evenly spaced ones."""
-    if len(values) <= count:
-        return values
-    return values[np.linspace(0, len(values) - 1, count).round().astype(int)]
-
-
 def _svg(figure: Any, prefix: str, title: str) -> str:
     from matplotlib import rc_context
 
@@ -232,6 +223,6 @@ def _svg(figure: Any, prefix: str, title: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{title}"', text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for stand_in, variable in _COLOURS.items():
-        text = text.replace(stand_in, variable)
+    for placeholder, variable in _COLOURS.items():
+        text = text.replace(placeholder, variable)
     return text

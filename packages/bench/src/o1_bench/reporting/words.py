@@ -1,22 +1,30 @@
-"""Numbers as words: cells, and the summary that a report opens with."""
+"""Results as text: numbers in cells, tables for the terminal, and the summary that a report opens with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from o1_bench.compare import Comparison, paired_test
-from o1_bench.result import Milliseconds, Result
-from o1_bench.rows import CHANCE, Row, find, main_measure
-from o1_bench.suite_rows import SuiteRow
+from o1_bench.reporting.rows import (
+    CHANCE,
+    Row,
+    SuiteRow,
+    by_collection,
+    find,
+    main_measure,
+    over_tasks,
+    side_by_side,
+)
+from o1_bench.results.result import Milliseconds, Result
 
 
 def value(number: float) -> str:
-    """A metric: three decimals."""
+    """Return a metric with three decimals."""
     return f"{number:.3f}"
 
 
 def signed(number: float) -> str:
-    """A difference: three decimals with its sign; what rounds to nothing has none."""
+    """Return a difference with three decimals and its sign; one that rounds to 0 has no sign."""
     text = f"{abs(number):.3f}"
     if text == "0.000":
         return text
@@ -24,22 +32,22 @@ def signed(number: float) -> str:
 
 
 def p_value(number: float) -> str:
-    """A p-value: never a bare 0."""
+    """Return a p-value with three decimals, never 0."""
     return "< 0.001" if number < 0.001 else f"{number:.3f}"
 
 
 def interval(test: Comparison) -> str:
-    """The 95 % interval of a difference."""
+    """Return the 95 % interval of a difference."""
     return f"{signed(test.low)} to {signed(test.high)}"
 
 
 def hundredths(number: float | None) -> str:
-    """A metric as papers print it, times 100 with two decimals; empty when it is not known."""
+    """Return a metric as papers print it, times 100 with two decimals; empty if it is unknown."""
     return "" if number is None else f"{100 * number:.2f}"
 
 
 def size(number: int | None) -> str:
-    """Bytes in a unit that fits; a dash when it was not measured."""
+    """Return bytes in a unit that fits; a dash if they were not measured."""
     if number is None:
         return "–"
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
@@ -49,7 +57,7 @@ def size(number: int | None) -> str:
 
 
 def milliseconds(number: float | None) -> str:
-    """A time with the digits that count; a dash when it was not measured."""
+    """Return a time with its significant digits; a dash if it was not measured."""
     if number is None:
         return "–"
     if number >= 10:
@@ -58,17 +66,43 @@ def milliseconds(number: float | None) -> str:
 
 
 def stages(times: Milliseconds) -> str:
-    """The stages a time is made of, think + embed + search; empty when only one was measured."""
+    """Return the stages of a time, think + embed + search; empty if only one was measured."""
     parts = (times.think, times.embed, times.search)
     if sum(part is not None for part in parts) < 2:
         return ""
     return " + ".join(milliseconds(part) for part in parts)
 
 
-def choose_focus(rows: Sequence[Row], focus: str) -> Row:
-    """The row that the summary is about: the one named, else the best that is fair.
+def table(results: Sequence[Result], *, baseline: str = "") -> str:
+    """Return the results as lines of aligned text; differences are in the first measure."""
+    rows = side_by_side(results, baseline=baseline)
+    measures = list(rows[0].result.metrics)
+    lines = [["run", *measures, "ms/query", f"Δ {measures[0]}", "95 % interval", "p (Holm)"]]
+    for row in rows:
+        system = row.result.system
+        lines.append([_labelled(system.name, system.kind), *map(value, row.result.metrics.values())])
+        lines[-1] += [milliseconds(system.milliseconds.total), *_tested(row)]
+    return _aligned(lines)
 
-    Fair is what is neither a control nor an oracle; with nothing fair beside it, the baseline.
+
+def suite_table(results: Sequence[Result], *, baseline: str = "") -> str:
+    """Return the main measure of every system by collection and on average, as lines of aligned text."""
+    rows = over_tasks(results, baseline=baseline)
+    tasks = list(by_collection(results))
+    lines = [["run", *tasks, "average", "ms/query", "Δ", "95 % interval", "p (Holm)"]]
+    for row in rows:
+        of_tasks = [row.rows[task].result if task in row.rows else None for task in tasks]
+        lines.append([_labelled(row.name, row.kind)])
+        lines[-1] += ["" if each is None else value(each.metrics[main_measure(each)]) for each in of_tasks]
+        lines[-1] += ["" if row.average is None else value(row.average)]
+        lines[-1] += [milliseconds(row.milliseconds), *_tested(row)]
+    return _aligned(lines)
+
+
+def choose_focus(rows: Sequence[Row], focus: str) -> Row:
+    """Return the row that the summary is about: the one named, else the best system, else the baseline.
+
+    Controls and oracles are not systems.
     """
     if focus:
         found = find([row.result for row in rows], focus)
@@ -81,9 +115,9 @@ def choose_focus(rows: Sequence[Row], focus: str) -> Row:
 
 
 def summary(rows: Sequence[Row], focus: Row, *, comparisons: int | None = None) -> list[str]:
-    """What was found, in sentences; every number in them is computed from the results.
+    """Return the findings, in sentences; every number in them is computed from the results.
 
-    `comparisons` is how many the p-values were corrected for, when these rows are not all.
+    `comparisons` is the number that the p-values were corrected for, if these rows are not all.
     """
     base = next(row.result for row in rows if row.is_baseline)
     main = main_measure(base)
@@ -92,10 +126,14 @@ def summary(rows: Sequence[Row], focus: Row, *, comparisons: int | None = None) 
     opening += value(result.metrics[main])
     if focus.against is None or focus.p_value is None:
         return [sentence for sentence in (opening + ".", _oracles(rows, main)) if sentence]
+    ours, theirs = result.system.milliseconds.total, base.system.milliseconds.total
+    times = ""
+    if ours is not None and theirs is not None:
+        times = f"A query takes {milliseconds(ours)} ms instead of {milliseconds(theirs)} ms."
     sentences = [
         f"{opening}, “{base.name}” scores {value(base.metrics[main])}.",
         _verdict(focus.against, focus.p_value, comparisons or len(rows) - 1),
-        _times(result, base),
+        times,
         _controls(rows, result, main),
         _oracles(rows, main),
     ]
@@ -103,7 +141,7 @@ def summary(rows: Sequence[Row], focus: Row, *, comparisons: int | None = None) 
 
 
 def suite_summary(rows: Sequence[SuiteRow], focus: SuiteRow) -> list[str]:
-    """What was found over several tasks, in sentences."""
+    """Return the findings over several tasks, in sentences."""
     base = next(row for row in rows if row.is_baseline)
     average = "on average" if base.average is None else f"{value(base.average)} on average"
     if focus.against is None or focus.p_value is None or focus.average is None:
@@ -119,6 +157,27 @@ def suite_summary(rows: Sequence[SuiteRow], focus: SuiteRow) -> list[str]:
     ]
 
 
+def _labelled(name: str, kind: str) -> str:
+    return name if kind == "system" else f"{name} ({kind})"
+
+
+def _tested(row: Row | SuiteRow) -> list[str]:
+    if row.against is None or row.p_value is None:
+        return ["baseline" if row.is_baseline else "", "", ""]
+    return [signed(row.against.difference), interval(row.against), p_value(row.p_value)]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def _verdict(test: Comparison, p: float, comparisons: int) -> str:
     how = f"95\u00a0% interval {interval(test)}, p {'' if p < 0.001 else '= '}{p_value(p)}"
     if comparisons > 1:
@@ -128,13 +187,6 @@ def _verdict(test: Comparison, p: float, comparisons: int) -> str:
         return f"The difference of {signed(test.difference)} may be chance ({how}): {moved}"
     what = "gain" if test.difference > 0 else "loss"
     return f"The {what} of {signed(test.difference)} is more than chance ({how}): {moved}"
-
-
-def _times(result: Result, base: Result) -> str:
-    ours, theirs = result.system.milliseconds.total, base.system.milliseconds.total
-    if ours is None or theirs is None:
-        return ""
-    return f"A query takes {milliseconds(ours)} ms instead of {milliseconds(theirs)} ms."
 
 
 def _controls(rows: Sequence[Row], result: Result, main: str) -> str:
@@ -157,7 +209,7 @@ def _oracles(rows: Sequence[Row], main: str) -> str:
         return ""
     return (
         f"“{best.name}” scores {value(best.metrics[main])}: an oracle, which looks at the answer "
-        "and shows the room above."
+        "and shows the headroom."
     )
 
 

@@ -1,4 +1,4 @@
-"""Worked examples: single queries with their thought and what it moved."""
+"""Worked examples: single queries, their thoughts, and the documents that these moved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """A relevant document that changed its rank; None: not retrieved."""
+    """A relevant document whose rank changed; None: not retrieved."""
 
     doc_id: str
     before: int | None
@@ -33,7 +33,7 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkedExample:
-    """A query, its thought, the best documents without and with it, and the metric of both.
+    """A query, its thought, the best documents without and with it, and the metric of each run.
 
     `moved` are the relevant documents whose rank the thought changed, best ranks first.
     """
@@ -58,16 +58,25 @@ def worked_examples(
     top: int = 3,
     measure: Measure = ir_measures.nDCG @ 10,
 ) -> list[WorkedExample]:
-    """The queries that gained most and those that lost most, in turns, as long as there are some.
+    """Return up to `count` queries with a thought: in turn, those that gained most and those that lost most.
 
-    Of several thoughts of a query the first is shown. Ties go to the smaller query_id. The corpus
-    is read once.
+    Each shows its first thought. Ties go to the smaller query_id. The corpus is read once.
     """
     runs = to_dict(before), to_dict(after)
-    values = [_values(collection, run, measure) for run in runs]
-    texts = _first_texts(thoughts)
+    values, ranked = [], []
+    for run in runs:
+        metrics = score(collection.qrels, run, measures=[measure], excluded=collection.excluded)
+        values.append(by_query(metrics)[str(measure)])
+    texts: dict[str, str] = {}
+    for thought in thoughts:
+        texts.setdefault(thought.query_id, thought.text)
     chosen = _moved_most({q: values[1][q] - values[0][q] for q in values[0] if q in texts}, count)
-    ranked = [_ranked(run, chosen, collection) for run in runs]
+    for run in runs:
+        kept = {}
+        for query_id in chosen:
+            left_out = collection.excluded.get(query_id, frozenset())
+            kept[query_id] = {d: s for d, s in run.get(query_id, {}).items() if d not in left_out}
+        ranked.append({query_id: list(from_dict({query_id: scores})) for query_id, scores in kept.items()})
     best = [{query_id: hits[:top] for query_id, hits in run.items()} for run in ranked]
     shown = _shown(best, collection)
     queries = {query.query_id: query.text for query in collection.queries}
@@ -86,38 +95,13 @@ def worked_examples(
     ]
 
 
-def _first_texts(thoughts: Iterable[Thought]) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for thought in thoughts:
-        texts.setdefault(thought.query_id, thought.text)
-    return texts
-
-
-def _values(
-    collection: Collection, run: Mapping[str, Mapping[str, float]], measure: Measure
-) -> dict[str, float]:
-    metrics = score(collection.qrels, run, measures=[measure], excluded=collection.excluded)
-    return by_query(metrics)[str(measure)]
-
-
 def _moved_most(gains: Mapping[str, float], count: int) -> list[str]:
-    """Query ids, the largest gain, the largest loss, the second largest gain and so on."""
+    """Return query ids: the largest gain, the largest loss, the second largest gain and so on."""
     order = sorted(gains, key=lambda query_id: (-gains[query_id], query_id))
     won = [query_id for query_id in order if gains[query_id] > 0]
     lost = [query_id for query_id in reversed(order) if gains[query_id] < 0]
     turns = [side[place] for place in range(len(order)) for side in (won, lost) if place < len(side)]
     return turns[:count]
-
-
-def _ranked(
-    run: Mapping[str, Mapping[str, float]], chosen: Iterable[str], collection: Collection
-) -> dict[str, list[Hit]]:
-    best = {}
-    for query_id in chosen:
-        left_out = collection.excluded.get(query_id, frozenset())
-        scores = {d: s for d, s in run.get(query_id, {}).items() if d not in left_out}
-        best[query_id] = list(from_dict({query_id: scores}))
-    return best
 
 
 def _moved(
@@ -134,7 +118,7 @@ def _moved(
 def _shown(
     runs: Sequence[Mapping[str, Sequence[Hit]]], collection: Collection
 ) -> list[dict[str, tuple[Shown, ...]]]:
-    """The hits of each query in each run as a reader sees them, from one pass over the corpus."""
+    """Return the hits of each query in each run as a reader sees them, in one pass over the corpus."""
     wanted = {hit.doc_id for run in runs for best in run.values() for hit in best}
     texts = {d.doc_id: d.full_text[:400] for d in collection.documents if d.doc_id in wanted}
     relevant = {qrel.key for qrel in collection.qrels if qrel.relevance > 0}

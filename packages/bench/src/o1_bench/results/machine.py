@@ -1,4 +1,4 @@
-"""What measured: the machine and the versions of the packages."""
+"""The machine that measured, and the versions of the packages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PACKAGES = (
 
 
 class Hardware(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machine that measured the times."""
+    """The machine on which the times were measured."""
 
     cpu: str
     cpus: Count
@@ -42,21 +42,21 @@ class Hardware(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each package that can move a number or a time."""
+    """Return the installed version of each package that can change a metric or a time."""
     import importlib.metadata  # 40 ms that `import o1_bench` does not need
 
-    versions = {}
+    found = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware() -> Hardware:
-    """This machine, as far as it says so."""
+    """Describe this machine, as far as the system tells."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware(
-        cpu=_cpu(),
+        cpu=_cpu_name(),
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         memory_gib=round(memory / 2**30, 1),
         python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -64,14 +64,14 @@ def hardware() -> Hardware:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring the peak of memory again, where the system can (Linux)."""
+    """Start measuring the peak of memory again, where the system allows it (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that this process, or one child of it, has had in use."""
-    import resource  # not on every system; nothing else here needs it
+    """Return the most memory, in bytes, that this process or one of its children has used."""
+    import resource  # not on every system, and needed only here
 
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = [resource.getrusage(who).ru_maxrss * unit for who in (_SELF, _CHILDREN)]
@@ -81,7 +81,7 @@ def peak_memory() -> int:
     return max(peaks)
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     # platform.processor() is empty on Linux
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:

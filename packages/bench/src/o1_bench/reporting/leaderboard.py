@@ -1,7 +1,7 @@
 """Published figures beside ours: `published.jsonl`, each line with its source.
 
-The figures were copied from the sources that they name; where none is known there is no line. A
-figure of a whole suite stands under the suite's name (`bright`), as its authors average it.
+The figures were copied from the sources that they name; unknown ones have no line. A figure of a whole
+suite has the suite's name (`bright`) and is averaged as by its authors.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 
-from o1_bench.result import Result
-from o1_bench.rows import main_measure
-from o1_bench.suite_rows import by_collection
-from o1_records import Record, read_jsonl
+from o1_bench.reporting.rows import by_collection, main_measure
+from o1_bench.results.result import Result
+from o1_records import InputError, Record, quoted, read_jsonl
 from o1_records.types import NonBlank
 
 
 class Published(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A figure that someone published, as a fraction; `note` says what is known of the protocol."""
+    """A published figure, as a fraction; `note` says what is known of the protocol."""
 
     collection: NonBlank
     measure: NonBlank
@@ -31,7 +30,7 @@ class Published(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of a leaderboard: values by collection, None where none is known."""
+    """One line of a leaderboard: values by collection, None where they are unknown."""
 
     system: str
     values: tuple[float | None, ...]
@@ -40,7 +39,7 @@ class Entry:
 
     @property
     def ours(self) -> bool:
-        """Whether it was measured here."""
+        """Whether it is one of our results."""
         return not self.source
 
     @property
@@ -51,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Systems by collections, best first by the last column; its measures, one a column."""
+    """Systems by collections, best first by the last column; each column has its measure."""
 
     columns: tuple[str, ...]
     measures: tuple[str, ...]
@@ -59,24 +58,37 @@ class Leaderboard:
 
     @property
     def sources(self) -> list[tuple[str, str]]:
-        """The origins of the figures of others, each once."""
+        """The origins of the published figures, each once."""
         return list(dict.fromkeys(entry.origin for entry in self.entries if not entry.ours))
 
 
+@cache
 def published() -> tuple[Published, ...]:
-    """All published figures that are known."""
-    return _published()
+    """Return all published figures that are known."""
+    with as_file(files("o1_bench.reporting") / "published.jsonl") as path:
+        return tuple(read_jsonl(path, Published))
 
 
 def leaderboard(results: Sequence[Result]) -> Leaderboard | None:
-    """The main measure of the results beside what is published for it; None when nothing is.
+    """Return the main measure of the results beside published figures of it; None if there are none.
 
-    Ours are the results that are neither control nor oracle. Where all tasks of a published suite
-    ran, its average is the last column.
+    Controls and oracles are left out. If all tasks of a published suite ran, its average is the last column.
     """
     groups = by_collection(results)
+    if not groups:
+        return None
     columns = [(task, main_measure(group[0])) for task, group in groups.items()]
-    ours = _ours(groups, columns)
+    fair = [r for group in groups.values() for r in group if r.system.kind == "system"]
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    for result in fair:
+        if metrics.setdefault((result.name, result.collection.name), result.metrics) is not result.metrics:
+            raise InputError(
+                f"two results are called {quoted(result.name)} on {result.collection.name}; leave one out"
+            )
+    ours = {
+        name: [metrics.get((name, task), {}).get(measure) for task, measure in columns]
+        for name in dict.fromkeys(result.name for result in fair)
+    }
     columns, ours = _with_average(columns, ours)
     known = {(each.collection, each.measure) for each in published()}
     kept = [place for place, column in enumerate(columns) if column in known]
@@ -93,21 +105,10 @@ def leaderboard(results: Sequence[Result]) -> Leaderboard | None:
     )
 
 
-def _ours(
-    groups: dict[str, list[Result]], columns: Sequence[tuple[str, str]]
-) -> dict[str, list[float | None]]:
-    fair = [r for group in groups.values() for r in group if r.system.kind == "system"]
-    values = {(r.name, r.collection.name): r.metrics for r in fair}
-    return {
-        name: [values.get((name, task), {}).get(measure) for task, measure in columns]
-        for name in dict.fromkeys(result.name for result in fair)
-    }
-
-
 def _with_average(
     columns: list[tuple[str, str]], ours: dict[str, list[float | None]]
 ) -> tuple[list[tuple[str, str]], dict[str, list[float | None]]]:
-    """The same with a column for the average, when the tasks are those of a published suite."""
+    """Add a column for the average, if the tasks are those of a published suite."""
     suite = columns[0][0].partition("/")[0]
     of_suite = {each.collection for each in published() if each.collection.startswith(f"{suite}/")}
     if {task for task, _ in columns} != of_suite:
@@ -138,9 +139,3 @@ def _theirs(columns: Sequence[tuple[str, str]]) -> list[Entry]:
 def _best_first(entry: Entry) -> tuple[bool, float, str]:
     last = entry.values[-1]
     return last is None, -(last or 0.0), entry.system
-
-
-@cache
-def _published() -> tuple[Published, ...]:
-    with as_file(files("o1_bench") / "published.jsonl") as path:
-        return tuple(read_jsonl(path, Published))

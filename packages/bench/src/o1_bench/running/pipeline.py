@@ -20,7 +20,7 @@ class Embed(Protocol):
     """Vectors of queries, such as `o1_model.Embedder.encode_query`."""
 
     def __call__(self, queries: Sequence[Query], *, thoughts: Sequence[Sequence[str]] | None) -> Vectors:
-        """Give vectors [queries, dim]; `thoughts` holds those of each query, None: nobody thought."""
+        """Return vectors [queries, dim]; `thoughts` has those of each query, None: there are none at all."""
         ...
 
 
@@ -28,19 +28,19 @@ class Search(Protocol):
     """Hits for vectors, such as `o1_index.Index.search`."""
 
     def __call__(self, vectors: Vectors, query_ids: Sequence[str], *, k: int) -> Iterable[Hit]:
-        """Give up to k hits for each row of `vectors` [queries, dim]."""
+        """Return up to k hits for each row of `vectors` [queries, dim]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A retriever whose stages are timed and kept each on its own; it can be called like any other.
+    """A retriever whose stages are timed and kept separately; it can be called like any other.
 
     Attributes:
-        embed: queries and their thoughts to vectors.
-        search: vectors to hits.
-        think: queries to thoughts; without it they come from `thoughts`.
-        thoughts: texts by query_id that are there already, as those of `o1_bench.controls`.
+        embed: turns queries and their thoughts into vectors.
+        search: turns vectors into hits.
+        think: writes thoughts about queries; without it they come from `thoughts`.
+        thoughts: existing texts by query_id, such as those of `o1_bench.controls`.
     """
 
     embed: Embed
@@ -54,17 +54,17 @@ class Pipeline:
             raise InputError("a pipeline thinks or is given thoughts, not both; leave one of them out")
 
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
-        """Go through all stages."""
+        """Return up to k hits for each query, through all stages."""
         texts = thought_texts(self.think(queries)) if self.think else self.thoughts
         return self.search(self.vectors(queries, texts), [query.query_id for query in queries], k=k)
 
     def vectors(self, queries: Sequence[Query], texts: Mapping[str, Sequence[str]] | None) -> Vectors:
-        """Embed the queries, each with its own thoughts of `texts`; float32 [queries, dim].
+        """Embed the queries, each with its own thoughts of `texts`; return float32 [queries, dim].
 
-        Raises InputError when there is not one vector a query.
+        Raises InputError unless there is one vector per query.
         """
         own = None if texts is None else [texts.get(query.query_id, ()) for query in queries]
         vectors = np.asarray(self.embed(queries, thoughts=own), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(queries):
-            raise InputError(f"embed gave vectors of shape {vectors.shape} for {len(queries)} queries")
+            raise InputError(f"embed returned vectors of shape {vectors.shape} for {len(queries)} queries")
         return vectors

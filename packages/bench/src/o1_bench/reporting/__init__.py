@@ -1,0 +1,1 @@
+"""Reporting: results side by side, as tables and sentences, as one HTML file, beside published figures."""

@@ -1,0 +1,272 @@
+"""A report: one offline HTML file. Needs the `[report]` extra.
+
+The templates take what is said of each collection, and of all of them together: rows, sentences, pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from o1_bench.datasets.suites import load_collection
+from o1_bench.reporting import words
+from o1_bench.reporting.examples import WorkedExample, worked_examples
+from o1_bench.reporting.leaderboard import leaderboard
+from o1_bench.reporting.pictures import Point, gain_curve, length_curve, quality_against_time
+from o1_bench.reporting.rows import (
+    Row,
+    SuiteRow,
+    by_collection,
+    gain_by_length,
+    main_measure,
+    over_tasks,
+    side_by_side,
+)
+from o1_bench.results.result import RUN, THOUGHTS, Result, load_result
+from o1_bench.running.task import load_thoughts
+from o1_bench.score import parse_measure
+from o1_records import InputError, MissingExtraError, atomic_write, quoted
+from o1_records.trec import read_run
+
+_WIDE, _NARROW = (760, 400), (350, 440)
+_KINDS = {"control": "control", "oracle": "oracle: looks at the answer"}
+_FILTERS = ("value", "signed", "p_value", "interval", "milliseconds", "stages", "hundredths", "size")
+
+
+def report(
+    paths: Iterable[str | Path],
+    out: str | Path,
+    *,
+    baseline: str = "",
+    focus: str = "",
+    title: str = "Retrieval report",
+    collection: str | Path | None = None,
+    split: str = "test",
+    thoughts: str | Path | None = None,
+    examples: int = 6,
+) -> list[Result]:
+    """Write a report about saved results and return them; `write_report` takes results in memory.
+
+    Args:
+        paths: results, see `o1_bench.results.result.find_results`.
+        out: the HTML file.
+        baseline: see `write_report`.
+        focus: see `write_report`.
+        title: the headline.
+        collection: for worked examples, the collection (a BEIR folder or `ROOT/NAME`) of some of the results.
+        split: of a BEIR folder.
+        thoughts: those of the focus (JSONL, or a folder with one file per collection); those kept beside its
+            result by default.
+        examples: how many queries are shown.
+
+    Raises:
+        InputError: none of the results was measured on the collection; or as `write_report` does.
+    """
+    found = {path: load_result(path) for path in map(Path, paths)}
+    shown: Sequence[WorkedExample] = ()
+    if collection is not None:
+        asked = load_collection(collection, split)
+        here = {path: r for path, r in found.items() if r.collection.digests == asked.digests}
+        if not here:
+            raise InputError(f"{collection}: none of the results was measured on {asked.name}")
+        rows = side_by_side(list(here.values()), baseline=baseline)
+        base = next(row.result for row in rows if row.is_baseline)
+        about = words.choose_focus(rows, focus).result
+        folder_of = {result.name: path if path.is_dir() else path.parent for path, result in here.items()}
+        before, after = folder_of[base.name], folder_of[about.name]
+        kept = after / THOUGHTS  # where the system thought
+        shown = worked_examples(
+            asked,
+            before=read_run(before / RUN),
+            after=read_run(after / RUN),
+            thoughts=load_thoughts(thoughts or kept, asked.name) if thoughts or kept.exists() else (),
+            count=examples,
+            measure=parse_measure(main_measure(base)),
+        )
+    results = list(found.values())
+    write_report(out, results, baseline=baseline, focus=focus, title=title, examples=shown)
+    return results
+
+
+def write_report(
+    path: str | Path,
+    results: Sequence[Result],
+    *,
+    baseline: str = "",
+    focus: str = "",
+    examples: Sequence[WorkedExample] = (),
+    title: str = "Retrieval report",
+) -> None:
+    """Write a report that needs nothing but a browser.
+
+    Args:
+        path: the HTML file; it appears whole or not at all.
+        results: in the order of the table; the first measure is the main one. Results of several
+            collections get a section for each, with p-values corrected over all of them.
+        baseline: the name of the result that the others are compared with; the first one by default.
+        focus: the name of the result that the summary is about; the best that is neither control nor oracle
+            by default.
+        examples: worked examples, see `o1_bench.reporting.examples.worked_examples`.
+        title: the headline.
+
+    Raises:
+        InputError: the results do not belong side by side, or none has such a name.
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    suite = over_tasks(results, baseline=baseline) if len(by_collection(results)) > 1 else []
+    shown = None
+    if suite:
+        chosen = suite_focus(suite, focus)
+        shown = suite_page(suite, chosen)
+        comparisons = sum(row.against is not None for each in suite for row in each.rows.values())
+        tasks = dict.fromkeys(task for each in suite for task in each.rows)
+        of_tasks = [[each.rows[task] for each in suite if task in each.rows] for task in tasks]
+        pages = [
+            page(rows, chosen.name, f"c{number}", comparisons=comparisons)
+            for number, rows in enumerate(of_tasks)
+        ]
+    else:
+        pages = [page(side_by_side(results, baseline=baseline), focus, "c0")]
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-bench", "report", "Writing a report") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("o1_bench.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in _FILTERS:
+        environment.filters[name] = getattr(words, name)
+    text = environment.get_template("report.html").render(
+        title=title,
+        pages=pages,
+        suite=shown,
+        board=leaderboard(results),
+        examples=examples,
+        kinds=_KINDS,
+        shown_kinds={result.system.kind for result in results},
+    )
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def page(rows: Sequence[Row], focus: str, prefix: str, *, comparisons: int = 0) -> dict[str, Any]:
+    """Return all that a report says of one collection; less if it is part of a suite of `comparisons`."""
+    base = next(row.result for row in rows if row.is_baseline)
+    there = any(row.result.name == focus for row in rows)
+    about = words.choose_focus(rows, focus if there or not comparisons else "")
+    shown = [about] if comparisons else rows
+    fair = [row.result for row in rows if row.result.system.kind == "system"]
+    best = {m: max((result.metrics[m] for result in fair), default=0.0) for m in rows[0].result.metrics}
+    ends = [abs(end) for row in rows if row.against for end in (row.against.low, row.against.high)]
+    return {
+        "name": base.collection.name,
+        "rows": rows,
+        "base": base,
+        "focus": about,
+        "summary": words.summary(rows, about, comparisons=comparisons),
+        "main": main_measure(base),
+        "best": best,
+        "scale": max([*ends, 1e-6]),  # half the width of the pictures of intervals, in units of the measure
+        "time_pictures": {} if comparisons else _time_pictures(_points(rows), main_measure(base), prefix),
+        "gain_pictures": _gain_pictures(shown, prefix),
+        "length_pictures": _length_pictures(shown, base, prefix),
+    }
+
+
+def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
+    """Return all that a report says of several collections together."""
+    base = next(row for row in rows if row.is_baseline)
+    mains = {task: main_measure(row.result) for task, row in base.rows.items()}
+    tests = [row.against for row in focus.rows.values() if row.against]
+    ends = [abs(end) for test in tests for end in (test.low, test.high, test.difference)]
+    points = [
+        _point(row.name, row.kind, row.milliseconds, row.average, is_baseline=row.is_baseline) for row in rows
+    ]
+    fair = [row.average for row in rows if row.kind == "system" and row.average is not None]
+    return {
+        "rows": rows,
+        "base": base,
+        "focus": focus,
+        "tasks": mains,
+        "best": max(fair, default=0.0),
+        "scale": max([*ends, 1e-6]),
+        "summary": words.suite_summary(rows, focus),
+        "time_pictures": _time_pictures([p for p in points if p], "average over the tasks", "suite"),
+    }
+
+
+def suite_focus(rows: Sequence[SuiteRow], focus: str) -> SuiteRow:
+    """Return the row named, else the system that is best on average, else the baseline."""
+    if focus:
+        found = next((row for row in rows if row.name == focus), None)
+        if found is None:
+            raise InputError(f"no result is called {quoted(focus)}; there are {[row.name for row in rows]}")
+        return found
+    fair = [row for row in rows if row.kind == "system" and row.against is not None]
+    return max(fair, key=lambda row: row.average or 0.0, default=next(r for r in rows if r.is_baseline))
+
+
+def _points(rows: Sequence[Row]) -> list[Point]:
+    main = main_measure(rows[0].result)
+    found = [
+        _point(
+            row.result.name,
+            row.result.system.kind,
+            row.result.system.milliseconds.total,
+            row.result.metrics[main],
+            is_baseline=row.is_baseline,
+        )
+        for row in rows
+    ]
+    return [point for point in found if point]
+
+
+def _point(
+    name: str, kind: str, milliseconds: float | None, quality: float | None, *, is_baseline: bool
+) -> Point | None:
+    if not milliseconds or quality is None:
+        return None
+    kind = "baseline" if is_baseline else kind
+    return Point(name=name, kind=kind, milliseconds=milliseconds, quality=quality)
+
+
+def _time_pictures(points: Sequence[Point], measure: str, prefix: str) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    sizes = (("wide", _WIDE), ("narrow", _NARROW)) if points else ()
+    return {
+        name: Markup(
+            quality_against_time(
+                points, measure=measure, width=width, height=height, prefix=f"{prefix}-t-{name}"
+            )
+        )
+        for name, (width, height) in sizes
+    }
+
+
+def _gain_pictures(rows: Sequence[Row], prefix: str) -> list[tuple[Row, Any]]:
+    from markupsafe import Markup
+
+    return [
+        (row, Markup(gain_curve(row.gains, width=240, height=110, prefix=f"{prefix}-g{number}")))
+        for number, row in enumerate(rows)
+        if row.against
+    ]
+
+
+def _length_pictures(rows: Sequence[Row], base: Result, prefix: str) -> list[tuple[Row, Any]]:
+    from markupsafe import Markup
+
+    found = []
+    for number, row in enumerate(rows):
+        bins = gain_by_length(row, base) if row.against else []
+        points = [(b.words, b.gain.difference, b.gain.low, b.gain.high) for b in bins]
+        if len(points) > 1:
+            drawn = length_curve(points, width=320, height=190, prefix=f"{prefix}-l{number}")
+            found.append((row, Markup(drawn)))
+    return found

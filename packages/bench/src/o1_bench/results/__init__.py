@@ -1,0 +1,1 @@
+"""Results: what a run found and what it cost, with the files to check it."""

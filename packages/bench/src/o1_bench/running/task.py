@@ -1,0 +1,121 @@
+"""One collection, how systems run on it, and the thoughts that they are given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from o1_bench.collection import Collection, digest
+from o1_bench.controls import CONTROLS, Texts, thought_texts
+from o1_bench.results.result import Kind, Milliseconds, Result, System
+from o1_bench.running.evaluate import evaluate
+from o1_bench.running.pipeline import Pipeline
+from o1_bench.running.retrieve import Retrieve
+from o1_bench.score import Measure
+from o1_records import InputError, Thought, read_jsonl
+
+_SAMPLED = ("model", "revision", "prompt_digest", "temperature", "top_p", "max_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One collection, and how systems run on it.
+
+    Attributes:
+        collection: what is asked, and of what.
+        folder: each system gets a folder in it.
+        measures: the first one is the main one.
+        k: the largest number of hits per query.
+        thoughts: existing thoughts about the queries.
+        think_ms: the time that writing them took, in milliseconds per query; None: unknown.
+        oracle: whether those thoughts read the answer; results then say so.
+        think: whether models that can think write thoughts of their own.
+        controls: whether empty, shuffled and filler thoughts run too.
+        new_job: move results that were made with other settings aside, instead of refusing them.
+    """
+
+    collection: Collection
+    folder: Path
+    measures: Sequence[Measure]
+    k: int = 1000
+    thoughts: Sequence[Thought] = ()
+    think_ms: float | None = None
+    oracle: bool = False
+    think: bool = False
+    controls: bool = False
+    new_job: bool = False
+
+    def folder_of(self, name: str) -> Path:
+        """Return the folder of a system by its name."""
+        return self.folder / slug(name)
+
+    def run(self, system: System, retrieve: Retrieve | Pipeline) -> Result:
+        """Run one system, or take what an earlier call kept."""
+        return evaluate(
+            self.collection, retrieve, system=system, folder=self.folder_of(system.name), k=self.k,
+            measures=self.measures, progress=True, new_job=self.new_job,
+        )  # fmt: skip
+
+    def with_given_thoughts(
+        self,
+        system: System,
+        retrieve: Callable[[Texts], Retrieve | Pipeline],
+        note: str = "thoughts appended (Query2doc)",
+    ) -> Iterator[Result]:
+        """Run a system with the given thoughts, if there are some, and with the controls at the same cost."""
+        if not self.thoughts:
+            return
+        texts = self.texts()
+        yield self.run(self.paid(system, f"{system.name} + thought", note), retrieve(texts))
+        for control, (change, says) in CONTROLS.items() if self.controls else ():
+            name = f"{system.name} + {control} thought"
+            yield self.run(self.paid(system, name, says, "control"), retrieve(change(texts)))
+
+    def paid(self, system: System, name: str, note: str, kind: Kind = "system") -> System:
+        """Return the system under another name, with the cost and the sampling of the given thoughts."""
+        if self.oracle and kind == "system":
+            kind, note = "oracle", f"oracle: {note}"
+        if self.think_ms is None and kind != "control":
+            note += "; the time of thinking is not known"
+        asked = {query.query_id for query in self.collection.queries}
+        given = [thought for thought in self.thoughts if thought.query_id in asked]
+        sources = [thought.source for thought in given]
+        sampled = sorted({tuple(getattr(source, name) for name in _SAMPLED) for source in sources})
+        sampling = {
+            "thoughts": [dict(zip(_SAMPLED, each, strict=True)) for each in sampled],
+            "sha256": digest(given),
+        }
+        tokens = sum(source.completion_tokens for source in sources)
+        return replace(
+            system, name=name, note=note, kind=kind, thought_tokens=tokens, sampling=sampling,
+            milliseconds=Milliseconds(think=self.think_ms),
+        )  # fmt: skip
+
+    def texts(self, thoughts: Iterable[Thought] | None = None) -> Texts:
+        """Return the thoughts, by default the given ones, of each query; a query may have none.
+
+        Raises InputError when none is about a query of the collection.
+        """
+        texts = thought_texts(self.thoughts if thoughts is None else thoughts)
+        asked = [query.query_id for query in self.collection.queries]
+        if not texts.keys() & set(asked):
+            raise InputError(f"none of the thoughts is about a query of {self.collection.name}")
+        return {query_id: texts.get(query_id, []) for query_id in asked}
+
+
+def load_thoughts(path: str | Path, collection: str) -> list[Thought]:
+    """Return the thoughts in a file, or in the file for a collection of a folder."""
+    path = Path(path)
+    return list(read_jsonl(path / f"{slug(collection)}.jsonl" if path.is_dir() else path, Thought))
+
+
+def slug(name: str) -> str:
+    """Return a name for a folder: never a path, never hidden. Raises InputError if nothing is left of it."""
+    found = re.sub(r"[^\w.-]+", "-", name.lower().replace("+", "and")).strip("-.")
+    if not found:
+        raise InputError(f"{name!r} has no letter or digit to name a folder by; choose another name")
+    return found
