@@ -8,7 +8,7 @@ an item is a query. All of them read the same texts, cut at the same length, and
 is to the positive (but for the last). "one at a time" builds BM25 over the three thoughts of a query and
 calls sentence-transformers' `encode` six times for it: each thought, and the document for each thought. It
 counts by the sum of softmaxes. "ours" builds BM25 over the whole corpus, embeds each text once, and counts by
-majority, in bfloat16 where the machine is clearly faster with it, "ours, float32" never so; "ours, cached" is
+majority, in bfloat16 where the device has instructions for it, "ours, float32" never so; "ours, cached" is
 a second run with the vectors of "ours". "ours, corpus margin" does more, what `elect` does when it is told
 nothing else: every document of the corpus is embedded and scored for every thought. Loading the model is
 counted, the import of its library is not. Queries are dealt again where a collection has fewer; thoughts are

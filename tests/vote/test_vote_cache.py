@@ -9,7 +9,7 @@ import pytest
 
 from o1_records import Ballot, Document, InputError, write_jsonl
 from o1_vote import BM25Member
-from o1_vote._made_from import Files
+from o1_vote._job import Files
 from o1_vote.commands import committee
 from o1_vote.members.cosine import CosineMember
 from o1_vote.members.vector_cache import VectorCache

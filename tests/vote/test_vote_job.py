@@ -11,7 +11,7 @@ import pytest
 from o1_records import Document, Exclusion, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.kit.job import ChangedJobError
 from o1_vote import BM25Member, Mining, elect, mine, nominate
-from o1_vote._made_from import described, identified
+from o1_vote._job import described, identified
 from o1_vote.election.elect import BLOCK
 from o1_vote.election.nominate import Nominations
 from o1_vote.measure import margin_to_corpus, mean, thought_similarity
@@ -342,6 +342,7 @@ def test_settings_are_described_in_words():
     assert described(some) == "measure.margin_to_corpus(several=measure.mean)"
     weights = functools.partial(mean_rank, weights={"b": 1.0, "a": 2.0}, abstain=True)
     assert described(weights) == "tally.mean_rank(abstain=True, weights={a: 2.0, b: 1.0})"
+    assert described(functools.partial(mean, [1, "b"], {3, 2})) == "measure.mean([1, 'b'], [2, 3])"
     assert described(Letters()).endswith(".Letters")
     assert described(BM25Member(DOCUMENTS)).startswith("bm25s ")
     assert isinstance(Letters(), Retriever)

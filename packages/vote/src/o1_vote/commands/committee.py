@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from o1_records import Document, InputError, MissingExtraError, quoted
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 from o1_records.kit.models import model_digest
-from o1_vote._made_from import Files
+from o1_vote._job import Files
 from o1_vote.members.bm25 import LANGUAGES, BM25Member
 from o1_vote.members.cross_encoder import CrossEncoderMember
 from o1_vote.members.dense import DTYPES, Loading, SentenceTransformerMember

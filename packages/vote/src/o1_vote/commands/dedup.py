@@ -11,7 +11,7 @@ from o1_vote.curation.sieve import KINDS
 
 
 def declare(command: ArgumentParser) -> None:
-    """Add what is compared, and how much alike is too much."""
+    """Add what is compared, and how similar is too similar."""
     sieve.declare(command)
     command.add_argument(
         "--near", type=float, help="share of word triples in common that makes a near-duplicate, such as 0.8"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from o1_records import Document, Qrel, Query, Record, open_documents, open_qrels, open_queries, read_jsonl
 from o1_records.kit.command import reads
-from o1_vote._made_from import Files
+from o1_vote._job import Files
 
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, Thought, read_jsonl
 from o1_records.kit.command import at_least, new_job, reads, writes
-from o1_vote._made_from import Files
+from o1_vote._job import Files
 from o1_vote.commands import committee, inputs
 from o1_vote.curation.negatives import Mining, mine
 from o1_vote.election.nominate import Nominations

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import itertools
 import math
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, Example, InputError, quoted, refuse_overwriting, write_jsonl
+from o1_records import Document, Example, InputError, quoted, write_jsonl
 from o1_records.kit.job import Database, Job
 from o1_records.kit.text import jaccard, shingles
-from o1_vote._made_from import described, fingerprint_of, identified
-from o1_vote.election.elect import Published, refuse_like_named
+from o1_vote._job import Published, described, fingerprint_of, identified, publish
+from o1_vote.election.elect import refuse_like_named
 from o1_vote.election.nominate import Nomination, Nominations, Reason
 from o1_vote.members.protocol import Member, Retriever, Searcher, loaded
 from o1_vote.tally import standard_scores
@@ -176,7 +174,6 @@ def mine(
         return (record for block in _blocks(nominations) for record in search(block))
     if reasons is None:
         raise InputError("out needs reasons, the file of queries that have no negatives; give it, too")
-    refuse_overwriting({}, {"out": out, "reasons": reasons})
     if isinstance(nominations, Nominations):
         inputs = nominations.made_from()
     else:
@@ -190,19 +187,17 @@ def mine(
         "with_thought": repr(with_thought),
         "teacher": described(teacher),
         **{f"member {member.name}": described(member) for member in members},
-        "version": importlib.metadata.version("o1-vote"),
     }
-    with Job(out, made_from, schema=_SCHEMA, outputs=[out, reasons], new_job=new_job) as job:
-        moved = tuple(job.moved)
-        if job.finished:
-            counts = msgspec.json.decode(job.note("counts") or "", type=tuple[int, int, int])
-            return Published(*counts, up_to_date=True, moved=moved)
+
+    def work(job: Job, published: Published) -> None:
         _mine(job.db, nominations, lambda: prepared(job.folder / "members"), progress)
-        counts = _publish(job.db, nominations, out, reasons)
-        shutil.rmtree(job.folder / "members", ignore_errors=True)
-        job.set_note("counts", msgspec.json.encode(counts).decode())
-        job.finish()
-        return Published(*counts, moved=moved)
+        examples = (example for example, _ in _mined(job.db) if example is not None)
+        write_jsonl(out, published.counted(examples))
+        before = nominations.reasons() if isinstance(nominations, Nominations) else ()
+        without = (reason for _, reason in _mined(job.db) if reason is not None)
+        published.left_out = write_jsonl(reasons, itertools.chain(before, without))
+
+    return publish(out, made_from, work, beside={"reasons": reasons}, schema=_SCHEMA, new_job=new_job)
 
 
 def mine_block(
@@ -298,28 +293,8 @@ def _mine(
             bar.update(len(block))
 
 
-def _publish(
-    db: Database, nominations: Iterable[Nomination], out: str | Path, reasons: str | Path
-) -> tuple[int, int, int]:
-    """Write both files; returns how many examples, with a thought, and queries left out there are."""
-    with_thought = 0
-
-    def mined() -> Iterator[tuple[Example | None, Reason | None]]:
-        return (_MINED.decode(body) for (body,) in db.rows("SELECT body FROM mined ORDER BY place"))
-
-    def examples() -> Iterator[Example]:
-        nonlocal with_thought
-        for example, _ in mined():
-            if example is not None:
-                with_thought += example.thought is not None
-                yield example
-
-    written = write_jsonl(out, examples())
-    before = nominations.reasons() if isinstance(nominations, Nominations) else ()
-    left_out = write_jsonl(
-        reasons, itertools.chain(before, (reason for _, reason in mined() if reason is not None))
-    )
-    return written, with_thought, left_out
+def _mined(db: Database) -> Iterator[tuple[Example | None, Reason | None]]:
+    return (_MINED.decode(body) for (body,) in db.rows("SELECT body FROM mined ORDER BY place"))
 
 
 def _text(nomination: Nomination, with_thought: bool) -> str:

@@ -10,9 +10,7 @@ OUT.job/members           what members keep until the election is finished: vect
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import itertools
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +28,10 @@ from o1_records import (
     Query,
     Thought,
     quoted,
-    refuse_overwriting,
     write_jsonl,
 )
 from o1_records.kit.job import Database, Job
-from o1_vote._made_from import described
+from o1_vote._job import Published, described, publish
 from o1_vote.election.nominate import Nomination, Nominations, Reason
 from o1_vote.measure import Measure, margin_to_corpus
 from o1_vote.members.protocol import Candidate, LazyMember, Member, Recorded, Retriever
@@ -65,25 +62,6 @@ class Election:
     examples: list[Example]
     ballots: list[Ballot]
     reasons: list[Reason]
-
-
-@dataclass(frozen=True)
-class Published:
-    """What was written to files, in numbers.
-
-    Attributes:
-        examples: how many were written.
-        with_thought: how many of them carry a thought.
-        left_out: how many queries were left out, and listed in the file of reasons.
-        up_to_date: the files were there already, so nothing was done.
-        moved: where earlier work was moved for a new job.
-    """
-
-    examples: int
-    with_thought: int
-    left_out: int
-    up_to_date: bool = False
-    moved: tuple[Path, ...] = ()
 
 
 @overload
@@ -185,38 +163,25 @@ def elect(
                 _vote(db, None, nominations, members, measure, progress)
                 examples = list(_examples(db, nominations, names, rule))
                 return Election(examples, list(_ballots(db, names)), list(nominations.reasons()))
-        refuse_overwriting({}, {"out": out, "ballots": ballots, "reasons": reasons})
         made_from = {
             **{f"{name} sha256": digest for name, digest in nominations.made_from().items()},
             "measure": described(measure),
             "rule": described(rule),
             **{f"member {member.name}": described(member) for member in members},
-            "version": importlib.metadata.version("o1-vote"),
         }
-        outputs = [Path(path) for path in (out, ballots, reasons) if path]
-        with Job(out, made_from, schema=_SCHEMA, outputs=outputs, new_job=new_job) as job:
-            moved = tuple(job.moved)
-            if job.finished:
-                return Published(*_counts(job), up_to_date=True, moved=moved)
+
+        def work(job: Job, published: Published) -> None:
             if not reasons:
                 _refuse_to_leave_out(nominations)
             _vote(job.db, job.folder / "members", nominations, members, measure, progress)
-            left_out = write_jsonl(reasons, nominations.reasons()) if reasons else 0
+            if reasons:
+                published.left_out = write_jsonl(reasons, nominations.reasons())
             if ballots:
                 write_jsonl(ballots, _ballots(job.db, names))
-            with_thought = 0
+            write_jsonl(out, published.counted(_examples(job.db, nominations, names, rule)))
 
-            def counted() -> Iterator[Example]:
-                nonlocal with_thought
-                for example in _examples(job.db, nominations, names, rule):
-                    with_thought += example.thought is not None
-                    yield example
-
-            written = write_jsonl(out, counted())
-            shutil.rmtree(job.folder / "members", ignore_errors=True)
-            job.set_note("counts", msgspec.json.encode((written, with_thought, left_out)).decode())
-            job.finish()
-            return Published(written, with_thought, left_out, moved=moved)
+        beside = {"ballots": ballots, "reasons": reasons}
+        return publish(out, made_from, work, beside=beside, schema=_SCHEMA, new_job=new_job)
 
 
 def cast(
@@ -342,7 +307,3 @@ def _examples(db: Database, nominations: Nominations, names: Sequence[str], rule
     for start in range(0, len(nominations), BLOCK):
         elected = rule(_ballots(db, names, start, BLOCK))
         yield from conclude(nominations.block(start, BLOCK), elected)
-
-
-def _counts(job: Job) -> tuple[int, int, int]:
-    return msgspec.json.decode(job.note("counts") or "", type=tuple[int, int, int])

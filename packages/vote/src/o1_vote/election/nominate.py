@@ -18,7 +18,7 @@ from o1_records.jsonl import encode
 from o1_records.keys import KeySet
 from o1_records.kit.job import Database
 from o1_records.types import Id, NonBlank
-from o1_vote._made_from import Identified, identified
+from o1_vote._job import Identified, identified
 
 NO_POSITIVE = "no document is judged relevant, so thoughts cannot be compared"
 NO_NEGATIVE = "no hard negative is known, so no margin to it can be measured"

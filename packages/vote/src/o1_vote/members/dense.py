@@ -67,8 +67,8 @@ class SentenceTransformerMember(CosineMember):
         document_prompt: goes before documents.
         cache: where vectors are kept; a temporary file by default.
         loading: how the model is loaded and run.
-        device: short for `loading` with one device.
-        max_length: short for `loading` with that length.
+        device: shorthand for `loading` with one device.
+        max_length: shorthand for `loading` with that length.
 
     Raises:
         InputError: the model cannot be found or loaded.

@@ -48,12 +48,8 @@ class Retriever(Protocol):
 
 
 @runtime_checkable
-class Searcher(Protocol):
+class Searcher(Retriever, Protocol):
     """A member that can also score its whole corpus, for ranks and for mining."""
-
-    @property
-    def name(self) -> str:
-        """The name on its ballots; unique within a committee."""
 
     @property
     def doc_ids(self) -> Sequence[str]:
@@ -61,9 +57,6 @@ class Searcher(Protocol):
 
     def row(self, doc_id: str) -> int:
         """Return the position of a document in `doc_ids`. Raises KeyError when it is not in the corpus."""
-
-    def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """Score every (text, doc_id), as a `Retriever` does."""
 
     def corpus_scores(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
         """Yield for each text the scores of all documents: float32 [documents], higher is more similar."""

@@ -1,24 +1,86 @@
-"""What a job was made from, in words: inputs by their content, functions and members by name.
+"""The job behind `elect` and `mine`: what it was made from, in words, and what it published.
 
-A thing that has a `fingerprint` is identified by it.
+Inputs are identified by their content, functions and members by their names, and anything that has a
+`fingerprint` by that.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from o1_records import sha256_file
+from o1_records import Example, refuse_overwriting, sha256_file
 from o1_records.jsonl import encode
+from o1_records.kit.job import Job
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+
+
+@dataclass
+class Published:
+    """What was written to files, in numbers.
+
+    Attributes:
+        examples: how many were written.
+        with_thought: how many of them carry a thought.
+        left_out: how many queries were left out, and listed in the file of reasons.
+        up_to_date: the files were there already, so nothing was done.
+        moved: where earlier work was moved for a new job.
+    """
+
+    examples: int = 0
+    with_thought: int = 0
+    left_out: int = 0
+    up_to_date: bool = False
+    moved: tuple[Path, ...] = ()
+
+    def counted(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """Yield the examples, and count them."""
+        for example in examples:
+            self.examples += 1
+            self.with_thought += example.thought is not None
+            yield example
+
+
+def publish(
+    out: str | Path,
+    made_from: Mapping[str, str],
+    work: Callable[[Job, Published], None],
+    *,
+    beside: Mapping[str, str | Path | None],
+    schema: str,
+    new_job: bool,
+) -> Published:
+    """Let `work` write `out` and the files `beside` it as a job, unless it is finished, and count.
+
+    What is put in the folder `members` of the job is removed when it is finished.
+    """
+    refuse_overwriting({}, {"out": out, **beside})
+    outputs = [path for path in (out, *beside.values()) if path]
+    made_from = {**made_from, "version": importlib.metadata.version("o1-vote")}
+    with Job(out, made_from, schema=schema, outputs=outputs, new_job=new_job) as job:
+        if job.finished:
+            published = msgspec.json.decode(job.note("published") or "", type=Published)
+            published.up_to_date = True
+        else:
+            published = Published()
+            work(job, published)
+            shutil.rmtree(job.folder / "members", ignore_errors=True)
+            counts = (published.examples, published.with_thought, published.left_out)
+            job.set_note("published", msgspec.json.encode(Published(*counts)).decode())
+            job.finish()
+        published.moved = tuple(job.moved)
+        return published
 
 
 class Identified(Protocol[T_co]):
@@ -109,6 +171,9 @@ def described(thing: object) -> str:
         return f"{described(thing.func)}({', '.join(arguments)})"
     if isinstance(thing, Mapping):
         return f"{{{', '.join(f'{name}: {described(thing[name])}' for name in sorted(thing))}}}"
+    if isinstance(thing, list | tuple | set | frozenset):
+        items = [described(item) for item in thing]
+        return f"[{', '.join(items if isinstance(thing, list | tuple) else sorted(items))}]"
     if thing is None or isinstance(thing, str | int | float):
         return repr(thing)
     named: Any = thing if hasattr(thing, "__qualname__") else type(thing)
