@@ -81,7 +81,8 @@ def test_the_command_thinks_resumes_and_refuses_other_settings(checkpoint, by_ca
     assert main(command) == 0
     made = tmp_path / "out" / "tiny-test"
     assert load_result(made / "tiny-thinking").per_query == by_callables["tiny, thinking"].per_query
-    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.name != "lock"}
+    files = [path for path in made.rglob("*") if path.is_file() and path.name != "lock"]
+    before = {path: path.stat().st_mtime_ns for path in files}
     assert main(command) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
     capsys.readouterr()
