@@ -16,11 +16,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
-from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
+from o1_records import Document, Hit, InputError, Query, Source, Thought, read_jsonl, write_jsonl
+from o1_records.trec import write_run
 from o1_synth import ChatExpert, Job, Prompt, Reason, Retry, think
 from o1_synth.expert import sample_seed
 from o1_synth.job.draw import Failure, thought_outcome
@@ -165,6 +167,51 @@ def test_f1_killed_at_random_moments_nothing_is_lost_repeated_or_misfiled(serve,
         finished += 1
     forks.close()
     assert grown >= KILLS // 10 and finished > 1
+
+
+def test_f1_a_step_of_remix_that_is_killed_at_random_moments_ends_as_if_nothing_had_happened(serve, tmp_path):
+    def score(request, text):
+        return f"<score>{1 + zlib.crc32(request['messages'][0]['content'].encode()) % 5}</score>"
+
+    server = serve(delay=(0.002, 0.02), keep=False, say=score)
+    choose = random.Random(4)
+    write_jsonl(tmp_path / "q.jsonl", queries(20))
+    write_jsonl(tmp_path / "c.jsonl", (Document(doc_id=f"d{n}", text=f"document {n}") for n in range(10)))
+    hits = (Hit(query_id=f"q{q}", doc_id=f"d{d}", score=-d, rank=d + 1) for q in range(20) for d in range(10))
+    write_run(tmp_path / "run.trec", hits)
+    step = ["remix", "annotate", "--base-url", server.base_url, "--model", "echo", "--concurrency", 8]
+    step += ["--queries", tmp_path / "q.jsonl", "--candidates", tmp_path / "run.trec"]
+    step += ["--corpus", tmp_path / "c.jsonl"]
+
+    def run(forks, name, kill_it):
+        out = ["--out", tmp_path / name, "--distill", tmp_path / f"{name}.chat"]
+        pid = forks.start(*step, *out)
+        if kill_it:
+            wait_for_the_moment(server, choose)
+            kill(pid)
+        return forks.code()
+
+    forks = Forks(tmp_path / "log")
+    assert run(forks, "whole", kill_it=False) == 0
+    asked = dict(server.asked)
+    server.asked.clear()
+    kills, before = 0, {}
+    while (code := run(forks, "killed", kill_it=kills < KILLS // 10)) != 0:
+        assert code == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+        assert before.items() <= server.asked.items(), "a committed score was asked for again"
+        requests = {
+            (f"document {key.partition('d')[2]}", sample_seed(0, key, 0))
+            for key, _ in committed(tmp_path / "killed")
+        }
+        before = {request: server.asked[request] for request in requests}
+        kills += 1
+    forks.close()
+    for suffix in ("", ".chat", ".dropped.jsonl"):
+        killed, whole = tmp_path / f"killed{suffix}", tmp_path / f"whole{suffix}"
+        assert killed.read_bytes() == whole.read_bytes()
+    assert server.asked.keys() == asked.keys()
+    assert before.items() <= server.asked.items()
+    assert kills > 2 and before
 
 
 def test_f2_a_journal_whose_log_is_cut_anywhere_keeps_whole_rows_and_goes_on(tmp_path):
