@@ -259,7 +259,11 @@ def test_queries_without_positives_are_refused_or_listed_with_a_reason(folder, r
     [
         ({"thoughts": "no.jsonl"}, 4, "no.jsonl: No such file"),
         ({"member": "st:./no/such/model"}, 4, "o1-vote[dense]|neither a folder nor a model id"),
-        ({"member": "st:nothing"}, 4, "nothing: holds no model: none of modules.json, config.json"),
+        (
+            {"member": "st:nothing"},
+            4,
+            "o1-vote[dense]|nothing: holds no model: none of modules.json",
+        ),
         ({"member": "bm52"}, 2, "'bm52' is none of bm25, static, m2v:MODEL, st:MODEL"),
         ({"member": "st:"}, 2, "'st:' is none of"),
         ({"qrels": "."}, 4, "qrels/train.tsv: No such file"),

@@ -137,8 +137,9 @@ def members(
 
 
 def _paths(specs: Iterable[Spec]) -> list[str]:
-    """Return the files and folders that members are read from; a hub id is none."""
-    return [each.argument for each in specs if each.kind == "scores" or Path(each.argument or "?").exists()]
+    """Return the files and folders that members are read from; a hub id is neither."""
+    given = [each for each in specs if each.argument]
+    return [each.argument for each in given if each.kind == "scores" or Path(each.argument).exists()]
 
 
 def _refuse_options_without_effect(args: Namespace) -> None:

@@ -253,23 +253,19 @@ def _fill_thoughts(db: Database, thoughts: Iterable[Thought]) -> None:
 def _fill_judged(db: Database, qrels: Iterable[Qrel], negatives: Iterable[Example]) -> None:
     for place, qrel in enumerate(qrels):
         if qrel.relevance > 0 and _is_asked(db, qrel.query_id):
-            row = (qrel.query_id, _POSITIVE, place, qrel.relevance, qrel.doc_id)
-            if not _insert(db, "judged", row):
-                _refuse_contradiction(db, qrel)
+            if _insert(db, "judged", (qrel.query_id, _POSITIVE, place, qrel.relevance, qrel.doc_id)):
+                continue
+            sql = "SELECT relevance FROM judged WHERE query_id = ? AND kind = ? AND doc_id = ?"
+            (before,) = db.row(sql, qrel.query_id, _POSITIVE, qrel.doc_id)
+            if before != qrel.relevance:
+                raise InputError(
+                    f"document {quoted(qrel.doc_id)} has two relevances for query {quoted(qrel.query_id)}, "
+                    f"{before} and {qrel.relevance}; keep one of the judgements"
+                )
     for example in negatives:
         name = example.query.query_id
         for place, document in enumerate(example.negatives if _is_asked(db, name) else ()):
             _insert(db, "judged", (name, _NEGATIVE, place, 0, document.doc_id))
-
-
-def _refuse_contradiction(db: Database, qrel: Qrel) -> None:
-    sql = "SELECT relevance FROM judged WHERE query_id = ? AND kind = ? AND doc_id = ?"
-    (before,) = db.row(sql, qrel.query_id, _POSITIVE, qrel.doc_id)
-    if before != qrel.relevance:
-        raise InputError(
-            f"document {quoted(qrel.doc_id)} has two relevances for query {quoted(qrel.query_id)}, "
-            f"{before} and {qrel.relevance}; keep one of the judgements"
-        )
 
 
 def _fill_documents(db: Database, documents: Iterable[Document], *, every: bool) -> None:

@@ -79,18 +79,24 @@ def page(
     """Return the page. `queries` and `thoughts` have the texts of the disputed queries."""
     elected = survey.queries - sum(winner is None for winner in survey.winners.values())
     share = elected / survey.queries if survey.queries else 0
+    step = 2 / BINS
+    alphas = {f"{-1 + b * step:.1f} to {-1 + (b + 1) * step:.1f}": survey.alphas[b] for b in range(BINS)}
+    disputes = "".join(
+        _dispute(each, queries.get(each.query_id, ""), thoughts.get(each.query_id, {}))
+        for each in survey.disputed
+    )
     body = [
         "<h1>An election of thoughts</h1>",
         f"<p>{survey.queries:,} queries by {escape(rule)}: {elected:,} ({share:.1%}) carry a thought. "
         f"Mean agreement (Krippendorff's alpha of ranks) {_number(survey.alpha.value)}.</p>",
         _section("How queries were decided", _bars(survey.reasons)),
         _section("Agreement of the members", _pairs(survey), _ALPHA),
-        _section("Agreement by query", _bars(_alphas(survey)), "Queries that have thoughts, by alpha."),
+        _section("Agreement by query", _bars(alphas), "Queries that have thoughts, by alpha."),
         _section("Members", _members(survey), _MEMBERS),
         _section("Raw scores", _scores(survey), _SCORES),
         _section("Candidates", _bars(_wins(survey)), _CANDIDATES),
         _section("Words", _lengths(survey), "Mean length of thoughts."),
-        _section("The most disputed queries", _disputes(survey.disputed, queries, thoughts)),
+        _section("The most disputed queries", disputes),
     ]
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -139,11 +145,6 @@ def _bars(values: Mapping[str, float]) -> str:
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
-def _alphas(survey: Survey) -> dict[str, float]:
-    step = 2 / BINS
-    return {f"{-1 + b * step:.1f} to {-1 + (b + 1) * step:.1f}": survey.alphas[b] for b in range(BINS)}
-
-
 def _wins(survey: Survey) -> dict[str, float]:
     """Return how often the most common candidates won; a candidate that occurs once says nothing."""
     common = [(name, count) for name, count in survey.stood.most_common(12) if count > 1]
@@ -177,14 +178,6 @@ def _scores(survey: Survey) -> str:
 def _lengths(survey: Survey) -> str:
     rows = [[name, f"{mean.count:,}", f"{mean.value:.1f}"] for name, mean in sorted(survey.lengths.items())]
     return _table(["thoughts", "count", "words"], rows) if rows else ""
-
-
-def _disputes(
-    disputes: Iterable[Disputed], queries: Mapping[str, str], thoughts: Mapping[str, Mapping[str, Thought]]
-) -> str:
-    return "".join(
-        _dispute(each, queries.get(each.query_id, ""), thoughts.get(each.query_id, {})) for each in disputes
-    )
 
 
 def _dispute(dispute: Disputed, text: str, thoughts: Mapping[str, Thought]) -> str:

@@ -74,7 +74,12 @@ class Survey:
         """Count one query."""
         self.queries += 1
         self.winners[query_id] = verdict.winner
-        self._count_winner(verdict)
+        kind = "a thought was elected"
+        if verdict.winner is None:
+            kind = verdict.why.partition(":")[0]
+            if "points above" in kind:
+                kind = "no thought is far enough above the query alone"
+        self.reasons[kind] += 1
         self._count_candidates(query_id, sheets, verdict.winner)
         if all(name is None for name in next(iter(sheets.values()))):
             return
@@ -99,14 +104,6 @@ class Survey:
     def disputed(self) -> Sequence[Disputed]:
         """The queries on which members agree least, the worst first."""
         return [dispute for *_, dispute in sorted(self._disputed, reverse=True)]
-
-    def _count_winner(self, verdict: Verdict) -> None:
-        kind = "a thought was elected"
-        if verdict.winner is None:
-            kind = verdict.why.partition(":")[0]
-            if "points above" in kind:
-                kind = "no thought is far enough above the query alone"
-        self.reasons[kind] += 1
 
     def _count_candidates(self, query_id: str, sheets: Sheets, winner: str | None) -> None:
         """Count by the thought_id without the query's: o1-synth calls a thought QUERY_ID#n."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,9 @@ def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        for places in _batches(encoder, texts, loading, pool):
+        # a pool distributes the texts itself
+        all_at_once = [list(range(len(texts)))]
+        for places in all_at_once if pool else by_length(tokens_of(encoder, texts), loading.tokens):
             with fast_linear():
                 vectors = encoder.encode(
                     [texts[place] for place in places],
@@ -168,12 +169,6 @@ def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
         return np.asarray(rows, dtype=np.float32)
 
     return encode
-
-
-def _batches(encoder: Any, texts: list[str], loading: Loading, pool: Any) -> Iterable[list[int]]:
-    if pool:  # the pool distributes the texts itself
-        return [list(range(len(texts)))]
-    return by_length(tokens_of(encoder, texts), loading.tokens)
 
 
 def _dtype(loading: Loading) -> str:

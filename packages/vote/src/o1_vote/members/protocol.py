@@ -98,12 +98,12 @@ def loaded(
     members: Iterable[Member], documents: Mapping[str, Document], folder: Path | None
 ) -> list[Retriever]:
     """Return the members, loaded. Raises InputError for recorded scores: they cannot judge other texts."""
-    asked = list(members)
-    for member in asked:
+    able: list[Retriever | LazyMember] = []
+    for member in members:
         if not isinstance(member, Retriever | LazyMember):
             raise InputError(f"member {quoted(member.name)} is a score file, which cannot judge other texts")
-    found = [member.load(documents, folder) if isinstance(member, LazyMember) else member for member in asked]
-    return [member for member in found if isinstance(member, Retriever)]
+        able.append(member)
+    return [member.load(documents, folder) if isinstance(member, LazyMember) else member for member in able]
 
 
 def documents_by_id(documents: Iterable[Document]) -> dict[str, Document]:
