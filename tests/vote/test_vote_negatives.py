@@ -218,6 +218,9 @@ def test_examples_keep_their_thoughts_and_get_negatives(folder, mine_with):
     ("words", "message"),
     [
         ([], "give --queries and --qrels, or --examples"),
+        (["--queries", "queries.jsonl"], "give --queries and --qrels, or --examples"),
+        (["--examples", "queries.jsonl", "--qrels", "set"], "give --queries and --qrels, or --examples"),
+        ([*ASKED, "--with-thought"], "--with-thought needs --examples"),
         ([*ASKED, "--teacher", "x"], "teacher 'x' is none of committee, bm25"),
         ([*ASKED, "--first", "9", "--last", "3"], "ranks must be 1 <= first <= last, got 9 and 3"),
     ],

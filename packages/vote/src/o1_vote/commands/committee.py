@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -25,7 +26,7 @@ from o1_vote.members.vector_cache import VectorCache
 
 _METAVAR = "[NAME=]bm25|static|m2v:MODEL|st:MODEL|ce:MODEL|scores:FILE"
 _MANY = 100_000
-"""Documents that a member takes so long to embed that it is said."""
+"""Documents from which on embedding them takes so long that the user is told."""
 
 
 class Kind(NamedTuple):
@@ -80,7 +81,7 @@ def declare(command: ArgumentParser) -> None:
     add = command.add_argument
     add("--split-identifiers", action="store_true", help="bm25: split snake_case and camelCase")
     add("--language", choices=LANGUAGES, default="english", help="bm25: stemmer and stop words")
-    add("--device", help="st, ce: cpu, cuda:1, ... or several with commas; the best there is if not given")
+    add("--device", help="st, ce: cpu, cuda:1, ... or several with commas; by default the best available")
     add(
         "--dtype",
         choices=DTYPES,
@@ -125,15 +126,13 @@ def members(
     voted for hours.
     """
     _refuse_options_without_effect(args)
-    return [
-        member
-        for given in args.member
-        for member in (
-            read_score_file(given.argument, given.name if given.named else "")
-            if given.kind == "scores"
-            else [_lazy(given, args, corpus, whole_corpus)]
-        )
-    ]
+    found: list[LazyMember | ScoreFileMember] = []
+    for given in args.member:
+        if given.kind == "scores":
+            found += read_score_file(given.argument, given.name if given.named else "")
+        else:
+            found.append(_lazy(given, args, corpus, whole_corpus))
+    return found
 
 
 def _paths(specs: Iterable[Spec]) -> list[str]:
@@ -163,10 +162,7 @@ def _lazy(given: Spec, args: Namespace, corpus: Files[Document], whole_corpus: b
     if given.argument:
         parts.append(model_digest(given.argument, args.revision))
     parts += [f"{option} {getattr(args, option)!r}" for option in kind.options if option not in _SPEED]
-
-    def load(documents: Mapping[str, Document], folder: Path | None) -> Retriever:
-        return _load(given, args, corpus, documents, folder)
-
+    load = functools.partial(_load, given, args, corpus)
     return LazyMember(given.name, " ".join(parts), load, whole_corpus and given.kind != "bm25")
 
 

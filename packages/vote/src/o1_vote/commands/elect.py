@@ -32,7 +32,7 @@ def declare(command: ArgumentParser) -> None:
     committee.declare(command)
     add = command.add_argument
     add("--measure", choices=MEASURES, default="corpus-margin", help="what a ballot says")
-    add("--several", choices=SEVERAL, default="best", help="which of several positives counts")
+    add("--several", choices=SEVERAL, default="best", help="how several positives count")
     rules.declare(command)
     writes(command, "--out", required=True, help="JSONL of examples; the same command resumes it")
     writes(command, "--ballots", help="JSONL of ballots; --member scores:BALLOTS counts them again")

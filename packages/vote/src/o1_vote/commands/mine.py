@@ -58,8 +58,11 @@ def declare(command: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Mine, and say what was written."""
-    if bool(args.examples) == bool(args.queries and args.qrels) or (args.examples and args.queries):
+    asked = [args.queries, args.qrels]
+    if any(asked) if args.examples else not all(asked):
         raise InputError("give --queries and --qrels, or --examples")
+    if args.with_thought and not args.examples:
+        raise InputError("--with-thought needs --examples, which bring the thoughts; leave it out")
     mining = Mining(args.count, args.first, args.last, args.margin, args.relative, args.near, args.seed)
     corpus = inputs.corpus(args)
     excluded: defaultdict[str, set[str]] = defaultdict(set)
