@@ -369,3 +369,14 @@ def test_nominations_with_a_fingerprint_are_not_read_before_they_are_needed(tmp_
         assert set(nominations.made_from().values()) == {"the same as before"}
         with pytest.raises(AssertionError):
             len(nominations)
+
+
+def test_input_that_was_read_up_has_no_fingerprint():
+    with Nominations(QUERIES, iter(THOUGHTS), QRELS, DOCUMENTS) as nominations:
+        assert len(nominations) == len(QRELS)
+        with pytest.raises(InputError, match="the thoughts were read, and can be read only once"):
+            nominations.made_from()
+    with Nominations(QUERIES, iter(THOUGHTS), QRELS, DOCUMENTS) as nominations:
+        made_from = nominations.made_from()
+        assert len(nominations) == len(QRELS)
+        assert nominations.made_from() == made_from

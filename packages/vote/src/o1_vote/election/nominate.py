@@ -18,7 +18,7 @@ from o1_records.jsonl import encode
 from o1_records.keys import KeySet
 from o1_records.kit.job import Database
 from o1_records.types import Id, NonBlank
-from o1_vote._job import Identified, identified
+from o1_vote._job import identified
 
 NO_POSITIVE = "no document is judged relevant, so thoughts cannot be compared"
 NO_NEGATIVE = "no hard negative is known, so no margin to it can be measured"
@@ -112,8 +112,11 @@ class Nominations:
         negatives: Iterable[Example] | None = None,
         every_document: bool = False,
     ) -> None:
-        self._queries, self._thoughts, self._qrels = queries, thoughts, qrels
-        self._documents, self._negatives, self._every_document = documents, negatives, every_document
+        self._inputs: dict[str, Iterable[Any]]
+        self._inputs = {"queries": queries, "thoughts": thoughts, "qrels": qrels, "documents": documents}
+        if negatives is not None:
+            self._inputs["negatives"] = negatives
+        self._every_document = every_document
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Nominations:
@@ -124,14 +127,13 @@ class Nominations:
 
     def made_from(self) -> dict[str, str]:
         """Return the fingerprint of each input, by name; input without one is read once more for it."""
-        inputs: dict[str, Identified[Any]] = {}
-        inputs["queries"] = self._queries = identified(self._queries)
-        inputs["thoughts"] = self._thoughts = identified(self._thoughts)
-        inputs["qrels"] = self._qrels = identified(self._qrels)
-        inputs["documents"] = self._documents = identified(self._documents)
-        if self._negatives is not None:
-            inputs["negatives"] = self._negatives = identified(self._negatives)
-        return {name: records.fingerprint for name, records in inputs.items()}
+        found = {}
+        for name, records in self._inputs.items():
+            if isinstance(records, Iterator) and "_db" in vars(self):
+                raise InputError(f"the {name} were read, and can be read only once; give a list of them")
+            self._inputs[name] = same = identified(records)
+            found[name] = same.fingerprint
+        return found
 
     def __len__(self) -> int:
         return int(self._db.row("SELECT count(*) FROM nominated")[0])
@@ -181,11 +183,11 @@ class Nominations:
     def _db(self) -> Database:
         db = self._stack.enter_context(Database("", _SCHEMA, remedy=_REMEDY))
         with db.transaction():
-            _fill_queries(db, self._queries)
-            _fill_thoughts(db, self._thoughts)
-            _fill_judged(db, self._qrels, self._negatives or ())
-            _fill_documents(db, self._documents, every=self._every_document)
-            kinds = (_POSITIVE,) if self._negatives is None else (_POSITIVE, _NEGATIVE)
+            _fill_queries(db, self._inputs["queries"])
+            _fill_thoughts(db, self._inputs["thoughts"])
+            _fill_judged(db, self._inputs["qrels"], self._inputs.get("negatives", ()))
+            _fill_documents(db, self._inputs["documents"], every=self._every_document)
+            kinds = (_POSITIVE, _NEGATIVE) if "negatives" in self._inputs else (_POSITIVE,)
             each = " AND ".join("query_id IN (SELECT query_id FROM judged WHERE kind = ?)" for _ in kinds)
             db.execute(
                 "INSERT INTO nominated (place, query) SELECT row_number() OVER (ORDER BY place) - 1, place "

@@ -1,4 +1,4 @@
-"""What is told about an election: one query explained, all of them on a page."""
+"""The report and the explanation: one query explained, all of them on a page."""
 
 from html.parser import HTMLParser
 
