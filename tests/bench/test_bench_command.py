@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+import o1_bench
 from o1_bench.__main__ import main
-from o1_bench.results.result import load_result
+from o1_bench.results.result import load_result, load_results
 from o1_bench.score import by_query
 from o1_records import (
     Document,
     Exclusion,
+    InputError,
     Metric,
     Qrel,
     Query,
@@ -150,6 +152,75 @@ def test_a_result_verifies_until_someone_edits_it(folder, capsys):
     capsys.readouterr()
     assert main(["verify", str(path)]) == 4
     assert "mean of RR@10: the result says 0.5, its files give 1.0" in capsys.readouterr().out
+
+
+def test_results_that_were_moved_aside_are_left_out_and_said(folder, capsys):
+    keep(folder, "good.trec", "good")
+    (folder / "results" / "good").rename(folder / "results" / "good.old1")
+    keep(folder, "poor.trec", "good")
+    keep(folder, "good.trec", "mine.old1")  # has a name of its own
+    capsys.readouterr()
+    assert run_with("verify", folder / "results") == 0
+    out, err = capsys.readouterr()
+    assert [line.split("/")[-2] for line in out.splitlines()] == ["good", "mine.old1"]
+    assert err == f"left out, moved aside by --new-job: {folder}/results/good.old1/result.json\n"
+    assert run_with("verify", folder / "results" / "good.old1") == 0
+    assert [result.name for result in load_results([folder / "results"])] == ["good", "mine.old1"]
+
+
+def test_two_results_of_one_name_are_not_shown_as_one(folder, capsys):
+    for name in ("a", "b"):
+        keep(folder, "good.trec", name, "--name", "mine")
+    for path in (folder / "results").glob("*/result.json"):
+        path.write_text(path.read_text().replace('"tiny/test"', '"bright/pony"'))
+    assert run_with("leaderboard", folder / "results") == 4
+    assert "two results are called 'mine' on bright/pony; leave one out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [("--name", "n"), ("--note", "n"), ("--kind", "oracle"), ("--search-ms", 1)]
+)
+def test_what_only_a_result_says_is_refused_without_one(folder, capsys, option):
+    assert run_with("score", "--qrels", folder / "tiny", "--run", folder / "good.trec", *option) == 4
+    assert "has an effect only with --result" in capsys.readouterr().err
+
+
+def test_a_result_of_run_is_not_replaced_by_one_of_score(folder, capsys):
+    out = ("--collection", folder / "tiny", "--out", folder / "out")
+    assert run_with("run", "--model", folder / "poor.trec", *out) == 0
+    made = folder / "out" / "tiny-test" / "poor"
+    before = {path: path.read_bytes() for path in made.iterdir()}
+    scored = ("score", "--qrels", folder / "tiny", "--run", folder / "good.trec")
+    assert run_with(*scored, "--result", made) == 4
+    assert "holds a result of `o1-bench run`; choose another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_python_can_do_what_the_commands_can_and_prints_nothing(folder, capsys):
+    kept = folder / "kept"
+    scored = o1_bench.score_run(folder / "poor.trec", folder / "tiny", result=kept / "poor")
+    assert (scored.means["RR@10"], scored.judged, scored.without_hits) == (0.25, 2, 1)
+    o1_bench.score_run(folder / "good.trec", folder / "tiny", result=kept / "good", name="best")
+    base, other = o1_bench.compare_runs([kept / "poor", kept / "good"])
+    assert (base.mean, base.against, other.against.wins) == (pytest.approx(0.3155, abs=1e-4), None, 2)
+    assert o1_bench.verify_results([kept]) == {kept / name / "result.json": [] for name in ("good", "poor")}
+    assert o1_bench.leaderboard(o1_bench.load_results([kept])) is None
+    told = []
+    done = o1_bench.run(
+        folder / "good.trec", folder / "out", collection=folder / "tiny", tell=lambda *one: told.append(one)
+    )
+    assert [result.name for result in done[str(folder / "tiny")]] == ["good"]
+    assert told == [(str(folder / "tiny"), done[str(folder / "tiny")])]
+    assert capsys.readouterr().out == ""
+
+
+def test_python_is_told_which_collections_of_a_suite_failed(folder):
+    with pytest.raises(o1_bench.PartlyDoneError, match="0 of 8 done; not done: r2med/Biology") as raised:
+        o1_bench.run("bm25", folder / "out", suite=["r2med"], data=folder)
+    assert (raised.value.done, len(raised.value.failed)) == ({}, 8)
+    assert "R2MED/Biology: no such folder" in str(raised.value.failed["r2med/Biology"])
+    with pytest.raises(InputError, match="give a suite or a collection, and not both"):
+        o1_bench.run("bm25", folder / "out")
 
 
 def test_a_damaged_result_does_not_hide_the_others(folder, capsys):

@@ -7,19 +7,22 @@ from hashlib import sha256
 
 import pytest
 
+from o1_bench.__main__ import main
 from o1_bench.datasets.beir import load_beir
 from o1_bench.datasets.functions import LEFT_OUT, Function, installed_packages, normalised, package_functions
 from o1_bench.datasets.selection import NearCopies, Selection, _package_functions
 from o1_bench.datasets.stdlib import (
     PACKAGE_FUNCTIONS,
     _inputs,
+    _refuse_other_files,
     build_stdlib,
     load_stdlib,
     up_to_date,
     write_selection,
 )
-from o1_records import InputError, Thought, read_jsonl
-from o1_records.beir import read_corpus, read_qrels, read_queries
+from o1_records import Document, InputError, Qrel, Query, Thought, read_jsonl
+from o1_records.beir import read_corpus, read_qrels, read_queries, write_beir
+from o1_records.kit.job import ChangedJobError
 
 
 def test_there_are_500_test_and_300_dev_queries_each_with_a_human_thought(built):
@@ -140,6 +143,45 @@ def test_other_packages_or_limits_make_another_collection_to_build(built, site, 
     assert manifest.inputs == _inputs([site], PACKAGE_FUNCTIONS)
 
 
+def test_a_folder_of_other_packages_is_refused_with_the_difference_and_moved_aside_on_request(
+    built, site, tmp_path
+):
+    folder = tmp_path / "stdlib"
+    shutil.copytree(built, folder)
+    before = contents(folder)
+    for changed, named in (({"package_limit": 7}, "package_limit '8000'"), ({"sites": []}, "packages '")):
+        with pytest.raises(ChangedJobError, match=f"was made with {named}.* give --new-job"):
+            build_stdlib(folder, **({"sites": [site]} | changed))
+    assert contents(folder) == before
+    manifest = build_stdlib(folder, sites=[], new_job=True)
+    assert set(manifest.packages) == {"stdlib"}
+    assert contents(tmp_path / "stdlib.old1") == before
+    assert up_to_date(folder, manifest.inputs) == manifest
+
+
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("manifest", [None, b"{}"])
+def test_a_collection_that_was_not_built_here_is_never_overwritten(tmp_path, capsys, manifest):
+    document, query = Document(doc_id="d", text="t"), Query(query_id="q", text="t")
+    qrels = {"test": [Qrel(query_id="q", doc_id="d", relevance=1)]}
+    write_beir(tmp_path / "mine", documents=[document], queries=[query], qrels=qrels)
+    if manifest is not None:
+        (tmp_path / "mine" / "collection.json").write_bytes(manifest)
+    before = contents(tmp_path / "mine")
+    assert main(["fetch", "stdlib", "--out", str(tmp_path / "mine")]) == 4
+    assert "exists, and was not built by `o1-bench fetch stdlib`, or is damaged" in capsys.readouterr().err
+    assert contents(tmp_path / "mine") == before
+
+
+def test_new_job_is_refused_where_it_has_no_effect(tmp_path, capsys):
+    assert main(["fetch", "bright/biology", "--out", str(tmp_path), "--new-job"]) == 4
+    assert "--new-job is for stdlib" in capsys.readouterr().err
+
+
 def test_the_revision_names_the_interpreter(built):
     assert load_stdlib(built).revision.startswith(f"CPython {platform.python_version()} ")
 
@@ -171,6 +213,20 @@ def test_a_build_that_is_cut_short_leaves_no_manifest_over_new_files(tmp_path):
         write_selection(tmp_path, Selection(library=functions[:2], **parts), "after")
     assert len(list(read_corpus(tmp_path))) == 2
     assert not (tmp_path / "collection.json").exists()
+    (tmp_path / "queries.jsonl").rmdir()
+    write_selection(tmp_path, Selection(library=functions, **parts), "after")
+    assert len(load_stdlib(tmp_path)) == 3
+    assert not (tmp_path / "collection.building").exists()
+
+
+def test_a_build_that_is_cut_short_is_continued_and_other_inputs_are_refused(tmp_path, site):
+    inputs = _inputs([site], PACKAGE_FUNCTIONS)
+    (tmp_path / "stdlib").mkdir()
+    (tmp_path / "stdlib" / "collection.building").write_text(inputs)
+    (tmp_path / "stdlib" / "corpus.jsonl").write_text("half a file")
+    _refuse_other_files(tmp_path / "stdlib", inputs)
+    with pytest.raises(ChangedJobError, match="was made with package_limit '8000', this run has package_li"):
+        build_stdlib(tmp_path / "stdlib", sites=[site], package_limit=7)
 
 
 def test_a_negative_limit_is_refused(tmp_path):

@@ -202,6 +202,6 @@ def test_a_report_of_a_suite_has_every_task_and_its_pictures(tmp_path, results):
     assert "(arXiv 2510.08252)" in text
     assert "corrected over all tasks and systems" in text
     assert "index 2 MiB" in text
-    assert "10 hits a query; nDCG@10 by ir-measures, pytrec_eval" in text
+    assert "10 hits per query; nDCG@10 by ir-measures, pytrec_eval" in text
     with pytest.raises(InputError, match="no result is called 'x'"):
         write_report(tmp_path / "r.html", results, focus="x")

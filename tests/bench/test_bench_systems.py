@@ -352,6 +352,7 @@ def test_a_broken_entry_point_is_named_with_its_remedy(site, collection, tmp_pat
         run_model(str(tmp_path), task(collection, tmp_path))
 
 
+@pytest.mark.extra
 def test_a_model_that_thinks_runs_with_given_and_own_thoughts_and_all_controls(collection, tmp_path, model):
     here = task(collection, tmp_path, think=True, controls=True, thoughts=THOUGHTS, think_ms=70.0)
     options = {"think_options": ["--samples", "2"], "embed_options": ["--with-query"]}
@@ -389,6 +390,7 @@ def test_a_model_that_thinks_runs_with_given_and_own_thoughts_and_all_controls(c
     assert verify_result(tmp_path / "results" / "model-thinking") == []
 
 
+@pytest.mark.extra
 def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection, tmp_path, model):
     here = task(collection, tmp_path, think=True, controls=True)
     (model / "stop").touch()
@@ -414,6 +416,7 @@ def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection,
     assert load_result(tmp_path / "results" / "model.old1") == first[0]
 
 
+@pytest.mark.extra
 def test_other_thinking_embeds_no_document_again_and_is_refused_by_name(collection, tmp_path, model):
     here = task(collection, tmp_path, think=True)
     first = run_model(str(model), here)
@@ -428,6 +431,7 @@ def test_other_thinking_embeds_no_document_again_and_is_refused_by_name(collecti
     assert [path.name for path in (tmp_path / "results").glob("*.old*")] == ["model-thinking.old1"]
 
 
+@pytest.mark.extra
 def test_a_model_can_be_given_as_an_object_to_run(collection, tmp_path, model):
     from o1_bench import run
 

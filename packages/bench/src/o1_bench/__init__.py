@@ -16,7 +16,7 @@ from o1_bench.datasets.stdlib import build_stdlib
 from o1_bench.datasets.suites import fetch, load_collection
 from o1_bench.reporting.leaderboard import leaderboard
 from o1_bench.reporting.page import report, write_report
-from o1_bench.results.result import Result, load_result, save_result
+from o1_bench.results.result import Result, load_result, load_results, save_result
 from o1_bench.results.runs import compare_runs, score_run
 from o1_bench.results.verify import verify_results
 from o1_bench.running.evaluate import evaluate
@@ -43,6 +43,7 @@ __all__ = [
     "load_beir",
     "load_collection",
     "load_result",
+    "load_results",
     "paired_test",
     "report",
     "run",

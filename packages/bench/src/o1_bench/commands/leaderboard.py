@@ -7,7 +7,7 @@ import argparse
 from o1_bench.commands import _shared
 from o1_bench.reporting.leaderboard import leaderboard
 from o1_bench.reporting.words import hundredths
-from o1_bench.results.result import load_result
+from o1_bench.results.result import load_results
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per system, best first, with its source."""
-    board = leaderboard([load_result(path) for path in _shared.found(args.results)])
+    board = leaderboard(load_results(_shared.found(args.results)))
     if board is None:
         _shared.say("no published figures are known for these collections and measures")
         return 0

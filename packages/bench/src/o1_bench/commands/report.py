@@ -8,7 +8,6 @@ from o1_bench.commands import _shared
 from o1_bench.reporting.page import report
 from o1_bench.reporting.rows import by_collection
 from o1_bench.reporting.words import suite_table, table
-from o1_records import InputError
 from o1_records.kit.command import at_least, reads, writes
 
 
@@ -40,8 +39,6 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print the table."""
-    if args.thoughts and not args.collection:
-        raise InputError("--thoughts are for worked examples, which need --collection; give both")
     results = report(
         _shared.found(args.results),
         args.out,

@@ -23,7 +23,7 @@ from o1_bench.reporting.rows import (
     over_tasks,
     side_by_side,
 )
-from o1_bench.results.result import RUN, THOUGHTS, Result, load_result
+from o1_bench.results.result import RUN, THOUGHTS, Result, find_results, load_result
 from o1_bench.running.task import load_thoughts
 from o1_bench.score import parse_measure
 from o1_records import InputError, MissingExtraError, atomic_write, quoted
@@ -49,7 +49,7 @@ def report(
     """Write a report about saved results and return them; `write_report` takes results in memory.
 
     Args:
-        paths: results, see `o1_bench.results.result.find_results`.
+        paths: results, or folders of them.
         out: the HTML file.
         baseline: see `write_report`.
         focus: see `write_report`.
@@ -58,12 +58,14 @@ def report(
         split: of a BEIR folder.
         thoughts: those of the focus (JSONL, or a folder with one file per collection); those kept beside its
             result by default.
-        examples: how many queries are shown.
+        examples: the number of queries to show.
 
     Raises:
         InputError: none of the results was measured on the collection; or as `write_report` does.
     """
-    found = {path: load_result(path) for path in map(Path, paths)}
+    if thoughts and collection is None:
+        raise InputError("--thoughts are for worked examples, which need --collection; give both")
+    found = {path: load_result(path) for path in find_results(paths).results}
     shown: Sequence[WorkedExample] = ()
     if collection is not None:
         asked = load_collection(collection, split)

@@ -197,6 +197,11 @@ def load_result(path: str | Path) -> Result:
         raise InputError(f"{path}: not a complete result: {error}; make it again") from error
 
 
+def load_results(paths: Iterable[str | Path]) -> list[Result]:
+    """Return the results in paths, see `find_results`. Raises InputError for a damaged one."""
+    return [load_result(path) for path in find_results(paths).results]
+
+
 class Found(NamedTuple):
     """Paths of results, and of those that were left out because `--new-job` moved them aside."""
 

@@ -14,6 +14,7 @@ from o1_bench.results.result import (
     RUN,
     THOUGHTS,
     excluded_ids,
+    find_results,
     load_result,
 )
 from o1_bench.score import by_query, means, parse_measure, score
@@ -24,9 +25,12 @@ _TOLERANCE = 1e-9
 
 
 def verify_results(paths: Iterable[str | Path]) -> dict[Path, list[str]]:
-    """Verify every result, damaged ones too, and return the differences of each; see `verify_result`."""
+    """Verify results, or folders of them, damaged ones too, and return the differences of each.
+
+    A result without differences has an empty list; see `verify_result`.
+    """
     differing: dict[Path, list[str]] = {}
-    for path in map(Path, paths):
+    for path in find_results(paths).results:
         try:
             differing[path] = verify_result(path)
         except (InputError, OSError) as error:

@@ -88,7 +88,7 @@ def run(
     set_options = options.changed
     set_options += [name for name, value in about_thoughts.items() if value not in (None, False)]
     refuse_incomplete(set_options)
-    models = [open_system(each, options) for each in (model, hybrid) if each]
+    models = [open_system(each, options) for each in (model, hybrid) if each is not None]
     refuse_idle(set_options, models)
 
     def run_on(name: str, loader: Callable[[], Collection]) -> list[Result]:
@@ -106,7 +106,7 @@ def run(
             new_job=new_job,
         )
         each = [list(system.run(task)) for system in models]
-        fusion = [run_hybrid(each[0][0], each[1][0], task)] if hybrid else []
+        fusion = [run_hybrid(each[0][0], each[1][0], task)] if hybrid is not None else []
         return [*(result for results in each for result in results), *fusion]
 
     return attempt_each({name: partial(run_on, name, loader) for name, loader in loaders.items()}, tell)
