@@ -292,6 +292,21 @@ def test_a_run_of_no_documents_per_query_is_a_usage_error(folder, capsys, k):
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--b=1.2", "must be between 0 and 1, got '1.2'"),
+        ("--k1=-1", "must be between 0 and inf, got '-1'"),
+        ("--think-ms=nan", "must be between 0 and inf, got 'nan'"),
+    ],
+)
+def test_numbers_outside_their_range_are_usage_errors(folder, capsys, option, said):
+    with pytest.raises(SystemExit) as stopped:
+        run_with("run", "--model", "bm25", "--collection", folder / "tiny", "--out", folder / "o", option)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_seed_below_zero_is_a_usage_error(folder, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_with("compare", folder / "good.trec", folder / "poor.trec", "--seed", "-1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from o1_bench.datasets.suites import files_read
 from o1_bench.results.result import EXCLUDED, QRELS, RESULT, RUN, THOUGHTS, find_results
 from o1_bench.score import Measure, parse_measure
 from o1_records import InputError
-from o1_records.kit.command import reads
+from o1_records.kit.command import between, reads
 
 RESULT_FILES = (RUN, QRELS, EXCLUDED, THOUGHTS, RESULT)
 COLLECTION = "a BEIR folder, or ROOT/NAME such as data/bright/biology"
@@ -34,8 +35,13 @@ def split(command: Any) -> None:
 def lexical(command: Any) -> None:
     """Add the settings of BM25."""
     command.add_argument("--split-identifiers", action="store_true", help="BM25: for code")
-    command.add_argument("--k1", type=float, default=0.9, help="BM25: k1")
-    command.add_argument("--b", type=float, default=0.4, help="BM25: b")
+    command.add_argument("--k1", type=between(0, math.inf), default=0.9, help="BM25: k1")
+    command.add_argument("--b", type=between(0, 1), default=0.4, help="BM25: b")
+
+
+def milliseconds(command: Any, flag: str, text: str) -> None:
+    """Add an option for a time per query."""
+    command.add_argument(flag, type=between(0, math.inf), metavar="MS", help=text)
 
 
 def results(command: Any, *flags: str, **options: Any) -> None:

@@ -17,7 +17,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         command, "baseline", once=True, help="a result, metrics of single queries (.jsonl) or a TREC run"
     )
     _shared.results(command, "others", once=True, nargs="+", metavar="other", help="the same")
-    command.add_argument("--measure", type=_shared.measure, default=DEFAULT[0], help="what is compared")
+    command.add_argument("--measure", type=_shared.measure, default=str(DEFAULT[0]), help="what is compared")
     command.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="seed of the tests")
     command.add_argument(
         "--allow-different",

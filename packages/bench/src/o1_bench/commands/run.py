@@ -61,9 +61,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         thoughts, "--thoughts", inside=("*.jsonl",), metavar="PATH",
         help="thoughts to run with: JSONL, or a folder with one file per collection",
     )  # fmt: skip
-    thoughts.add_argument(
-        "--think-ms", type=float, metavar="MS", help="time that writing them took, per query"
-    )
+    _shared.milliseconds(thoughts, "--think-ms", "time that writing them took, per query")
     thoughts.add_argument("--oracle", action="store_true", help="the given thoughts look at the answer")
     thoughts.add_argument("--think", action="store_true", help="a checkpoint writes thoughts of its own")
     thoughts.add_argument(

@@ -33,7 +33,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     kept.add_argument("--kind", choices=get_args(Kind), default="system", help="what the run is")
     kept.add_argument("--note", default="", help="a line under the name")
     for stage in ("think", "embed", "search"):
-        kept.add_argument(f"--{stage}-ms", type=float, metavar="MS", help=f"time to {stage}, per query")
+        _shared.milliseconds(kept, f"--{stage}-ms", f"time to {stage}, per query")
 
 
 def run(args: argparse.Namespace) -> int:
