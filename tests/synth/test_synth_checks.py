@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import string
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
 from o1_synth import ChatExpert, Checks, Job, Retry, think
-from o1_synth.checks import Known, Siblings, is_echo, is_loop, is_other_script, is_refusal, leaks
+from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, is_refusal, leaks
 from o1_synth.job.draw import Failure
 
 QUERY = "why does the sky look blue during the day"
@@ -76,6 +78,11 @@ def test_another_script_than_the_querys_is_known_and_foreign_names_are_not():
         "空はなぜ青い", "空気の分子が短い波長の光をより強く散乱するため、青い光が見える"
     )
     assert not is_other_script("1 + 1 = ?", "две единицы вместе дают двойку, это простая арифметика")
+
+
+@given(st.text(string.ascii_letters + string.digits + " .,", max_size=60))
+def test_the_short_way_for_ascii_counts_the_same_scripts(text):
+    assert +_scripts(text) == +(_scripts(f"{text}é") - Counter(LATIN=1))
 
 
 @settings(deadline=None)

@@ -215,7 +215,10 @@ class Siblings:
 
 
 def _scripts(text: str) -> Counter[str]:
-    return Counter(_script(letter) for letter in text[:_LETTERS] if letter.isalpha())
+    head = text[:_LETTERS]
+    if head.isascii():  # five times as fast
+        return Counter(LATIN=sum(map(str.isalpha, head)))
+    return Counter(_script(letter) for letter in head if letter.isalpha())
 
 
 @lru_cache(maxsize=4096)

@@ -114,7 +114,7 @@ class GroupExpert(ExpertOn[RecordT], Protocol[RecordT]):
 
 def key_of(record: Record) -> str:
     """Return the key of a record in a job: its key fields, joined by tabs."""
-    return "\t".join(map(str, record.key))
+    return "\t".join([getattr(record, field) for field in record.key_fields])
 
 
 def sample_seed(seed: int, key: str, sample: int, draw: int = 0) -> int:

@@ -86,7 +86,7 @@ async def draw(
                 _count(replies, drawn)
                 again = []
                 for sample, reply in zip(left, replies, strict=True):
-                    made = _judged(query, sample, reply, checks, known)
+                    made = _judged(query, key, sample, reply, checks, known)
                     if isinstance(made, Outcome):
                         settled[sample] = made
                     elif made.reason in REDRAWN and number < redraws:
@@ -120,14 +120,23 @@ async def _replies(
 
 def _count(replies: Sequence[Reply | NoThought], drawn: Drawn) -> None:
     """Add the tokens of one request; its prompt counts once, however many samples it asked for."""
-    answered = [reply for reply in replies if isinstance(reply, Reply)]
-    drawn.prompt_tokens += max((reply.source.prompt_tokens for reply in answered), default=0)
-    drawn.completion_tokens += sum(reply.source.completion_tokens for reply in answered)
-    drawn.answered_by.update(reply.answered_by for reply in answered if reply.answered_by)
+    prompt_tokens = 0
+    for reply in replies:
+        if isinstance(reply, Reply):
+            prompt_tokens = max(prompt_tokens, reply.source.prompt_tokens)
+            drawn.completion_tokens += reply.source.completion_tokens
+            if reply.answered_by:
+                drawn.answered_by.add(reply.answered_by)
+    drawn.prompt_tokens += prompt_tokens
 
 
 def _judged(
-    query: RecordT, sample: int, reply: Reply | NoThought, checks: Checking[RecordT] | None, known: Known
+    query: RecordT,
+    key: str,
+    sample: int,
+    reply: Reply | NoThought,
+    checks: Checking[RecordT] | None,
+    known: Known,
 ) -> Outcome | NoThought:
     """Return the outcome of a reply that passes, else the reason why it does not."""
     if isinstance(reply, NoThought):
@@ -140,7 +149,6 @@ def _judged(
             return NoThought(fault, reply.text[:200])
         if Reason.DUPLICATE in checks.names and not known.add(checks.compared(reply.text)):
             return NoThought(Reason.DUPLICATE, "nearly the same as another sample of this query")
-    key = key_of(query)
     thought = Thought(query_id=key, thought_id=f"{key}#{sample}", text=reply.text, source=reply.source)
     try:
         return thought_outcome(sample, thought)

@@ -166,10 +166,12 @@ class Journal(JournalReader, Generic[RecordT]):
 
     def answers(self, samples: int) -> Iterator[tuple[RecordT, Thought]]:
         """Yield the wanted thoughts with what they are about, ordered by key and sample."""
-        decoder = msgspec.json.Decoder(Thought)
+        decoder, last = msgspec.json.Decoder(Thought), ""
         sql = f"SELECT key, text, payload, body {_WANTED} AND reason = '' ORDER BY key, sample"
-        for _, text, payload, body in self.db.rows(sql, samples):
-            yield self._record(text, payload), decoder.decode(body)
+        for key, text, payload, body in self.db.rows(sql, samples):
+            if key != last:
+                last, record = key, self._record(text, payload)
+            yield record, decoder.decode(body)
 
     def failures(self, samples: int) -> Iterator[Failure]:
         """Yield the wanted samples without a thought and their reasons, ordered by key and sample."""
@@ -195,7 +197,8 @@ class Journal(JournalReader, Generic[RecordT]):
 
     def _want(self, record: RecordT) -> None:
         key, text, payload = self._row(record)
-        begun = self.db.row("SELECT text, payload, wanted FROM item WHERE key = ?", key)
+        execute = self.db.connection.execute  # the transaction explains its errors
+        begun = execute("SELECT text, payload, wanted FROM item WHERE key = ?", (key,)).fetchone()
         if begun and begun[2]:
             raise InputError(f"duplicate {' and '.join(record.key_fields)} {quoted(key)}; keep one of them")
         if begun and begun[:2] != (text, payload) and self._settled(key):
@@ -206,15 +209,13 @@ class Journal(JournalReader, Generic[RecordT]):
                 _fields(record),
                 remedy="leave it out, give it another id, or choose another --out",
             )
-        self.db.execute("INSERT OR REPLACE INTO item VALUES (?, ?, ?, 1)", key, text, payload)
+        execute("INSERT OR REPLACE INTO item VALUES (?, ?, ?, 1)", (key, text, payload))
 
     def _row(self, record: RecordT) -> tuple[str, str, str]:
         """Return key, text and payload: the JSON of all other fields."""
         key = key_of(record)
-        encode(
-            record, f"{type(record).__name__.lower()} {quoted(key)}", self._line
-        )  # refuses what is invalid
-        fields = msgspec.to_builtins(record)
+        encode(record, f"{type(record).__name__.lower()} {key!r}", self._line)  # refuses what is invalid
+        fields = {name: getattr(record, name) for name in record.__struct_fields__}
         text: str = fields.pop("text")
         return key, text, msgspec.json.encode(fields).decode()
 
