@@ -5,6 +5,7 @@ Names that end in `.gz` or `.zst` are compressed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, open_output, quoted
+from o1_records.files import InputError, atomic_write, open_output, quoted
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, checked_lines
+from o1_records.lines import Refuse, Refused, checked_lines
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -66,6 +67,19 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
                 raise InputError(f"{place}: repeated key {quoted(record.key)}; nothing was written")
             file.write(line + b"\n")
     return count
+
+
+@contextlib.contextmanager
+def quarantine(path: str | Path) -> Iterator[tuple[Refuse, list[int]]]:
+    """A file of Refused records, whole at the end, and the numbers of the lines that are in it."""
+    numbers: list[int] = []
+    with atomic_write(path) as file:
+
+        def keep(refused: Refused) -> None:
+            numbers.append(refused.line)
+            file.write(encode(refused, f"{path}: line {refused.line}") + b"\n")
+
+        yield keep, numbers
 
 
 def encode(record: Record, place: str, decoder: msgspec.json.Decoder[Any] | None = None) -> bytes:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
-from o1_records.files import InputError, atomic_write, open_input
+from o1_records.files import InputError, open_input
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -60,21 +59,6 @@ def numbered_lines(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, byt
         if problem:
             raise InputError(f"{path}:{number}: {problem}")
         yield number, line
-
-
-@contextlib.contextmanager
-def quarantine(path: str | Path) -> Iterator[tuple[Refuse, list[int]]]:
-    """A file of Refused records, whole at the end, and the numbers of the lines that are in it."""
-    from o1_records.jsonl import encode
-
-    numbers: list[int] = []
-    with atomic_write(path) as file:
-
-        def keep(refused: Refused) -> None:
-            numbers.append(refused.line)
-            file.write(encode(refused, f"{path}: line {refused.line}") + b"\n")
-
-        yield keep, numbers
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, str]]:

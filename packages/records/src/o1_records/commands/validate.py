@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of
+from o1_records.jsonl import quarantine
 from o1_records.kit.command import reads, writes
-from o1_records.lines import Refuse, quarantine
+from o1_records.lines import Refuse
 from o1_records.progress import shown
 
 
