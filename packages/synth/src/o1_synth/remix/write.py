@@ -176,7 +176,10 @@ def write(
             raise InputError(f"there is no document to write a query from (left out: {counts or 'none'})")
 
     def publish(answers: Answers[Document]) -> None:
-        write_jsonl(path_beside(out, SOURCES), (_source(document, said) for document, said in answers()))
+        sources_of = (
+            Exclusion(query_id=said.thought_id, doc_id=document.doc_id) for document, said in answers()
+        )
+        write_jsonl(path_beside(out, SOURCES), sources_of)
         write_jsonl(out, (_query(said, domain.instruction) for _, said in answers()))
 
     summary = run_job(
@@ -227,10 +230,6 @@ def sources(
         return hashlib.sha256(f"{seed}\0{document.doc_id}".encode()).digest()
 
     yield from fitting() if count is None else heapq.nsmallest(count, fitting(), key=lot)
-
-
-def _source(document: Document, said: Thought) -> Exclusion:
-    return Exclusion(query_id=said.thought_id, doc_id=document.doc_id)
 
 
 def _query(said: Thought, instruction: str) -> Query:
