@@ -2,11 +2,25 @@
 
 import contextlib
 import io
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from o1_vote.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Models here are so small that PyTorch's threads would only wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

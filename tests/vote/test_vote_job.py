@@ -18,7 +18,7 @@ from o1_vote.measure import margin_to_corpus, mean, thought_similarity
 from o1_vote.members.protocol import LazyMember
 from o1_vote.tally import majority, mean_rank
 
-COUNT = 3 * BLOCK
+COUNT = 2 * BLOCK + 40
 DOCUMENTS = [Document(doc_id=f"d{n}", text=f"text {n} of {n % 7} and {n % 11}") for n in range(60)]
 QUERIES = [Query(query_id=f"q{n}", text=f"{n % 7} and {n % 11}") for n in range(COUNT)]
 THOUGHTS = [
@@ -118,7 +118,7 @@ def script(folder, kind, name, kill=None):
 
 def test_python_goes_on_after_a_kill_and_writes_what_the_command_writes(folder, vote, kind):
     assert vote(folder, *words(kind, f"{kind}-command")).returncode == 0
-    kill = {"elect": COUNT, "mine": 6 * 64 + 10}[kind]
+    kill = {"elect": 4 * BLOCK, "mine": 6 * 64 + 10}[kind]
     killed = script(folder, kind, f"{kind}-python", kill=kill)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not files(folder, f"{kind}-python")
