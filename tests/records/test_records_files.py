@@ -60,7 +60,7 @@ def test_a_run_reads_back_equal(tmp_path_factory, scores):
         ("q Q0 d 1 0.5", "expected 6 columns"),
         ("q Q0 d 1 nan t", "score 'nan' is not a finite float"),
         ("q Q0 d one 0.5 t", "rank 'one' is not a finite int"),
-        ("q Q0 d0 1 0.5 t", "stands twice"),
+        ("q Q0 d0 1 0.5 t", "duplicate document 'd0' for query 'q'"),
     ],
 )
 def test_a_bad_run_names_file_and_line(tmp_path, row, complaint):
@@ -203,7 +203,7 @@ def _read_all(folder):
 
 def test_a_beir_folder_cannot_hold_what_it_cannot_give_back(tmp_path):
     documents = [Document(doc_id="d", text="x")]
-    with pytest.raises(InputError, match="'d' stands twice"):
+    with pytest.raises(InputError, match="duplicate _id 'd'"):
         beir.write_beir(tmp_path, documents=documents * 2, queries=[], qrels={})
     asked = [Query(query_id="q", text="x", instruction="find")]
     with pytest.raises(InputError, match="cannot hold its instruction"):

@@ -62,7 +62,7 @@ def test_what_is_written_reads_back_equal(tmp_path_factory, written):
         ('{"query_id": "", "text": "x"}', r"length >= 1 - at `\$.query_id`"),
         ('{"query_id": "q2"}', "missing required field `text`"),
         ('{"query_id": "q2", "text": "x", "txet": "y"}', "unknown field `txet`"),
-        ('{"query_id": "q2", "text": "x", "text": "y"}', "field 'text' stands twice"),
+        ('{"query_id": "q2", "text": "x", "text": "y"}', "duplicate field 'text'"),
         ('{"query_id": "q1", "text": "again"}', "repeated key"),
         ('{"query_id": "q2", "text": "x"', "truncated"),
         ('{"query_id": "q2", "text": "\\ud800"}', "truncated|surrogate"),

@@ -124,7 +124,7 @@ def _read(path: str | Path, line_type: type[Any], key: str, refused: Refuse | No
     def decode(line: bytes, place: str) -> Any:
         decoded = decode_line(decoder, line, place)
         if not seen.add((getattr(decoded, key),)):
-            raise InputError(f"{place}: _id {quoted(getattr(decoded, key))} stands twice; keep one of them")
+            raise InputError(f"{place}: duplicate _id {quoted(getattr(decoded, key))}; keep one of them")
         return decoded
 
     return checked_lines(path, decode, refused)
@@ -167,7 +167,7 @@ def _write(path: str | Path, rows: Iterable[dict[str, str]]) -> int:
     with open_output(path) as file:
         for row in rows:
             if not seen.add((row["_id"],)):
-                raise InputError(f"{path}: _id {quoted(row['_id'])} stands twice; nothing was written")
+                raise InputError(f"{path}: duplicate _id {quoted(row['_id'])}; nothing was written")
             try:
                 file.write(msgspec.json.encode(row) + b"\n")
             except UnicodeError as error:

@@ -61,7 +61,7 @@ class BM25:
             raise InputError("BM25 needs at least one document; the corpus is empty")
         self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
         if len(self._rows) != len(self.doc_ids):
-            raise InputError("BM25: a doc_id stands twice in the corpus; keep one of them")
+            raise InputError("BM25: the corpus has a duplicate doc_id; keep one of them")
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
         terms = self.tokenize(texts)
         if not any(terms):
@@ -132,7 +132,7 @@ class BM25:
         return self._scores(self.tokenize([text])[0])
 
     def row(self, doc_id: str) -> int:
-        """The position of a document in `scores`. Raises KeyError when it is not in the corpus."""
+        """Return the position of a document in `scores`. Raises KeyError when it is not in the corpus."""
         return self._rows[doc_id]
 
     def search(

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 
 class InputError(ValueError):
-    """Input that a user can mend. The message names the place, the value and the remedy."""
+    """Input that a user can correct. The message names the place, the value and the remedy."""
 
 
 class MissingExtraError(ImportError):
@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hex digest of a file, read in blocks."""
+    """Return the hex digest of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -102,7 +102,7 @@ def open_output(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def plain_name(path: str | Path) -> str:
-    """The file's name without the suffix of its compression."""
+    """Return a file's name without the suffix of its compression."""
     path = Path(path)
     return path.stem if path.suffix in (".gz", ".zst") else path.name
 

@@ -32,7 +32,7 @@ class Extra(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Row(msgspec.Struct):
-    """What is read of a row; other fields are kept apart."""
+    """The fields of a row that become an example; others are kept apart."""
 
     query: str
     pos: list[str]
@@ -71,7 +71,7 @@ def read(
         except ValueError as error:
             raise InputError(f"{place}: {error}; in {quoted(line[:200])}") from error
         if not seen.add(example.key):
-            raise InputError(f"{place}: query_id {quoted(example.query.query_id)} stands twice; keep one")
+            raise InputError(f"{place}: duplicate query_id {quoted(example.query.query_id)}; keep one")
         if extra is not None:
             again = _fields(example)
             fields = decode_line(fields_decoder, line, place)
@@ -134,7 +134,7 @@ def _example(row: _Row, names: QueryNames) -> Example:
 
 
 def _fields(example: Example) -> dict[str, Any]:
-    """The row of an example; fields at their defaults are left out."""
+    """Return the row of an example, without fields at their defaults."""
     query, thought = example.query, example.thought
     positives, negatives = example.positives, example.negatives
     scores = list(example.teacher_scores)

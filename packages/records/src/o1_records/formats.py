@@ -74,7 +74,7 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(path: Path, named: str | None) -> str:
-    """The format that was named, or the one that the file's name shows (jsonl, parquet)."""
+    """Return the format that was named, or the one that the file's name shows (jsonl, parquet)."""
     if named is not None:
         return named
     suffix = Path(plain_name(path)).suffix.removeprefix(".")
@@ -100,7 +100,7 @@ def write(path: Path, name: str, records: Iterable[Record], record_type: type[Re
 
 
 def record_type_of(names: Iterable[str], typed: str | None) -> type[Record]:
-    """The record type that formats and `--type` agree on."""
+    """Return the record type that formats and `--type` agree on."""
     kinds = {FORMATS[name].holds for name in names} | {RECORD_TYPES[typed] if typed else None}
     kinds.discard(None)
     if not kinds:

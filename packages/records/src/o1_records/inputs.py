@@ -1,4 +1,4 @@
-"""What a command accepts as queries, documents or judgements: a BEIR folder or a file of records."""
+"""Queries, documents and judgements from a BEIR folder or a file of records, whichever is given."""
 
 from __future__ import annotations
 

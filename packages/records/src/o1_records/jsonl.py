@@ -71,7 +71,7 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
 
 @contextlib.contextmanager
 def quarantine(path: str | Path) -> Iterator[tuple[Refuse, list[int]]]:
-    """A file of Refused records, whole at the end, and the numbers of the lines that are in it."""
+    """Open a file for Refused records, and collect the numbers of the lines that go into it."""
     numbers: list[int] = []
     with atomic_write(path) as file:
 
@@ -83,7 +83,7 @@ def quarantine(path: str | Path) -> Iterator[tuple[Refuse, list[int]]]:
 
 
 def encode(record: Record, place: str, decoder: msgspec.json.Decoder[Any] | None = None) -> bytes:
-    """One checked JSON line, without its newline."""
+    """Return one checked JSON line, without its newline."""
     try:
         line = msgspec.json.encode(record)
         (decoder or msgspec.json.Decoder(type(record))).decode(line)
@@ -93,7 +93,7 @@ def encode(record: Record, place: str, decoder: msgspec.json.Decoder[Any] | None
 
 
 def decode_line(decoder: msgspec.json.Decoder[T], line: bytes, place: str) -> T:
-    """Decode one line; InputError with its place and its beginning where it is not valid."""
+    """Decode one line. Raises InputError with its place and its beginning where it is not valid."""
     try:
         return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -101,7 +101,7 @@ def decode_line(decoder: msgspec.json.Decoder[T], line: bytes, place: str) -> T:
 
 
 def _hint(error: Exception, line: bytes) -> str:
-    """Msgspec takes a surrogate without its other half for the end of the data."""
+    """Return the likely cause: msgspec takes a lone surrogate for the end of the data."""
     if "truncated" in str(error) and line.endswith(b"}") and rb"\ud" in line.lower():
         return r" (a lone surrogate, a \ud... escape without its other half)"
     return ""
@@ -115,7 +115,7 @@ def refuse_repeated_fields(line: bytes, place: str) -> None:
         if len(named) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{place}: field {quoted(twice)} stands twice; keep one of them")
+            raise InputError(f"{place}: duplicate field {quoted(twice)}; keep one of them")
         return named
 
     json.loads(line, object_pairs_hook=check)

@@ -13,7 +13,7 @@ _BUCKET_KEYS = 64  # a bucket is searched in C; twice as many keys split all buc
 
 
 class KeySet:
-    """A set that keys are only added to; it keeps digests of 128 bits, not the keys.
+    """A set of keys that can only grow; it keeps digests of 128 bits, not the keys.
 
     About 24 bytes a key: 8.8 million take 0.2 GB where a Python set of tuples takes 1.7.
     """
@@ -56,19 +56,19 @@ def content_doc_id(text: str) -> str:
 
 
 def content_query_id(*parts: str) -> str:
-    """The name of a query by its text and its instruction."""
+    """Return the name of a query by its text and its instruction."""
     return "q-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
 class QueryNames:
-    """Gives each query of one file a name; the second equal query is `q-...#2`."""
+    """Name the queries of one file; the second equal query is `q-...#2`."""
 
     def __init__(self) -> None:
         self._seen = KeySet()
         self._repeats: dict[str, int] = {}
 
     def name(self, *parts: str) -> str:
-        """The name of the next query."""
+        """Return the name of the next query."""
         query_id = content_query_id(*parts)
         if self._seen.add((query_id,)):
             return query_id
@@ -77,7 +77,7 @@ class QueryNames:
 
 
 def documents_of(texts: list[str], ids: list[str] | None = None) -> tuple[Document, ...]:
-    """Documents of passages, under the names given or those of their content."""
+    """Return the documents of passages, under the names given or those of their content."""
     names = [content_doc_id(text) for text in texts] if ids is None else ids
     return tuple(Document(doc_id=name, text=text) for name, text in zip(names, texts, strict=True))
 

@@ -1,4 +1,4 @@
-"""How far a long command is: a line on stderr where that is a terminal, else nothing."""
+"""Progress of a long command: a line on stderr if that is a terminal, else nothing."""
 
 from __future__ import annotations
 

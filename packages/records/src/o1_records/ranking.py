@@ -12,7 +12,7 @@ from o1_records.types import Hit
 
 
 def rank(query_id: str, scores: Mapping[str, float], k: int | None = None) -> list[Hit]:
-    """The k best documents of a query as hits, best first (all of them when k is None).
+    """Return the k best documents of a query as hits, best first (all of them when k is None).
 
     Scores are rounded to float32 before they are compared; equal scores go to the larger doc_id.
 

@@ -37,7 +37,7 @@ def read(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Example
         row = decode_line(decoder, line, place)
         refuse_repeated_fields(line, place)
         if not seen.add((row.query_id,)):
-            raise InputError(f"{place}: query_id {quoted(row.query_id)} stands twice; keep one of them")
+            raise InputError(f"{place}: duplicate query_id {quoted(row.query_id)}; keep one of them")
         return Example(
             query=Query(query_id=row.query_id, text=row.query),
             positives=_documents(row.positive_passages),

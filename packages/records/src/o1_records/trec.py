@@ -103,7 +103,7 @@ def _number(text: str, kind: type[Number], place: str, name: str) -> Number:
 
 def _refuse_repeat(seen: KeySet, query_id: str, doc_id: str, place: str) -> None:
     if not seen.add((query_id, doc_id)):
-        raise InputError(f"{place}: document {quoted(doc_id)} stands twice for query {quoted(query_id)}")
+        raise InputError(f"{place}: duplicate document {quoted(doc_id)} for query {quoted(query_id)}")
 
 
 def _word(text: str, place: str) -> str:

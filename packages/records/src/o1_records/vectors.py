@@ -55,7 +55,7 @@ class Encoder(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thoughts: str = ""
 
     def same_space(self, other: Encoder) -> bool:
-        """Whether vectors may be compared: equal in digest, layout and pooling; names do not count."""
+        """Return whether vectors may be compared: equal in digest, layout and pooling; names do not count."""
         names = ("digest", "layout", "pooling")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -221,11 +221,11 @@ class VectorSet:
         return self.manifest.rows
 
     def ids(self) -> list[str]:
-        """The ids of all rows, in order."""
+        """Return the ids of all rows, in order."""
         return [name for shard in self.manifest.shards for name in self._read_ids(shard).ids]
 
     def owners(self) -> list[str]:
-        """The owner of each row: its query where one has several vectors, else its own id."""
+        """Return the owner of each row: its query where one has several vectors, else its own id."""
         every = (self._read_ids(shard) for shard in self.manifest.shards)
         return [name for shard in every for name in (shard.owners or shard.ids)]
 
@@ -235,7 +235,7 @@ class VectorSet:
             yield self._read_ids(shard).ids, self._read_vectors(shard)
 
     def load(self) -> Matrix:
-        """All vectors [rows, dim] in memory."""
+        """Return all vectors [rows, dim] in memory."""
         if not self.manifest.shards:
             return np.zeros((0, self.manifest.dim), dtype=np.float32)
         return np.concatenate([self._read_vectors(shard) for shard in self.manifest.shards])
@@ -276,7 +276,7 @@ def refuse_bad_vectors(ids: Sequence[str], vectors: Matrix, place: str) -> None:
 
 
 def _sealed(manifest: Manifest) -> bytes:
-    """The only bytes that stand for this manifest: its encoding, with the sha256 of the rest in it."""
+    """Return the manifest's one valid encoding, which contains the sha256 of its other fields."""
     content = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""))
     digest = hashlib.sha256(content).hexdigest()
     return msgspec.json.format(

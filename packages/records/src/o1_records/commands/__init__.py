@@ -1,1 +1,1 @@
-"""The commands of `o1-records`, one file each: `declare` its options, `run` it."""
+"""The commands of `o1-records`, one file each: `declare` adds its options, `run` runs it."""

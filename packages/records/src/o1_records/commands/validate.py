@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def quarantine_of(path: Path | None) -> contextlib.AbstractContextManager[tuple[Refuse | None, list[int]]]:
-    """The file for refused lines, where one is wanted, and the numbers of those lines."""
+    """Open the file for refused lines, if one is wanted, and collect the numbers of those lines."""
     return contextlib.nullcontext((None, [])) if path is None else quarantine(path)
 
 

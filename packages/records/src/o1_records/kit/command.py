@@ -322,7 +322,7 @@ def _refuse(
 
 
 def _within(out: Path, folder: Path, patterns: Sequence[str]) -> bool:
-    """Whether `out` is one of the files that a command reads in `folder`, existing or not."""
+    """Return whether `out` is one of the files that a command reads in `folder`, existing or not."""
     try:
         inside = out.resolve().relative_to(folder.resolve())
     except ValueError:

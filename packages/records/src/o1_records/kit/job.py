@@ -277,7 +277,7 @@ class Job:
         self.close()
 
     def _holds_work(self) -> bool:
-        """Whether anything was done or published, or somebody else put a file beside the journal."""
+        """Return whether anything was done or published, or somebody else put a file beside the journal."""
         if self.note(_OUTPUTS) is not None or any(
             not path.name.startswith(_OWN) for path in self.folder.iterdir()
         ):

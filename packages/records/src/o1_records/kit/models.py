@@ -41,7 +41,7 @@ _NOT_IDENTITY = ("o1_certificate.json", "o1_training.json")  # they describe a m
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name can be a repository of the hub and is no file or folder here."""
+    """Return whether a name can be a repository of the hub and is no file or folder here."""
     return not Path(name).exists() and _HUB_ID.fullmatch(str(name)) is not None
 
 

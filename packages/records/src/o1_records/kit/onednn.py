@@ -21,7 +21,7 @@ FEWEST_ROWS = 4  # below this MKL is as fast
 
 
 def computed_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What a torch checkpoint inside of `fast_linear` takes as its `context_fn`.
+    """Return the `context_fn` for a torch checkpoint inside of `fast_linear`.
 
     A backward pass runs outside of the context; the layers that it computes again go the way they went.
     """
