@@ -154,7 +154,7 @@ def ours(args: argparse.Namespace, inputs: list[str]) -> tuple[Encode, int]:
 
 
 def ours_plain_rows(args: argparse.Namespace, inputs: list[str]) -> tuple[Encode, int]:
-    from o1_model.encode import encode_rows
+    from o1_model.encoding.encode import Reader
     from o1_model.layout import Row
 
     embedder = our_minilm(args)
@@ -164,7 +164,7 @@ def ours_plain_rows(args: argparse.Namespace, inputs: list[str]) -> tuple[Encode
         return [Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0)) for ids in every]
 
     def encode(chosen: list[str]) -> np.ndarray:
-        return encode_rows(embedder.backbone, embedder.layout, rows(chosen), pad_id=0)
+        return Reader(embedder.backbone, embedder.layout, 0).read(rows(chosen))
 
     return encode, sum(len(row.ids) for row in rows(inputs))
 
@@ -185,7 +185,7 @@ def random_rows(args: argparse.Namespace) -> list[tuple[int, ...]]:
 
 def our_random_rows(args: argparse.Namespace, inputs: list[tuple[int, ...]]) -> tuple[Encode, int]:
     from o1_model.backbone import Backbone
-    from o1_model.encode import encode_rows
+    from o1_model.encoding.encode import Reader
     from o1_model.layout import Layout, Row
 
     backbone = Backbone(qwen2(args), ())
@@ -193,7 +193,7 @@ def our_random_rows(args: argparse.Namespace, inputs: list[tuple[int, ...]]) -> 
 
     def encode(chosen: list[tuple[int, ...]]) -> np.ndarray:
         rows = [Row(ids, len(ids) - 1, len(ids) - 1, range(0)) for ids in chosen]
-        return encode_rows(backbone, layout, rows, pad_id=0)
+        return Reader(backbone, layout, 0).read(rows)
 
     return encode, sum(map(len, inputs))
 

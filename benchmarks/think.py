@@ -30,11 +30,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-import o1_model.decode
+import o1_model.thinking.decoder
 from o1_model import Embedder, Thinking, aggregate
-from o1_model.aggregate import stacked
 from o1_model.backbone import Backbone
 from o1_model.layout import new_layout, prompt_row, query_row, text_ids
+from o1_model.thinking.aggregate import stacked
 
 VOCABULARY = 16_384
 BATCH = 16
@@ -102,7 +102,7 @@ def without_cache_readout(embedder: Embedder, queries: Sequence[str], thinking: 
     _, traces = embedder.decode(queries, thinking)
     ids = text_ids(embedder.tokenizer, queries)
     pairs = [(own, trace.token_ids) for own, row in zip(ids, traces, strict=True) for trace in row]
-    embedder.encode_rows([query_row(embedder.layout, own, thought) for own, thought in pairs])
+    embedder.read([query_row(embedder.layout, own, thought) for own, thought in pairs])
 
 
 def in_small_batches(embedder: Embedder, queries: Sequence[str], thinking: Thinking) -> None:

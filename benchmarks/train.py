@@ -163,7 +163,7 @@ def ours(embedder: Any, batch: Any) -> None:
 
 
 def ours_half(embedder: Any, batch: Any) -> None:
-    from o1_model.joint import JointModel
+    from o1_model.training.joint import JointModel
 
     JointModel(embedder.backbone, embedder.layout).activation_checkpointing_enable(every_n_layers=2)
     joint_step(embedder, batch, cached=False)
@@ -177,9 +177,9 @@ def joint_step(embedder: Any, batch: Any, *, cached: bool) -> None:
     """The step that JointTrainer takes."""
     import torch
 
-    from o1_model.gradcache import Plan, cached_step, direct_step
-    from o1_model.joint import JointModel
-    from o1_model.objective import Objective
+    from o1_model.training.gradcache import Plan, cached_step, direct_step
+    from o1_model.training.joint import JointModel
+    from o1_model.training.objective import Objective
 
     model = JointModel(embedder.backbone, embedder.layout).train()
     step = cached_step if cached else direct_step
@@ -189,7 +189,7 @@ def joint_step(embedder: Any, batch: Any, *, cached: bool) -> None:
 
 def micro(embedder: Any, batch: Any) -> None:
     """The largest part alone, forwards and backwards."""
-    from o1_model.joint import JointModel
+    from o1_model.training.joint import JointModel
 
     model = JointModel(embedder.backbone, embedder.layout).train()
     # a query part has logits besides
@@ -214,9 +214,9 @@ def model_of(vocabulary: int, layers: int) -> Any:
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     from o1_model.backbone import Backbone
+    from o1_model.checkpoint.lora import Lora, add_lora
     from o1_model.embedder import Embedder
     from o1_model.layout import new_layout
-    from o1_model.lora import Lora, add_lora
 
     # four places are left for the control tokens, as in a padded vocabulary
     words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{n}": n for n in range(3, vocabulary - 4)}
@@ -246,7 +246,7 @@ def model_of(vocabulary: int, layers: int) -> Any:
 
 def batch_of(embedder: Any, queries: int, group: int, seed: int) -> Any:
     """Text with the lengths of MS MARCO's queries and passages (log-normal) and of LLM-written thoughts."""
-    from o1_model.data import JointCollator
+    from o1_model.training.data import JointCollator
     from o1_records import Document, Example, Query, Source, Thought
 
     draw = random.Random(seed)

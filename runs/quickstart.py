@@ -28,7 +28,7 @@ from quickstart_bench import evaluate
 
 from o1_bench import build_stdlib
 from o1_model import Embedder, Thinking, aggregate
-from o1_model.aggregate import stacked
+from o1_model.thinking.aggregate import stacked
 from o1_records import (
     InputError,
     Query,
@@ -179,8 +179,9 @@ def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
 
 def vote(root: Path) -> None:
     """A committee of three elects the thought of each query, all queries get one: the paper's way."""
-    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect, majority
     from o1_vote.dense import Loading
+
+    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect, majority
     from o1_vote.measure import thought_similarity
 
     train = root / "collection" / "train"
@@ -210,9 +211,9 @@ def train_model(root: Path) -> None:
     """Teach MiniLM, used as a causal language model, to think and to embed."""
     from transformers import TrainingArguments
 
-    from o1_model.arguments import DataArguments, ModelArguments
-    from o1_model.objective import Objective
-    from o1_model.train import faster_dtype, train
+    from o1_model.training.arguments import DataArguments, ModelArguments
+    from o1_model.training.objective import Objective
+    from o1_model.training.train import faster_dtype, train
 
     arguments = TrainingArguments(
         output_dir=str(root / "model"),
@@ -237,7 +238,7 @@ def train_model(root: Path) -> None:
 
 def embed_corpus(root: Path) -> None:
     """Vectors of all documents, shard by shard."""
-    from o1_model.stream import embed_stream
+    from o1_model.encoding.shards import embed_stream
     from o1_records.vectors import VectorWriter
 
     model = Embedder.from_pretrained(root / "model", device="cpu")

@@ -30,8 +30,8 @@ from o1_bench.controls import Texts, empty_thoughts, filler_thoughts, shuffled_t
 from o1_bench.datasets.stdlib import load_stdlib
 from o1_bench.score import means
 from o1_model import Embedder, aggregate
-from o1_model.aggregate import Vectors, stacked
-from o1_model.resume import newest_checkpoint
+from o1_model.thinking.aggregate import Vectors, stacked
+from o1_model.training.saving import newest_checkpoint
 from o1_records import InputError, Query, Thought, atomic_write, read_jsonl, run_command
 
 ROOT = Path(__file__).resolve().parents[1] / "results" / "terms"
@@ -131,9 +131,9 @@ def train(variant: str, seed: int, steps: int, folder: Path) -> None:
     """Teach MiniLM with the terms of a variant."""
     import transformers
 
-    from o1_model.arguments import DataArguments, ModelArguments, TrainingArguments
-    from o1_model.objective import Objective
-    from o1_model.train import train as train_model
+    from o1_model.training.arguments import DataArguments, ModelArguments, TrainingArguments
+    from o1_model.training.objective import Objective
+    from o1_model.training.train import train as train_model
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

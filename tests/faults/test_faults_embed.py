@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.forked_commands import Commands
+from helpers.tiny import SPECIAL, save_model, word_tokenizer
 from o1_model import Embedder
 from o1_model.__main__ import main
 from o1_model.layout import document_row, query_row, text_ids
@@ -29,25 +29,16 @@ from o1_records.vectors import VectorSet
 
 FULL = os.environ.get("O1_FAULTS") == "full"
 SHARD_ROWS, ROWS = 4, 200
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
 WORDS = ["open", "a", "zip", "file", "sort", "keys", "<", ">", "/", "|", "emb", "thought", "query", "doc"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL.values(), *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL).save_pretrained(folder / "plain")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, initializer_range=0.2,
+    save_model(
+        folder / "plain", tokenizer=word_tokenizer(WORDS, lowercase=False),
+        hidden_size=16, num_hidden_layers=1, intermediate_size=32,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "plain")
     Embedder.from_backbone(folder / "plain", document_length=40).save_pretrained(folder / "model")
     return folder / "model"
 
@@ -68,37 +59,10 @@ def expected(checkpoint, corpus, tmp_path_factory):
     return VectorSet(out)
 
 
-class Commands:
-    """Commands in processes of their own."""
-
-    def __init__(self):
-        self.server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked_commands.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert json.loads(self.server.stdout.readline()) == {"ready": True}
-
-    def start(self, argv, file_bytes=None):
-        self.server.stdin.write(json.dumps({"argv": argv, "file_bytes": file_bytes}) + "\n")
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())["pid"]
-
-    def code(self):
-        return json.loads(self.server.stdout.readline())["code"]
-
-    def run(self, argv, file_bytes=None):
-        self.start(argv, file_bytes)
-        return self.code()
-
-
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    started = Commands()
-    yield started
-    started.server.stdin.close()
-    started.server.kill()
-    started.server.wait()
+def commands():
+    with contextlib.closing(Commands()) as started:
+        yield started
 
 
 def _embed(model, corpus, out, *more):
@@ -345,7 +309,7 @@ def test_f21_changed_thoughts_or_another_role_are_never_reused(checkpoint, tmp_p
     for other in ([], ["--think", "--max-tokens", "3"], ["--think", "--max-tokens", "2", "--with-query"]):
         capsys.readouterr()
         assert main([*asked, *other]) == 4
-        assert "was made with encoder" in capsys.readouterr().err
+        assert "was made with" in capsys.readouterr().err
     write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=f"d{n}", text="open") for n in range(4)])
     assert main(_embed(checkpoint, tmp_path / "corpus.jsonl", tmp_path / "v")) == 4
 

@@ -9,24 +9,21 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.forked_commands import Commands
+from helpers.tiny import save_model, word_tokenizer
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.resume import newest_checkpoint
+from o1_model.training.saving import newest_checkpoint
 from o1_records import Document, Example, Query, Source, Thought, write_jsonl
 
 FULL = os.environ.get("O1_FAULTS") == "full"
 STEPS = 10
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
 WORDS = ["open", "a", "zip", "file", "sort", "keys", "read", "text", "the", "of", "in", "list"]
 
 
@@ -34,16 +31,10 @@ WORDS = ["open", "a", "zip", "file", "sort", "keys", "read", "text", "the", "of"
 def inputs(tmp_path_factory):
     """A tiny plain model and examples."""
     folder = tmp_path_factory.mktemp("inputs")
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL.values(), *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL).save_pretrained(folder / "plain")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, initializer_range=0.2, attention_dropout=0.1,
+    save_model(
+        folder / "plain", tokenizer=word_tokenizer(WORDS),
+        hidden_size=16, num_hidden_layers=1, intermediate_size=32, attention_dropout=0.1,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "plain")
     write_jsonl(folder / "examples.jsonl", [_example(number) for number in range(30)])
     return folder
 
@@ -94,43 +85,10 @@ def _losses(out):
     return [line["loss"] for line in history if "loss" in line]
 
 
-class Commands:
-    """Commands in processes of their own."""
-
-    def __init__(self):
-        self.server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked_commands.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self._answer()
-
-    def start(self, argv, file_bytes=None):
-        self.server.stdin.write(json.dumps({"argv": argv, "file_bytes": file_bytes}) + "\n")
-        self.server.stdin.flush()
-        return self._answer()["pid"]
-
-    def code(self):
-        return self._answer()["code"]
-
-    def run(self, argv, file_bytes=None):
-        self.start(argv, file_bytes)
-        return self.code()
-
-    def _answer(self):
-        # a training prints its log lines to the same place
-        while not (line := self.server.stdout.readline()).startswith('{"'):
-            assert line, "the server of commands ended"
-        return json.loads(line)
-
-
 @pytest.fixture(scope="module")
 def commands():
-    started = Commands()
-    yield started
-    started.server.stdin.close()
-    started.server.kill()
-    started.server.wait()
+    with contextlib.closing(Commands()) as started:
+        yield started
 
 
 def test_f22_a_killed_training_has_a_loadable_checkpoint_and_ends_as_if_uninterrupted(

@@ -2,26 +2,19 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.tiny import save_model, word_tokenizer
 from o1_index import build
 from o1_index.fusion import search_max
 from o1_model import Embedder, Thinking
 from o1_records import Query
 
-WORDS = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", *(f"w{n}" for n in range(30))]
+WORDS = [f"w{n}" for n in range(30)]
 
 
 @pytest.fixture
 def embedder(tmp_path):
-    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = LlamaConfig(vocab_size=len(WORDS), **sizes, initializer_range=0.3)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    save_model(tmp_path, tokenizer=word_tokenizer(WORDS), num_hidden_layers=1, initializer_range=0.3)
     return Embedder.from_backbone(tmp_path, thought_length=8)
 
 

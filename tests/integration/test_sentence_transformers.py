@@ -8,43 +8,22 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    BertConfig,
-    BertLMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from helpers.tiny import byte_tokenizer, save_model
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.certificate import TEXTS
-from o1_model.export import chat_template
+from o1_model.checkpoint.certificate import CERTIFICATE, TEXTS
+from o1_model.checkpoint.save import chat_template
 from o1_model.layout import query_row, text_ids
 from o1_model.verify import in_sentence_transformers, verify
 from o1_records import InputError, Query
+from o1_records.kit.models import model_files
 
 pytestmark = pytest.mark.extra
 
 PLAIN = list(TEXTS[:-1])
-SIZES = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-    "max_position_embeddings": 512, "initializer_range": 0.2,
-}  # fmt: skip
-
-
-def byte_level():
-    """Like Qwen2's: bytes, no bos; pad and eos are one token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({c: n for n, c in enumerate([*alphabet, "<|endoftext|>"])}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
 
 
 def sentencepiece():
@@ -63,26 +42,17 @@ def sentencepiece():
     )
 
 
-KINDS = {
-    "qwen2": (
-        byte_level,
-        lambda n: Qwen2ForCausalLM(Qwen2Config(vocab_size=n, num_key_value_heads=2, **SIZES)),
-    ),
-    "llama": (sentencepiece, lambda n: LlamaForCausalLM(LlamaConfig(vocab_size=n, **SIZES))),
-    "bert": (byte_level, lambda n: BertLMHeadModel(BertConfig(vocab_size=n, is_decoder=True, **SIZES))),
-}
+TOKENIZERS = {"qwen2": byte_tokenizer, "llama": sentencepiece, "bert": byte_tokenizer}
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    folders = {}
-    for kind, (tokenizer, build) in KINDS.items():
-        torch.manual_seed(0)
-        folders[kind] = tmp_path_factory.mktemp(kind)
-        own = tokenizer()
-        build(len(own)).save_pretrained(folders[kind])
-        own.save_pretrained(folders[kind])
-    return folders
+    return {
+        kind: save_model(
+            tmp_path_factory.mktemp(kind), kind, tokenizer=tokenizer(), max_position_embeddings=512
+        )
+        for kind, tokenizer in TOKENIZERS.items()
+    }
 
 
 def saved(plain, folder, kind, **layout):
@@ -101,7 +71,8 @@ def embedder_of(folder):
 
 @cache
 def template_of(folder):
-    return chat_template(embedder_of(folder))
+    model = embedder_of(folder)
+    return chat_template(model.layout, model.tokenizer)
 
 
 def sentence_transformer(folder):
@@ -167,6 +138,12 @@ def test_the_instruction_is_a_prompt(plain, tmp_path):
     assert np.abs(prompted - model.encode_query("zip")).max() > 1e-3
 
 
+def certify_again(folder):
+    """Let the certificate say that the files are as they were saved."""
+    path = folder / CERTIFICATE
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "files": model_files(folder)}))
+
+
 def test_wrong_pooling_fails_and_is_named(plain, tmp_path, capsys):
     saved(plain, tmp_path, "qwen2")
     path = tmp_path / "1_Pooling" / "config.json"
@@ -174,6 +151,10 @@ def test_wrong_pooling_fails_and_is_named(plain, tmp_path, capsys):
     pooling |= {"pooling_mode_lasttoken": False, "pooling_mode_mean_tokens": True}
     path.write_text(json.dumps(pooling))
     command = ["verify", "--model", str(tmp_path), "--runtime", "o1", "--runtime", "sentence-transformers"]
+    assert main(command) == 4
+    assert "1_Pooling/config.json was changed since the checkpoint was saved" in capsys.readouterr().err
+    # as a runtime that pools otherwise by itself
+    certify_again(tmp_path)
     assert main(command) == 4
     out = capsys.readouterr().out
     assert "o1: pass" in out
@@ -185,6 +166,9 @@ def test_another_chat_template_fails_at_its_token(plain, tmp_path):
     saved(plain, tmp_path, "qwen2")
     path = tmp_path / "chat_template.jinja"
     path.write_text(path.read_text().replace('{{ "<query>" }}', ""))
+    with pytest.raises(InputError, match=r"chat_template\.jinja was changed since the checkpoint was saved"):
+        verify(tmp_path, in_sentence_transformers)
+    certify_again(tmp_path)
     verdict = verify(tmp_path, in_sentence_transformers)
     assert verdict.difference.startswith("token ids of query '' differ at position 0:")
 

@@ -12,40 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.tiny import byte_tokenizer, save_model
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.certificate import TEXTS
+from o1_model.checkpoint.certificate import TEXTS
 
 pytestmark = pytest.mark.vllm
 
 
 def write_qwen2(folder: Path) -> None:
     """A tiny Qwen2 with a byte-level tokenizer; vLLM wants attention heads of 32 or more."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({c: n for n, c in enumerate([*alphabet, "<|endoftext|>"])}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(alphabet) + 1,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=len(alphabet),
-    )
-    Qwen2ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 512}
+    tokens = {"tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": len(tokenizer) - 1}
+    save_model(folder, "qwen2", tokenizer=tokenizer, **sizes, **tokens, initializer_range=0.1)
 
 
 def save_checkpoint(plain: Path, folder: Path, *, shift: float) -> Embedder:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.tiny import save_model, word_tokenizer
 from o1_records import Query
 
 pytestmark = pytest.mark.vllm
 
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
 QUERIES = [Query(query_id=f"q{n}", text=" ".join(f"w{n + k}" for k in range(n % 5))) for n in range(8)]
 
 
@@ -25,24 +25,13 @@ def embedder(tmp_path, monkeypatch):
         "HF_HUB_OFFLINE": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     from o1_model import Embedder
 
-    torch.manual_seed(0)
-    words = [*SPECIAL.values(), *(f"w{n}" for n in range(40))]
-    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
-    config = LlamaConfig(
-        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+    save_model(
+        tmp_path / "plain", tokenizer=word_tokenizer([f"w{n}" for n in range(40)]), hidden_size=64,
         intermediate_size=128, max_position_embeddings=256, initializer_range=0.3,
         bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
-    tokenizer.save_pretrained(tmp_path / "plain")
     made = Embedder.from_backbone(tmp_path / "plain", query_length=16, thought_length=12)
     made.save_pretrained(tmp_path / "model")
     return Embedder.from_pretrained(tmp_path / "model", device="cpu")
@@ -50,7 +39,7 @@ def embedder(tmp_path, monkeypatch):
 
 def test_thoughts_of_vllm_are_those_of_this_package(embedder, tmp_path):
     from o1_model import Thinking
-    from o1_model.engines import VLLM
+    from o1_model.thinking.engines import VLLM
 
     greedy = Thinking(samples=1, max_tokens=12, temperature=0.0)
     v_q, here = embedder.decode(QUERIES, greedy)

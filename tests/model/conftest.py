@@ -1,9 +1,16 @@
 """Tiny real models: a LLaMA and a BERT used as a decoder."""
 
+import os
+
 import pytest
+import torch
 
 from helpers.tiny import save_model
 from o1_model import Embedder
+
+# with models this small more threads are slower, here and in the processes that tests start
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

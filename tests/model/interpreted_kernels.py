@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from o1_model import kernels, pooling
+from o1_model.encoding import kernels, pooling
 
 # empty, one token, shorter than a tile, across tiles, long enough for several splits of a row
 LENGTHS = [0, 1, 70, 3, 0, 200]

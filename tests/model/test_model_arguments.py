@@ -6,9 +6,16 @@ from dataclasses import fields
 
 import pytest
 
-from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, TrainingArguments, changed, parse
-from o1_model.checks import refuse_what_is_not_read
-from o1_model.objective import Objective
+from o1_model.training.arguments import (
+    DataArguments,
+    EvalArguments,
+    ModelArguments,
+    TrainingArguments,
+    changed,
+    parse,
+)
+from o1_model.training.checks import refuse_settings
+from o1_model.training.objective import Objective
 from o1_records import InputError
 
 NEEDED = ["--model_name_or_path", "m", "--train_data", "e.jsonl", "--use_cpu"]
@@ -68,10 +75,10 @@ def test_yaml_values_are_read_as_they_are_written(tmp_path):
         ),
         ("negatives: many", r"c\.yaml:1: argument --negatives/?.*: invalid int value: 'many'"),
         ("\nlayout: o2", r"c\.yaml:2: argument --layout: invalid choice: 'o2'"),
-        ("seed: 1\nseed: 2", r"c\.yaml:2: seed stands twice"),
+        ("seed: 1\nseed: 2", r"c\.yaml:2: duplicate setting seed"),
         ("[1, 2]", r"c\.yaml: expected `name: value` lines"),
         ("a: [1", r"c\.yaml: neither YAML nor JSON.*line 1"),
-        ("embed_weight: 2", r"cannot train with embed_weight 2\.0"),
+        ("embed_weight: 2", r"embed_weight must be between 0 and 1, got 2\.0"),
         ("load_best_model_at_end: true\neval_strategy: epoch", "the settings do not go together"),
     ],
 )
@@ -120,8 +127,8 @@ def test_a_setting_of_a_package_that_is_absent_is_one_sentence(monkeypatch):
 def test_fsdp_is_turned_on_by_a_flag_and_needs_several_processes():
     args = parse([*NEEDED, "--fsdp", "true"])[-1]
     assert args.fsdp
-    with pytest.raises(InputError, match="fsdp spreads a model over processes, and there is one"):
-        refuse_what_is_not_read(args)
+    with pytest.raises(InputError, match="fsdp spreads a model over processes, and there is only one"):
+        refuse_settings(args)
 
 
 def test_changed_settings_are_those_that_are_not_the_default():
@@ -148,7 +155,7 @@ def test_changed_settings_are_those_that_are_not_the_default():
         (EvalArguments, "eval_samples", -1),
     ],
 )
-def test_a_number_that_cannot_be_meant_is_refused(group, name, value):
+def test_a_number_out_of_range_is_refused(group, name, value):
     needed = {ModelArguments: {"model_name_or_path": "m"}, DataArguments: {"train_data": "e"}}
-    with pytest.raises(InputError, match=f"cannot train with {name} {value}"):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
         group(**{**needed.get(group, {}), name: value})

@@ -1,13 +1,6 @@
 """The same query is not thought about twice; nothing that changed is ever reused (F21)."""
 
-import contextlib
 import dataclasses
-import shlex
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,10 +8,9 @@ import torch
 from msgspec.structs import replace
 
 from o1_model import Embedder, Thinking
-from o1_model.__main__ import main
-from o1_model.engines import Written
-from o1_model.thought_cache import ThoughtCache
-from o1_records import InputError, Query, Thought, read_jsonl, write_jsonl
+from o1_model.thinking.engines import Written
+from o1_model.thinking.records import ThoughtCache
+from o1_records import InputError, Query
 
 QUERIES = [
     Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip file", "sort", "", "list keys"])
@@ -166,117 +158,3 @@ def test_a_damaged_cache_is_refused(saved, tmp_path):
     path.write_bytes(b"this is no database, it is a text of some length" * 9)
     with pytest.raises(InputError, match="not a database"):
         ThoughtCache(path)
-
-
-def test_an_interrupted_command_says_how_to_go_on_and_thinks_nothing_twice(
-    checkpoint, tmp_path, monkeypatch, capsys
-):
-    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
-    out = tmp_path / "my thoughts.jsonl"
-    command = ["think", "--model", str(checkpoint), "--queries", str(tmp_path / "queries.jsonl")]
-    command += [
-        "--samples",
-        "2",
-        "--max-tokens",
-        "6",
-        "--temperature",
-        "3",
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-    ]
-    monkeypatch.setattr("o1_model.commands.think.CHUNK", 1)
-    think, asked = Embedder.think, []
-
-    def think_until_interrupted(self, queries, thinking):
-        if len(asked) == 2:
-            signal.raise_signal(signal.SIGINT)
-        asked.append(queries)
-        return think(self, queries, thinking)
-
-    monkeypatch.setattr(Embedder, "think", think_until_interrupted)
-    assert main(command) == 3
-    said = capsys.readouterr().err
-    assert not out.exists()
-    again = next(line for line in said.splitlines() if line.startswith("o1-model think"))
-    assert shlex.split(again)[1:] == command
-
-    monkeypatch.setattr(Embedder, "think", think)
-    decoder_calls = []
-    decode = Embedder.decode
-
-    def decode_counted(self, queries, thinking):
-        calls = forwards(self)
-        result = decode(self, queries, thinking)
-        decoder_calls.append(len(calls) > 0)
-        return result
-
-    monkeypatch.setattr(Embedder, "decode", decode_counted)
-    assert main(shlex.split(again)[1:]) in (0, 3)
-    assert decoder_calls == [False, False, True, True]
-    thoughts = list(read_jsonl(out, Thought))
-    monkeypatch.undo()
-    whole = Embedder.from_pretrained(checkpoint).think(
-        QUERIES, Thinking(samples=2, max_tokens=6, temperature=3.0)
-    )
-    assert thoughts == whole
-    assert [path.name for path in tmp_path.iterdir() if "sqlite" in path.name] == []
-    assert main(command) in (0, 3)
-    assert "nothing to do" in capsys.readouterr().err
-
-
-def test_a_kept_cache_serves_another_command(checkpoint, tmp_path, capsys):
-    write_jsonl(tmp_path / "queries.jsonl", QUERIES)
-    command = ["think", "--model", str(checkpoint), "--queries", str(tmp_path / "queries.jsonl")]
-    command += ["--samples", "2", "--max-tokens", "6", "--cache", str(tmp_path / "cache" / "t.sqlite")]
-    for name in ("a", "b"):
-        assert main([*command, "--out", str(tmp_path / f"{name}.jsonl")]) in (0, 3)
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert len(ThoughtCache(tmp_path / "cache" / "t.sqlite")) == 4
-    capsys.readouterr()
-    other = [*command, "--seed", "7", "--out", str(tmp_path / "a.jsonl")]
-    assert main(other) == 4
-    assert "remove the file or choose another name" in capsys.readouterr().err
-    for samples in ("1", "3"):
-        assert main([*command, "--samples", samples, "--out", str(tmp_path / "a.jsonl")]) == 4
-        assert f"has 2 thoughts a query, this run asks for {samples}" in capsys.readouterr().err
-
-
-def test_what_was_thought_survives_kill_9(checkpoint, tmp_path):
-    queries = [Query(query_id=f"q{n:03}", text=f"open {n % 7} files") for n in range(700)]
-    write_jsonl(tmp_path / "queries.jsonl", queries)
-    out, cache = tmp_path / "out.jsonl", tmp_path / "cache.sqlite"
-    command = ["think", "--model", str(checkpoint), "--queries", str(tmp_path / "queries.jsonl")]
-    command += ["--samples", "2", "--max-tokens", "12", "--cache", str(cache), "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "o1_model", *command, "--device", "cpu"], stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while (
-        process.poll() is None and time.monotonic() < deadline and not (cache.exists() and committed(cache))
-    ):
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    kept = committed(cache)
-    assert kept > 0
-    assert not out.exists() or kept == 700
-    assert main([*command, "--device", "cpu"]) in (0, 3)
-    assert committed(cache) == 700
-    found = list(read_jsonl(out, Thought))
-    assert len({thought.key for thought in found}) == len(found)
-    one = [thought for thought in found if thought.query_id == "q333"]
-    alone = Embedder.from_pretrained(checkpoint, device="cpu").think(
-        [queries[333]], Thinking(samples=2, max_tokens=12)
-    )
-    assert one == alone
-
-
-def committed(path):
-    """How many entries another process has committed; 0 while it still makes the file."""
-    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
-        try:
-            return database.execute("SELECT count(*) FROM entry").fetchone()[0]
-        except sqlite3.OperationalError:
-            return 0

@@ -5,9 +5,8 @@ import re
 import pytest
 import yaml
 
-from o1_model.arguments import parse
-from o1_model.card import Card
-from o1_model.checks import Lengths
+from o1_model.checkpoint.card import Card, Lengths
+from o1_model.training.arguments import parse
 from o1_records import Document, Example, Query, Source, Thought
 
 

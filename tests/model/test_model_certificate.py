@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.certificate import TEXTS, Expected, compare, read_certificate
+from o1_model.checkpoint.certificate import TEXTS, Expected, compare, read_certificate
 from o1_model.layout import query_row, text_ids
 from o1_model.verify import in_o1, in_server, verify
 from o1_records import InputError
@@ -114,7 +114,7 @@ def test_a_certificate_of_another_model_fails_on_its_vectors(saved):
     vectors = np.concatenate([model.encode_query(TEXTS), model.encode_document(TEXTS)])
     verdict = compare("o1", read_certificate(folder).expected, vectors, ids)
     assert verdict.difference.startswith("the vector of query '' has cosine 0.")
-    assert verdict.difference.endswith("weights, attention or pooling are others")
+    assert verdict.difference.endswith("different weights, attention or pooling")
 
 
 def test_a_checkpoint_without_a_certificate_is_told_how_to_get_one(llama, tmp_path, capsys):
@@ -266,7 +266,7 @@ def test_a_server_of_another_model_fails(saved, plain_models, owned_by, capsys):
     [
         ((500, {"error": "out of memory"}), "the server answered 500: .*out of memory"),
         ((200, b"<html>"), "Expecting value"),
-        ((200, {"data": [{"index": 0}]}), "no list of embeddings"),
+        ((200, {"data": [{"index": 0}]}), "not a list of embeddings"),
         ((200, {"data": []}), "0 embeddings for 8 inputs"),
     ],
 )
@@ -279,5 +279,5 @@ def test_a_server_that_answers_nonsense_is_an_error_with_its_words(saved, answer
 def test_a_server_that_is_not_there_is_an_error(saved):
     with pytest.raises(InputError, match=r"http://127.0.0.1:1/v1/models: .*refused"):
         verify(saved[1], in_server("http://127.0.0.1:1"))
-    with pytest.raises(InputError, match="'file:///etc/passwd' is no address"):
+    with pytest.raises(InputError, match="'file:///etc/passwd' is not an address"):
         in_server("file:///etc/passwd")

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from o1_model import Embedder
 from o1_model.batch import by_length, grouped
-from o1_model.data import JointCollator, digest64
 from o1_model.layout import Row
+from o1_model.training.data import JointCollator, digest64
 from o1_records import Document, Example, InputError, Query, Source, Thought
 
 WORDS = ["how", "do", "i", "open", "a", "zip", "file"]

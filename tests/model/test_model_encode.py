@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from o1_model import Embedder
 from o1_model.backbone import Backbone
 from o1_model.batch import collate
-from o1_model.encode import encode_rows
+from o1_model.encoding.encode import Reader
+from o1_model.encoding.pooling import READ_OUTS, normalise
 from o1_model.layout import Layout, document_row, query_row
-from o1_model.onednn import fast_linear
-from o1_model.pooling import READ_OUTS, normalise
+from o1_records.kit.onednn import fast_linear
 
 # lengths 0, 1, most and more than most
 LENGTHS = [0, 1, 2, 7, 12, 40, 192, 300]
@@ -42,9 +42,7 @@ def test_every_row_has_the_vector_it_has_alone_whatever_its_batch(embedder):
     for left in (False, True):
         alone = np.stack([_plainly(embedder, row, left) for row in rows])
         for batch_tokens in (1, 100, 10_000):
-            vectors = encode_rows(
-                embedder.backbone, embedder.layout, rows, pad_id=0, batch_tokens=batch_tokens
-            )
+            vectors = Reader(embedder.backbone, embedder.layout, 0, batch_tokens).read(rows)
             assert np.min(np.sum(vectors * alone, axis=1)) >= 1 - 1e-6
 
 
@@ -52,10 +50,7 @@ def test_bfloat16_stays_close_whatever_the_batch(plain_models, tmp_path):
     Embedder.from_backbone(plain_models["llama"], query_length=12).save_pretrained(tmp_path)
     model = Embedder.from_pretrained(tmp_path, dtype=torch.bfloat16)
     rows = _rows(model.layout)
-    together, alone = (
-        encode_rows(model.backbone, model.layout, rows, pad_id=0, batch_tokens=tokens)
-        for tokens in (10_000, 1)
-    )
+    together, alone = (Reader(model.backbone, model.layout, 0, tokens).read(rows) for tokens in (10_000, 1))
     assert together.dtype == np.float32
     assert np.min(np.sum(together * alone, axis=1)) >= 0.9995
 
@@ -64,8 +59,8 @@ def test_bfloat16_stays_close_whatever_the_batch(plain_models, tmp_path):
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_the_order_of_rows_is_the_order_of_vectors(llama, order):
     rows = _rows(llama.layout)[::3][:11]
-    vectors = encode_rows(llama.backbone, llama.layout, rows, pad_id=0)
-    shuffled = encode_rows(llama.backbone, llama.layout, [rows[n] for n in order], pad_id=0)
+    vectors = Reader(llama.backbone, llama.layout, 0).read(rows)
+    shuffled = Reader(llama.backbone, llama.layout, 0).read([rows[n] for n in order])
     np.testing.assert_allclose(shuffled, vectors[order], atol=1e-6)
 
 
@@ -100,9 +95,9 @@ def test_the_batch_is_halved_where_memory_runs_out(llama):
             raise torch.OutOfMemoryError
         sizes.append(size)
 
-    expected = encode_rows(llama.backbone, llama.layout, rows, pad_id=0)
+    expected = Reader(llama.backbone, llama.layout, 0).read(rows)
     llama.backbone.lm.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
-    vectors = encode_rows(llama.backbone, llama.layout, rows, pad_id=0)
+    vectors = Reader(llama.backbone, llama.layout, 0).read(rows)
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert max(sizes) == 2
 
@@ -163,7 +158,7 @@ def test_windows_and_eager_attention_see_what_they_see_alone(kind):
     backbone = Backbone(AutoModelForCausalLM.from_config(config), ()).eval()
     layout = Layout(name="instruct", eos=1, emb=1)
     rows = [document_row(layout, [4 + (n * 7) % 40 for n in range(length)]) for length in (0, 3, 12, 29)]
-    vectors = encode_rows(backbone, layout, rows, pad_id=0)
+    vectors = Reader(backbone, layout, 0).read(rows)
     with torch.inference_mode():
         for row, vector in zip(rows, vectors, strict=True):
             states = backbone.lm.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state

@@ -8,8 +8,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from o1_model import Embedder
-from o1_model.certificate import read_certificate
-from o1_model.export import chat_template, elsewhere
+from o1_model.checkpoint.card import elsewhere
+from o1_model.checkpoint.certificate import read_certificate
+from o1_model.checkpoint.save import chat_template
 from o1_model.layout import document_row, query_row, text_ids
 
 TEXTS = ["how do i open a zip file", "", "  read\n the list ", "sort keys"]
@@ -48,7 +49,7 @@ def sentencepiece_like(plain):
 
 
 def test_a_tokenizer_that_marks_the_first_word_gets_a_template_that_writes_the_space(llama):
-    before = chat_template(llama)
+    before = chat_template(llama.layout, llama.tokenizer)
     control = list(llama.tokenizer.get_added_vocab())[-4:]
     sentencepiece_like(llama)
     llama.tokenizer.add_tokens(control, special_tokens=True)
@@ -57,8 +58,7 @@ def test_a_tokenizer_that_marks_the_first_word_gets_a_template_that_writes_the_s
     )
     from msgspec.structs import replace
 
-    llama.layout = replace(llama.layout, **ids)
-    template = chat_template(llama)
+    template = chat_template(replace(llama.layout, **ids), llama.tokenizer)
     assert template is not None
     assert '{{ " " if' in template
     assert '{{ " " if' not in before
@@ -74,7 +74,10 @@ def test_a_tokenizer_that_cannot_be_followed_is_refused_with_the_reason(plain_mo
         (tmp_path / "plain" / name).write_bytes((plain_models["llama"] / name).read_bytes())
     model = Embedder.from_backbone(tmp_path / "plain", name="instruct")
     model.save_pretrained(tmp_path / "saved")
-    assert "its tokenizer splits a text in another way" in read_certificate(tmp_path / "saved").refusal
+    assert (
+        "its tokenizer splits a text differently after a control token"
+        in read_certificate(tmp_path / "saved").refusal
+    )
     assert not (tmp_path / "saved" / "modules.json").exists()
 
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from o1_model import Thinking
 from o1_model.__main__ import main
 from o1_model.batch import collate
-from o1_model.gate import NAMES, Gate, Signal, calibrate, curve, load_gate
 from o1_model.layout import prompt_row, query_row, query_text, text_ids
+from o1_model.thinking.gate import NAMES, Gate, Signal, calibrate, curve, load_gate
 from o1_records import InputError, Metric, Query, write_jsonl
 from o1_records.vectors import VectorSet
 
@@ -114,7 +114,7 @@ def test_what_noise_seems_to_gain_is_not_there_for_other_queries():
 def test_margins_come_from_the_caller():
     gate = Gate(signal="margin", above=False, threshold=0.1)
     signal = Signal(query_id="q0", norm=1.0, entropy=1.0)
-    with pytest.raises(InputError, match=r"'q0': this gate looks at the margin .* gate.given\(margins\)"):
+    with pytest.raises(InputError, match=r"'q0': this gate needs the margin .* gate.given\(margins\)"):
         gate(signal)
     known = gate.given({"q0": 0.05, "q1": 0.2})
     assert known(signal) and not known(replace(signal, query_id="q1"))
@@ -122,9 +122,9 @@ def test_margins_come_from_the_caller():
 
 def test_what_cannot_be_calibrated_is_refused():
     signals = signals_of([(1.0, 1.0, 1.0)] * 2)
-    with pytest.raises(InputError, match="1 queries have no gain, as 'q1'"):
+    with pytest.raises(InputError, match="1 queries have no gain, first 'q1'"):
         calibrate(signals, {"q0": 1.0}, 0.5)
-    with pytest.raises(InputError, match="budget 3 is not a share"):
+    with pytest.raises(InputError, match="the budget must be between 0 and 1, got 3"):
         calibrate(signals, {"q0": 1.0, "q1": 1.0}, 3)
     with pytest.raises(InputError, match="no queries"):
         calibrate([], {}, 0.5)
@@ -203,4 +203,4 @@ def test_the_commands_calibrate_and_use_a_gate(llama, tmp_path, capsys):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     capsys.readouterr()
     assert main(["embed", *model, "--gate", gate, "--out", str(tmp_path / "v2")]) == 4
-    assert "--gate decides for --think" in capsys.readouterr().err
+    assert "a gate decides for think" in capsys.readouterr().err

@@ -6,15 +6,16 @@ from functools import partial
 import pytest
 import torch
 
-from o1_model import Embedder, joint, onednn
-from o1_model.data import JointCollator
-from o1_model.gradcache import Plan, RandomState, cached_step, direct_step
-from o1_model.head import head_loss
-from o1_model.joint import JointModel, parts_of
-from o1_model.lora import Lora, add_lora
-from o1_model.objective import Objective
-from o1_model.onednn import fast_linear
+from o1_model import Embedder
+from o1_model.checkpoint.lora import Lora, add_lora
+from o1_model.training import joint
+from o1_model.training.data import JointCollator
+from o1_model.training.gradcache import Plan, RandomState, cached_step, direct_step
+from o1_model.training.joint import JointModel, head_loss, parts_of
+from o1_model.training.objective import Objective
 from o1_records import Document, Example, Query, Source, Thought
+from o1_records.kit import onednn
+from o1_records.kit.onednn import fast_linear
 
 WORDS = [
     *("open", "zip", "file", "sort", "list", "keys", "read"),

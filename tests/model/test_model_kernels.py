@@ -42,7 +42,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(name):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from o1_model import kernels
+    from o1_model.encoding import kernels
 
     constants = {"WEIGHTED": True, "UNIT": True, "TOKENS": kernels.TOKENS, "COLUMNS": kernels.COLUMNS}
     types = dict.fromkeys(("hidden", "grad_hidden"), "*bf16") | dict.fromkeys(constants, "constexpr")

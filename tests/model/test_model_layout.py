@@ -90,7 +90,7 @@ def test_no_row_is_longer_than_the_longest(layout):
 
 def test_a_thought_in_the_instruct_layout_is_refused(plain_models):
     with pytest.raises(
-        InputError, match="'instruct' has no thought inside; write the thought into the query"
+        InputError, match="'instruct' has no place for a thought; write the thought into the query"
     ):
         query_row(INSTRUCT, [5], [6])
     model = Embedder.from_backbone(plain_models["llama"], name="instruct")
@@ -140,7 +140,7 @@ def test_a_tokenizer_without_the_layouts_tokens_is_refused(plain_models):
     tokenizer = AutoTokenizer.from_pretrained(plain_models["llama"])
     with pytest.raises(InputError, match="lacks <query>, </query>, <thought>, <emb> of layout 'reference'"):
         known_layout(tokenizer, name="reference")
-    with pytest.raises(InputError, match="no layout is called 'o2'; choose from o1, reference, instruct"):
+    with pytest.raises(InputError, match="unknown layout 'o2'; choose from o1, reference, instruct"):
         new_layout(tokenizer, name="o2")
 
 

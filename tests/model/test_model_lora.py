@@ -10,9 +10,18 @@ import transformers as hf
 from o1_model import Embedder
 from o1_model.backbone import embedding_matrix, load_lm
 from o1_model.batch import collate
+from o1_model.checkpoint.lora import (
+    Lora,
+    add_lora,
+    base_of,
+    four_bits,
+    has_lora,
+    is_adapter,
+    load_adapter,
+    merge_lora,
+)
 from o1_model.layout import query_row
-from o1_model.lora import Lora, add_lora, base_of, four_bits, has_lora, is_adapter, load_adapter, merge_lora
-from o1_model.saving import load_weights, save_weights
+from o1_model.training.saving import load_weights, save_weights
 from o1_records import InputError
 
 KINDS = ["llama", "bert"]
@@ -62,7 +71,7 @@ def test_projections_are_found_whatever_a_family_calls_them(family):
     """Fused, split, with other names: each linear layer inside the blocks, and no head."""
     import re
 
-    from o1_model.lora import projections
+    from o1_model.checkpoint.lora import projections
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     config = hf.AutoConfig.for_model(family, vocab_size=20, pad_token_id=0, **sizes, num_key_value_heads=1)
@@ -132,7 +141,7 @@ def test_a_base_that_moved_is_found_and_another_is_refused(embedder, plain_model
     base = shutil.copytree(plain_models[kind], tmp_path / "base")
     save_weights(embedder, tmp_path / "adapter", base=base_of(base))
     moved = shutil.move(base, tmp_path / "moved")
-    with pytest.raises(InputError, match="cannot load a model from"):
+    with pytest.raises(InputError, match="neither a folder nor a model id of the hub"):
         load_adapter(tmp_path / "adapter")
     assert has_lora(load_adapter(tmp_path / "adapter", base=moved))
     lm = load_lm(moved)
@@ -153,11 +162,11 @@ def test_an_adapter_does_not_continue_a_whole_model(embedder, plain_models, kind
 def test_a_damaged_reference_to_the_base_is_one_sentence(embedder, plain_models, kind, tmp_path):
     save_weights(embedder, tmp_path, base=base_of(plain_models[kind]))
     (tmp_path / "o1_adapter.json").write_text('{"name_or_path": 3')
-    with pytest.raises(InputError, match=r"o1_adapter\.json: no readable base"):
+    with pytest.raises(InputError, match=r"o1_adapter\.json: cannot read the base"):
         load_adapter(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"rank": 8, "merge": True}])
 def test_four_bits_hold_a_frozen_base_only(settings):
-    with pytest.raises(InputError, match="give --lora_rank and leave --merge out"):
+    with pytest.raises(InputError, match="give --lora_rank and leave out --merge"):
         four_bits(**settings)

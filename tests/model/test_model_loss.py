@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_model import Embedder
-from o1_model.data import JointCollator
-from o1_model.gradcache import Plan, direct_step
-from o1_model.joint import JointModel
-from o1_model.loss import embed_loss, margin_mse, teacher_kl, think_loss
-from o1_model.objective import Objective
+from o1_model.training.data import JointCollator
+from o1_model.training.gradcache import Plan, direct_step
+from o1_model.training.joint import JointModel
+from o1_model.training.loss import embed_loss, margin_mse, teacher_kl, think_loss
+from o1_model.training.objective import Objective
 from o1_records import Document, Example, Query, Source, Thought
 
 SEEDS = st.integers(0, 2**31)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o1_model.data import digest64
-from o1_model.objective import Objective, embed_terms
-from o1_model.step import Judgements, StepVectors, join
+from o1_model.training.data import digest64
+from o1_model.training.objective import Objective, embed_terms
+from o1_model.training.step import Judgements, StepVectors, join
 from o1_records import InputError
 
 SEEDS = st.integers(0, 2**31)
@@ -323,21 +323,21 @@ def test_half_precision_around_the_loss_changes_nothing():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0.0"),
-        ({"embed_weight": 1.5}, "embed_weight 1.5"),
-        ({"own_thoughts": -0.1}, "own_thoughts -0.1"),
-        ({"own_thoughts_every": 0}, "own_thoughts_every 0"),
-        ({"redapter_from": -1}, "redapter_from -1"),
-        ({"matryoshka_dims": [64, 0]}, "matryoshka_dims"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"embed_weight": 1.5}, "embed_weight must be between 0 and 1, got 1.5"),
+        ({"own_thoughts": -0.1}, "own_thoughts must be between 0 and 1, got -0.1"),
+        ({"own_thoughts_every": 0}, "own_thoughts_every must be at least 1, got 0"),
+        ({"redapter_from": -1}, "redapter_from must be at least 0, got -1"),
+        ({"matryoshka_dims": [64, 0]}, "matryoshka_dims must be at least 1 each, got"),
         ({"query_weight": 0.0, "thought_weight": 0.0}, "both 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(settings, message):
+def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Objective(**settings)
 
 
 def test_prefixes_longer_than_the_vectors_are_refused():
     doc_ids, asked, vectors = problem(0)
-    with pytest.raises(InputError, match="do not fit vectors of 6"):
+    with pytest.raises(InputError, match="matryoshka_dims must be below 6"):
         embed_terms(vectors, tensors(doc_ids, asked), Objective(matryoshka_dims=[8]), step=0)

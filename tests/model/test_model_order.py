@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from o1_model.order import ExampleOrder
+from o1_model.training.data import ExampleOrder
 from o1_records import Example, InputError, Query
 
 

@@ -8,11 +8,11 @@ from msgspec import structs
 from transformers import TrainingArguments
 
 from o1_model import Embedder, Thinking
-from o1_model.arguments import DataArguments, ModelArguments
-from o1_model.data import JointCollator
-from o1_model.objective import Objective
-from o1_model.own_thoughts import OwnThoughts
-from o1_model.train import train
+from o1_model.training.arguments import DataArguments, ModelArguments
+from o1_model.training.data import JointCollator
+from o1_model.training.objective import Objective
+from o1_model.training.own_thoughts import OwnThoughts
+from o1_model.training.train import train
 from o1_records import Document, Example, InputError, Query, Source, Thought
 
 HALF = Objective(own_thoughts=0.5, own_thoughts_every=3)
@@ -72,7 +72,7 @@ def test_v_t_of_an_own_thought_is_what_thinking_would_read(embedder):
     thinking = Thinking(samples=1, max_tokens=6, temperature=0.0)
     (own,) = OwnThoughts(embedder, ALL, thinking=thinking).insert(batches, 0)
     _, traces = embedder.decode(own["batch"].asked, thinking)
-    encoded = torch.from_numpy(embedder.encode_rows(own["batch"].query_rows))
+    encoded = torch.from_numpy(embedder.read(own["batch"].query_rows))
     live = torch.stack([trace.vector for (trace,) in traces])
     torch.testing.assert_close(encoded, live, rtol=1e-4, atol=1e-5)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from o1_model.pooling import (
+from o1_model.encoding.pooling import (
     READ_OUTS,
     normalise,
     pool_last,

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from o1_model.__main__ import _parser, main
-from o1_model.arguments import parse
+from o1_model.__main__ import main
+from o1_model.training.arguments import parse
 from o1_records import Document, Example, Query, Source, Thought, write_jsonl
 
 RUNS = Path(__file__).parents[2] / "runs"
@@ -77,7 +77,7 @@ def test_collections_are_embedded_searched_and_scored(commands, script):
     ] * 2  # fmt: skip
     for call in calls:
         if call[0] == "o1-model":
-            _parser().parse_args(call[1:])
+            main.parser().parse_args(call[1:])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -204,13 +204,13 @@ def test_200_clients_at_once_each_get_their_own_vectors_in_shared_batches(addres
 def slow(checkpoint, seconds):
     """An embedder whose batches take a while."""
     embedder = Embedder.from_pretrained(checkpoint)
-    encode = embedder.encode_rows
+    encode = embedder.read
 
     def encode_slowly(rows):
         time.sleep(seconds)
         return encode(rows)
 
-    embedder.encode_rows = encode_slowly
+    embedder.read = encode_slowly
     return embedder
 
 
@@ -264,14 +264,14 @@ def test_a_client_that_leaves_frees_its_work(checkpoint):
 
 def test_a_failing_batch_is_a_500_and_the_server_lives_on(checkpoint):
     embedder = Embedder.from_pretrained(checkpoint)
-    encode, failures = embedder.encode_rows, [RuntimeError("bus error")]
+    encode, failures = embedder.read, [RuntimeError("bus error")]
 
     def encode_once_broken(rows):
         if failures:
             raise failures.pop()
         return encode(rows)
 
-    embedder.encode_rows = encode_once_broken
+    embedder.read = encode_once_broken
     address, stop = running(embedder)
     replies = [post(address, input="a") for _ in range(2)]
     stop()

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from o1_model.__main__ import main
-from o1_model.devices import checked_devices, encode_on
-from o1_model.stream import Encoded, embed_stream, write_shards
+from o1_model.encoding.shards import Encoded, checked_devices, embed_stream, encode_on, write_shards
 from o1_records import Document, InputError, Query, write_jsonl
 from o1_records.vectors import VectorSet, VectorWriter
 

@@ -14,12 +14,11 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from o1_model import Embedder, Thinking
 from o1_model.backbone import Backbone
-from o1_model.engines import VLLM, CompletionServer, Written, refuse_not_causal
+from o1_model.encoding.encode import within_memory
 from o1_model.layout import query_row, text_ids
-from o1_model.live_cache import filled
-from o1_model.memory import within_memory
-from o1_model.sampling import TRIES, nucleus
-from o1_model.think import HOTTEST
+from o1_model.thinking.decode import TRIES, filled, nucleus
+from o1_model.thinking.engines import VLLM, CompletionServer, Written, refuse_not_causal
+from o1_model.thinking.settings import HOTTEST
 from o1_records import InputError, MissingExtraError, Query
 
 TEXTS = [
@@ -57,7 +56,7 @@ def check_against_full_encoding(embedder):
     ends = set()
     for text, row in zip(ids, traces, strict=True):
         for trace in row:
-            whole = embedder.encode_rows([query_row(embedder.layout, text, list(trace.token_ids))])[0]
+            whole = embedder.read([query_row(embedder.layout, text, list(trace.token_ids))])[0]
             assert float(whole @ trace.vector.numpy()) >= 1 - 1e-5
             assert len(trace.token_ids) == THINKING.max_tokens or trace.finished
             ends.add(trace.finished)
@@ -187,7 +186,7 @@ def test_a_shut_gate_leaves_v_q_and_an_open_one_changes_nothing(embedder):
     ],
 )
 def test_thinking_that_cannot_be_sampled_is_refused(wrong):
-    with pytest.raises(InputError, match=f"cannot think with {next(iter(wrong))}"):
+    with pytest.raises(InputError, match=f"cannot think: {next(iter(wrong))} must be .*, got "):
         Thinking(**wrong)
 
 
@@ -368,7 +367,7 @@ def test_a_server_that_cannot_do_it_is_named(server):
         CompletionServer(url, "another").write([[5]], **ask)
     with pytest.raises(InputError, match="no token_ids; let `o1-synth think`"):
         CompletionServer(url, "no ids").write([[5]], **ask)
-    with pytest.raises(InputError, match="is an OpenAI-compatible server there"):
+    with pytest.raises(InputError, match="is this the address of an OpenAI-compatible server"):
         CompletionServer("http://127.0.0.1:9/v1", "mine").write([[5]], **ask)
 
 
@@ -400,7 +399,7 @@ def test_in_bfloat16_the_live_cache_is_within_rounding_of_a_full_encoding(embedd
     ids = text_ids(half.tokenizer, TEXTS)
     for text, row in zip(ids, half.decode(QUERIES, THINKING)[1], strict=True):
         for trace in row:
-            whole = half.encode_rows([query_row(half.layout, text, list(trace.token_ids))])[0]
+            whole = half.read([query_row(half.layout, text, list(trace.token_ids))])[0]
             assert float(whole @ trace.vector.numpy()) >= 0.9995
 
 

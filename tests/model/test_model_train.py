@@ -19,9 +19,9 @@ from transformers import TrainingArguments
 
 from o1_model import Embedder, Thinking
 from o1_model.__main__ import main
-from o1_model.arguments import DataArguments, EvalArguments, ModelArguments, parse
-from o1_model.objective import Objective
-from o1_model.train import train
+from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, parse
+from o1_model.training.objective import Objective
+from o1_model.training.train import train
 from o1_records import (
     Document,
     Example,
@@ -34,6 +34,7 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.beir import write_beir
+from o1_records.kit.job import ChangedJobError, Lock
 from o1_records.vectors import VectorSet
 
 TOPICS = ["open zip file", "sort list keys", "read text bytes", "close the file"]
@@ -157,19 +158,53 @@ def trained(tmp_path_factory, plain_models):
 
 @pytest.mark.parametrize("name", OTHER_SETTINGS)
 def test_a_training_with_other_settings_is_not_continued(trained, plain_models, name):
-    with pytest.raises(InputError, match=f"was trained with {name} .*, this run has .*; choose another"):
+    both = f"the earlier work was made with .*{name} .*, this run has .*{name} .*; choose another output_dir"
+    with pytest.raises(ChangedJobError, match=both):
         _train(trained / "out", trained / "examples.jsonl", plain_models["llama"], 8, **OTHER_SETTINGS[name])
 
 
 def test_a_training_on_other_data_is_not_continued(trained, tmp_path, plain_models):
     write_jsonl(tmp_path / "examples.jsonl", _examples(8))
-    with pytest.raises(InputError, match="was trained with examples_sha256"):
+    with pytest.raises(InputError, match=r"made with examples_sha256 .*, this run has examples_sha256"):
         _train(trained / "out", tmp_path / "examples.jsonl", plain_models["llama"], 8)
+
+
+def test_new_job_moves_a_training_with_other_settings_aside(tmp_path, data, plain_models):
+    out = _train(tmp_path / "out", data, plain_models["llama"], 2)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    again = {"model_name_or_path": plain_models["llama"], "train_data": data, "output_dir": out}
+    words = [str(word) for name, value in again.items() for word in (f"--{name}", value)]
+    words += ["--max_steps", "2", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
+    assert main(["train", *words, "--new_job"]) == 0
+    old = tmp_path / "out.old1"
+    assert {path.name: path.read_bytes() for path in old.iterdir() if path.is_file()} == before
+    assert Embedder.from_pretrained(out).digest != Embedder.from_pretrained(old).digest
+    # the same settings again move nothing
+    assert main(["train", *words, "--new_job"]) == 0
+    assert not (tmp_path / "out.old2").exists()
+
+
+def test_two_trainings_of_one_folder_are_refused(tmp_path, data, plain_models):
+    (tmp_path / "out").mkdir()
+    with (
+        Lock(tmp_path / "out" / "o1_training.lock"),
+        pytest.raises(InputError, match="is at work there"),
+    ):
+        _train(tmp_path / "out", data, plain_models["llama"], 1)
+    _train(tmp_path / "out", data, plain_models["llama"], 1)
+    assert not (tmp_path / "out" / "o1_training.lock").exists()
+
+
+def test_a_damaged_record_of_a_training_is_one_sentence(trained, tmp_path, plain_models):
+    shutil.copytree(trained / "out", tmp_path / "out")
+    (tmp_path / "out" / "o1_training.json").write_text("{")
+    with pytest.raises(InputError, match=r"o1_training\.json: damaged: .*give --new-job"):
+        _train(tmp_path / "out", trained / "examples.jsonl", plain_models["llama"], 4)
 
 
 def test_a_decaying_learning_rate_needs_the_same_number_of_steps(tmp_path, data, plain_models):
     _train(tmp_path / "out", data, plain_models["llama"], 4, lr_scheduler_type="linear")
-    with pytest.raises(InputError, match="was trained with max_steps 4, this run has 8"):
+    with pytest.raises(InputError, match="made with max_steps '4', this run has max_steps '8'"):
         _train(tmp_path / "out", data, plain_models["llama"], 8, lr_scheduler_type="linear")
 
 
@@ -276,7 +311,7 @@ def test_an_adapter_does_not_go_on_with_another_base(tmp_path, data, plain_model
     save_file(
         {name: value + 1 for name, value in weights.items()}, base / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(InputError, match=r"out: was trained with base_sha256 .*, this run has"):
+    with pytest.raises(InputError, match=r"made with base_sha256 .*, this run has base_sha256"):
         _train(tmp_path / "out", data, base, 8, of_model={"lora_rank": 2})
 
 
@@ -378,7 +413,7 @@ def test_an_example_without_a_positive_is_named_with_its_line(tmp_path, plain_mo
 
 
 def test_an_unknown_model_is_one_sentence(tmp_path, data):
-    with pytest.raises(InputError, match=r"cannot load a tokenizer from '.*nowhere'"):
+    with pytest.raises(InputError, match="nowhere' cannot be loaded as a tokenizer"):
         _train(tmp_path / "out", data, tmp_path / "nowhere", 1)
 
 
@@ -431,12 +466,12 @@ def test_the_commands_train_think_and_embed(tmp_path, data, plain_models, run):
     # the same name for something else is refused, not taken for done
     code, stderr = run("embed", *model, *runs["documents"], "--out", tmp_path / "plain")
     assert code == 4
-    assert "was made with encoder" in stderr
+    assert "the earlier work was made with max_length '64', role 'query'" in stderr
     code, stderr = run(
         "think", *model, *asked, "--samples", 2, "--max-tokens", 3, "--out", tmp_path / "t.jsonl"
     )
     assert code == 4
-    assert "this run is" in stderr
+    assert "made with max_tokens '4', this run has max_tokens '3'" in stderr
 
 
 def test_the_command_takes_a_file_and_tells_what_it_found(

@@ -1,4 +1,4 @@
-"""A causal language model from transformers, seen as states and logits, with trainable control rows."""
+"""A causal language model from transformers, used for its states and logits, with trainable control rows."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers import (
 from o1_model.batch import Batch, prefix_mask
 from o1_model.layout import Layout
 from o1_records import InputError
+from o1_records.kit.models import loading
 
 DECODERS_OF_ENCODERS = frozenset({"bert", "roberta", "electra", "xlm-roberta"})
 # their position table starts with the rows of padding
@@ -28,10 +29,10 @@ _FIRST_POSITION_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
 
 
 class Backbone(nn.Module):
-    """A causal LM whose control tokens read their embeddings from one small parameter.
+    """A causal LM whose control tokens have their embeddings in a small parameter of their own.
 
-    `control_rows` [controls, dim] replaces the rows of `control_ids` wherever those tokens occur, so
-    the rows train while the matrix itself may stay frozen; `merge_control_rows` writes them back.
+    `control_rows` [controls, dim] replaces the rows of `control_ids` wherever those tokens occur, so that
+    they can train while the embedding matrix stays frozen; `merge_control_rows` writes them into it.
     """
 
     control_ids: Tensor
@@ -49,8 +50,13 @@ class Backbone(nn.Module):
         return self.lm.config
 
     @property
+    def dim(self) -> int:
+        """The length of a state, and so of a vector."""
+        return int(self.config.hidden_size)
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.control_rows.device
 
     def hidden(
@@ -60,10 +66,10 @@ class Backbone(nn.Module):
         positions: Int[Tensor, "batch seq"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """States of the last layer; `cache` grows in place.
+        """Return the states of the last layer; `cache` grows in place.
 
         `mask` is [batch, total] over the cached tokens and these, for causal attention, or
-        [batch, 1, seq, total] and says which token sees which; without one attention is causal.
+        [batch, 1, seq, total] and says which token attends to which; None is causal attention.
         """
         embedded = self.embed(input_ids)
         output = self.lm.base_model(
@@ -77,34 +83,34 @@ class Backbone(nn.Module):
         return states
 
     def encode(self, batch: Batch, layout: Layout, cache: Any = None) -> Float[Tensor, "batch seq dim"]:
-        """States of whole rows, under the layout's attention."""
+        """Return the states of whole rows under the attention of the layout."""
         mask = prefix_mask(batch) if layout.attention == "prefix" else batch.mask
         return self.hidden(batch.input_ids, mask, batch.positions, cache)
 
     def embed(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
-        """Token embeddings with the control rows scattered in."""
+        """Return the token embeddings, with the control rows in their places."""
         vectors: Tensor = self.lm.get_input_embeddings()(input_ids)
         is_control = torch.eq(input_ids[..., None], self.control_ids)
         batch, seq, which = is_control.nonzero(as_tuple=True)
-        # as the module does it: the scale in the dtype of the weights
+        # the scale in the dtype of the weights, as the embedding module has it
         scale = torch.tensor(self._embed_scale, dtype=vectors.dtype, device=vectors.device)
         return vectors.index_put((batch, seq), self.control_rows[which].to(vectors.dtype) * scale)
 
     def logits(self, states: Float[Tensor, "n dim"]) -> Float[Tensor, "n vocab"]:
-        """Next-token logits of single states, computed only where they are asked for."""
+        """Return the next-token logits of single states."""
         scores: Tensor = self.head(states)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     @torch.no_grad()
     def merge_control_rows(self) -> None:
-        """Write the control rows into the embedding matrix, so that the plain model is the same."""
+        """Write the control rows into the embedding matrix, so that the plain model computes the same."""
         embedding_matrix(self.lm)[self.control_ids] = self.control_rows.to(embedding_matrix(self.lm).dtype)
 
     @contextmanager
     def merged_control_rows(self) -> Iterator[Tensor]:
-        """Hold the control rows in the matrix for a while; gives the rows that stood there.
+        """Keep the control rows in the matrix inside the context; yields the rows that were there before.
 
-        A tied head computes logits with those: a training that saves must find them again.
+        A tied head computes logits with those, so training needs them back after saving.
         """
         matrix = embedding_matrix(self.lm).detach()
         before = matrix[self.control_ids].clone()
@@ -123,7 +129,7 @@ class Backbone(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """What makes logits of states, before any softcap."""
+        """The module that turns states into logits, before any softcap."""
         lm: Any = self.lm
         heads: dict[str, Any] = {
             "bert": lambda: lm.cls,
@@ -134,7 +140,7 @@ class Backbone(nn.Module):
 
     @property
     def softcap(self) -> float | None:
-        """The bound that some models put on their logits (Gemma 2)."""
+        """The bound that some models (Gemma 2) put on their logits."""
         bound: float | None = getattr(self.config, "final_logit_softcapping", None)
         return bound
 
@@ -156,13 +162,13 @@ def load_lm(
     quantization: Any = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal LM from a folder or a hub id: safetensors only, remote code only if asked for.
+    """Load a causal LM from a folder or a hub id, from safetensors only; remote code runs only if asked for.
 
     BERT-family encoders are loaded as decoders. `quantization` is a transformers quantisation config
-    (4-bit weights under LoRA: not run here). Raises InputError when there is no such model.
+    (4-bit weights under LoRA; never run so far). Raises InputError when the model cannot be loaded.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with _loading(name_or_path, "a causal language model"):
         config = AutoConfig.from_pretrained(name_or_path, **options)
         if config.model_type in DECODERS_OF_ENCODERS:
             config.is_decoder = True
@@ -171,27 +177,37 @@ def load_lm(
         return AutoModelForCausalLM.from_pretrained(
             name_or_path, config=config, dtype=dtype, use_safetensors=True, **options
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load a model from {str(name_or_path)!r}: {error}") from error
 
 
 def load_tokenizer(
     name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or a hub id; its chat template and special tokens are untouched."""
-    try:
+    """Load the tokenizer of a folder or a hub id, unchanged."""
+    with _loading(name_or_path, "a tokenizer"):
         return AutoTokenizer.from_pretrained(
             name_or_path, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load a tokenizer from {str(name_or_path)!r}: {error}") from error
+
+
+@contextmanager
+def _loading(name: str | Path, kind: str) -> Iterator[None]:
+    with loading(name, kind):
+        try:
+            yield
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise InputError(
+                f"{str(name)!r} cannot be loaded as {kind} without its own code, which only "
+                "trust_remote_code=True lets run"
+            ) from error
 
 
 @torch.no_grad()
 def grow_vocabulary(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make room for the tokenizer's new tokens; a padded vocabulary keeps its size.
+    """Make room for the tokenizer's new tokens; a vocabulary that was padded to be larger keeps its size.
 
-    New rows start at the mean of the old ones, which no model has learnt to fear.
+    New rows are initialised to the mean embedding, so that they stay in distribution.
     """
     old = len(embedding_matrix(lm))
     if len(tokenizer) > old:
@@ -200,12 +216,12 @@ def grow_vocabulary(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         embedding_matrix(lm)[old:] = mean
         head: Any = lm.get_output_embeddings()  # type: ignore[no-untyped-call]
         if head is not None and head.weight is not embedding_matrix(lm):
-            # an adapter does not save them: they have to come out the same wherever its base is loaded
+            # an adapter does not save these rows, so they must be the same wherever its base is loaded
             head.weight[old:] = head.weight[:old].mean(dim=0)
 
 
 def embedding_matrix(lm: PreTrainedModel) -> Float[Tensor, "vocab dim"]:
-    """The input embeddings of a language model."""
+    """Return the input embeddings of a language model."""
     weight: Any = lm.get_input_embeddings().weight
     matrix: Tensor = weight
     return matrix

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from o1_model.layout import Row
 
-REAL = 0.9  # of the tokens of a training step
+REAL = 0.9  # share of a training step's tokens that must not be padding
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Batch:
     label_ids: Int[Tensor, "labels"]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
@@ -65,16 +66,16 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Batch:
 
 
 def grouped(rows: Sequence[Row], pad_id: int, *, tokens: int) -> tuple[list[Batch], Int[Tensor, "rows"]]:
-    """Batches of rows of similar length, at most a tenth of it padding, and which row each of theirs is."""
+    """Return batches of similar length, at most a tenth padding, and the index of each of their rows."""
     groups = list(by_length([len(row.ids) for row in rows], tokens, real=REAL))
     parts = [collate([rows[index] for index in group], pad_id) for group in groups]
     return parts, torch.tensor([index for group in groups for index in group])
 
 
 def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
-    """Which token may attend to which: both ways up to the first `<emb>`, causally after it.
+    """Return which token attends to which: in both directions up to the first `<emb>`, causally after it.
 
-    True: the row's token sees the column's. Padding is seen by no token but itself.
+    True: the row's token attends to the column's. Only padding attends to padding, each token to itself.
     """
     order = batch.positions
     causal = order[:, None, :] <= order[:, :, None]
@@ -87,8 +88,8 @@ def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
 def by_length(lengths: Sequence[int], tokens: int, *, real: float = 0.0) -> Iterator[list[int]]:
     """Split indices into groups of similar length, longest first, of at most `tokens` padded tokens.
 
-    A row longer than `tokens` is a group of its own. `real` is the share of its tokens that no group may
-    fall below: fewer tokens for the price of more groups.
+    A row longer than `tokens` is a group of its own. At least the share `real` of the tokens of each group
+    is not padding, at the price of more groups.
     """
     group: list[int] = []
     own = 0
@@ -101,3 +102,8 @@ def by_length(lengths: Sequence[int], tokens: int, *, real: float = 0.0) -> Iter
         own += lengths[index]
     if group:
         yield group
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id to pad with. Masks come from lengths, so any id will do if the tokenizer has none."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

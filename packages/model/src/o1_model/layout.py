@@ -45,11 +45,11 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the control tokens stand, and how the vectors are read out. Saved with a checkpoint.
 
     `readout` is "token" (the state at `emb`) or "mean" (v_q: mean up to the first `emb`; v_t and
-    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `emb` see
-    each other both ways and only the thought is causal. An encoder used as a decoder keeps what it
-    knows with mean and prefix (docs/decisions/0005); a decoder wants token and causal, as the paper.
-    `bos` is absent where the tokenizer has none (Qwen2). In `instruct`, `emb` is `eos`.
-    `instruction` is for queries that bring none of their own.
+    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `emb` attend to
+    each other in both directions and only the thought is causal. An encoder used as a decoder does best
+    with mean and prefix (docs/decisions/0005), a decoder with token and causal, as in the paper.
+    `bos` is None where the tokenizer has none (Qwen2). In `instruct`, `emb` is `eos`.
+    `instruction` applies to queries without one of their own.
     """
 
     eos: TokenId
@@ -68,7 +68,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name = "o1"
 
     def __post_init__(self) -> None:
-        """Refuse a layout whose parts do not belong together."""
+        """Raise InputError for parts that do not fit together."""
         wanted = CONTROL_TOKENS[self.name]
         for part in ("query", "query_end", "thought", "doc"):
             if (getattr(self, part) is not None) != (part in wanted):
@@ -77,7 +77,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.name == "instruct" and self.emb != self.eos:
             raise InputError(f"layout 'instruct' reads the eos token {self.eos}; got emb={self.emb}")
         if self.name == "reference" and self.attention == "prefix":
-            raise InputError("layout 'reference' has no prefix to attend both ways in; use causal attention")
+            raise InputError("layout 'reference' has no prefix for two-way attention; use causal attention")
 
     @property
     def thinks(self) -> bool:
@@ -86,18 +86,18 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def two_read_outs(self) -> bool:
-        """Whether v_q is read inside the pass that gives v_t, and so costs nothing when thinking."""
+        """Whether the pass that gives v_t also gives v_q, which then costs nothing when thinking."""
         return self.name == "o1"
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that can occur."""
+        """The number of tokens of the longest possible row."""
         thought = self.thought_length + 3 if self.thinks else 0
         return max(self.query_length + 3 + thought, self.document_length + 3)
 
     @property
     def control_ids(self) -> tuple[int, ...]:
-        """Ids that no text can produce and no sampling may choose."""
+        """The ids that no text can produce and sampling must never choose."""
         emb = None if self.emb == self.eos else self.emb
         return _present(self.query, self.query_end, emb, self.thought, self.doc)
 
@@ -108,7 +108,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def load_layout(folder: str | Path) -> Layout:
-    """Read the layout of a checkpoint. Raises InputError when it is absent or damaged."""
+    """Read the layout of a checkpoint. Raises InputError when it is missing or damaged."""
     path = Path(folder) / FILE_NAME
     if not path.exists():
         raise InputError(f"{folder}: no {FILE_NAME}; is this a checkpoint of o1-model?")
@@ -119,11 +119,11 @@ def load_layout(folder: str | Path) -> Layout:
 
 
 def new_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name = "o1", **settings: Any) -> Layout:
-    """Add the control tokens to a tokenizer that lacks them and return the layout of their ids."""
+    """Add the missing control tokens to a tokenizer and return the layout of their ids."""
     if name not in CONTROL_TOKENS:
-        raise InputError(f"no layout is called {name!r}; choose from {', '.join(CONTROL_TOKENS)}")
+        raise InputError(f"unknown layout {name!r}; choose from {', '.join(CONTROL_TOKENS)}")
     tokens = CONTROL_TOKENS[name]
-    # also when they are known: as special tokens they can be told from text that spells them
+    # also those it has: only a special token can be told from text that spells it
     tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
     eos = _eos(tokenizer)
     ids: Any = tokenizer.convert_tokens_to_ids(list(tokens.values()))
@@ -136,7 +136,7 @@ def new_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name = "o1", **setti
 
 
 def known_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name, **settings: Any) -> Layout:
-    """The layout of a tokenizer that has its control tokens. Raises InputError where one is absent."""
+    """Return the layout of a tokenizer that has its control tokens. Raises InputError if one is missing."""
     missing = [token for token in CONTROL_TOKENS.get(name, {}).values() if token not in tokenizer.get_vocab()]
     if missing:
         raise InputError(
@@ -148,7 +148,7 @@ def known_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name, **settings: 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of one sequence and where its vectors and labels are.
+    """Token ids of one sequence, and where its vectors and labels are.
 
     `first` and `last` are the positions of the first and the last `<emb>`; equal when there is no
     thought. `labels` is the span of positions whose tokens are learnt (thought tokens and EOS).
@@ -161,10 +161,10 @@ class Row:
 
 
 def query_row(layout: Layout, text: Sequence[int], thought: Sequence[int] | None = None) -> Row:
-    """The query side. Without a thought it ends at the first `<emb>`.
+    """Return the row of a query. Without a thought it ends at the first `<emb>`; `[]` is an empty thought.
 
-    A thought cut at `thought_length` is followed by EOS, which then is no label. Raises InputError
-    for a thought where the layout has no place for one.
+    After a thought that was cut at `thought_length`, EOS is not a label. Raises InputError for a thought
+    in a layout that has no place for one.
     """
     ids = [*_query_start(layout, text), layout.emb]
     first = len(ids) - 1
@@ -180,13 +180,13 @@ def query_row(layout: Layout, text: Sequence[int], thought: Sequence[int] | None
 
 
 def prompt_row(layout: Layout, text: Sequence[int]) -> Row:
-    """The query side up to `<thought>`: what the model continues when it thinks.
+    """Return the row of a query up to `<thought>`: what the model continues when it thinks.
 
-    v_q is read at `first` only where the layout has two read-outs; elsewhere it takes a `query_row`.
+    Only a layout with two read-outs can read v_q in it, at `first`; others need a `query_row` for v_q.
     """
     if layout.thought is None:
         raise InputError(
-            f"the layout {layout.name!r} has no thought inside; write the thought into the query's text"
+            f"the layout {layout.name!r} has no place for a thought; write the thought into the query's text"
         )
     ids = _query_start(layout, text)
     if layout.two_read_outs:
@@ -196,19 +196,19 @@ def prompt_row(layout: Layout, text: Sequence[int]) -> Row:
 
 
 def document_row(layout: Layout, text: Sequence[int]) -> Row:
-    """The document side."""
+    """Return the row of a document."""
     ids = (*_present(layout.bos, layout.doc), *text[: layout.document_length], layout.emb)
     return Row(ids, len(ids) - 1, len(ids) - 1, range(0))
 
 
 def query_text(layout: Layout, query: str | Query) -> str:
-    """The text of a query with its instruction before it; a string has the layout's own instruction."""
+    """Return the text of a query after its instruction; a string gets the instruction of the layout."""
     own, text = ("", query) if isinstance(query, str) else (query.instruction, query.text)
     return query_prefix(layout, own) + text
 
 
 def query_prefix(layout: Layout, instruction: str = "") -> str:
-    """What stands before a query's text: its instruction, or the layout's, in the layout's words."""
+    """Return the text before a query: its instruction, else that of the layout, in the layout's format."""
     instruction = instruction or layout.instruction
     if not instruction:
         return ""
@@ -216,7 +216,10 @@ def query_prefix(layout: Layout, instruction: str = "") -> str:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts as ordinary text: no control token and no special token comes out."""
+    """Tokenise texts as ordinary text, without any control or special token.
+
+    Raises InputError for a text that is not valid Unicode.
+    """
     if not texts:
         return []
     try:
@@ -229,11 +232,11 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
             verbose=False,
         )
     except TypeError as error:
-        half = [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]
-        if not half:
+        lone = [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]
+        if not lone:
             raise
         raise InputError(
-            f"{quoted(half[0])}: half of a surrogate pair is no Unicode; mend the text"
+            f"{quoted(lone[0])}: not valid Unicode: a lone surrogate (half of a pair); correct the text"
         ) from error
     ids: list[list[int]] = encoded["input_ids"]
     return ids
@@ -249,10 +252,10 @@ def _present(*ids: int | None) -> tuple[int, ...]:
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase, name: Name) -> int | None:
-    """The token that opens a row, if any.
+    """Return the token that opens a row, if any.
 
-    The other layouts are those of models trained through the tokenizer itself: they have a bos
-    only where it puts one.
+    The layouts other than `o1` are those of models trained on the output of the tokenizer itself: they
+    have a bos only if it adds one.
     """
     own = _first_id(tokenizer, ("bos", "cls"))
     if name == "o1":
@@ -264,7 +267,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase, name: Name) -> int | None:
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     eos = _first_id(tokenizer, ("eos", "sep"))
     if eos is None:
-        raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no eos or sep token; set one")
+        raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no eos and no sep token; set one")
     return eos
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from o1_model.aggregate import Vectors
 from o1_model.embedder import Embedder
-from o1_model.think import Thinking
+from o1_model.encoding.encode import Vectors
+from o1_model.thinking.settings import Thinking
 from o1_records import MissingExtraError, Query
 
 
 class MtebEncoder:
     """mteb's EncoderProtocol (mteb 2): queries go to the query side, all else to the document side.
 
-    `think` lets the model think about queries first. The `instruct` layout takes the task's prompt
-    as its instruction; the other layouts have not learnt to read one and get none.
+    With `think` the model thinks about queries first. The `instruct` layout takes the task's prompt
+    as its instruction; models with other layouts were not trained with instructions and get none.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MtebEncoder:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> Vectors:
-        """Vectors [texts, dim] of mteb's batches (`{"text": [...], ...}`), in their order."""
+        """Return vectors [texts, dim] of mteb's batches (`{"text": [...], ...}`), in their order."""
         texts = [text for batch in inputs for text in batch["text"]]
         if getattr(prompt_type, "value", prompt_type) == "document":
             return self.embedder.encode_document(texts)
@@ -46,16 +46,16 @@ class MtebEncoder:
         return self.embedder.encode_query(queries, think=self.think, with_query=self.with_query)
 
     def similarity(self, a: Any, b: Any) -> Tensor:
-        """Cosine of every pair [a, b]; the vectors have unit length."""
+        """Return the cosine of every pair [a, b]; the vectors have unit length."""
         return torch.as_tensor(a) @ torch.as_tensor(b).T
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
-        """Cosine of each row of `a` with the same row of `b`."""
+        """Return the cosine of each row of `a` with the same row of `b`."""
         return (torch.as_tensor(a) * torch.as_tensor(b)).sum(dim=-1)
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """Name and revision under which mteb files its results: a changed checkpoint is another one."""
+        """The name and revision under which mteb files its results: a changed checkpoint is another one."""
         try:
             from mteb.models import ModelMeta
         except ModuleNotFoundError as error:
@@ -73,6 +73,6 @@ class MtebEncoder:
 
 
 def _prompt(task_metadata: Any) -> str:
-    """The instruction of a task: one text, or one each for queries and documents."""
+    """Return the instruction of a task for queries."""
     prompt = getattr(task_metadata, "prompt", None) or ""
     return str(prompt.get("query", "")) if isinstance(prompt, Mapping) else str(prompt)

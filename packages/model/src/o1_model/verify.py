@@ -1,4 +1,4 @@
-"""Asking runtimes for the vectors of a parity certificate: this package, sentence-transformers, a server."""
+"""Compare runtimes with a parity certificate: this package, sentence-transformers, a server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from o1_model.aggregate import Vectors
-from o1_model.certificate import (
+from o1_model.checkpoint.certificate import (
     Certificate,
     Expected,
     Verdict,
@@ -23,10 +22,10 @@ from o1_model.certificate import (
     row_ids,
     tokenizer_fingerprint,
 )
-from o1_model.checkpoint import digest_of, vector_files
 from o1_model.embedder import Embedder
-from o1_model.load import checkpoint_folder
+from o1_model.encoding.encode import Vectors
 from o1_records import InputError, MissingExtraError
+from o1_records.kit.models import digest_of_files, model_files, model_folder
 
 SECONDS = 120
 
@@ -42,14 +41,14 @@ def verify(
     Raises InputError when there is no certificate, when files were changed since it was written, or
     when the runtime cannot be asked.
     """
-    folder = checkpoint_folder(name_or_path, revision)
+    folder = model_folder(name_or_path, revision)
     certificate = read_certificate(folder)
-    refuse_changed_files(folder, vector_files(folder))
+    refuse_changed_files(folder, model_files(folder))
     return runtime(folder, certificate)
 
 
 def in_o1(folder: Path, certificate: Certificate) -> Verdict:
-    """This package; also with texts that spell control tokens."""
+    """Ask this package, also with texts that spell control tokens."""
     embedder = Embedder.from_pretrained(folder, device="cpu")
     expected = certificate.expected
     if embedder.layout != certificate.layout:
@@ -66,7 +65,7 @@ def in_o1(folder: Path, certificate: Certificate) -> Verdict:
 
 
 def in_sentence_transformers(folder: Path, certificate: Certificate) -> Verdict:
-    """sentence-transformers, on the CPU, without remote code."""
+    """Ask sentence-transformers, on the CPU, without remote code."""
     if certificate.refusal:
         raise InputError(f"{folder}: sentence-transformers cannot load it: {certificate.refusal}")
     try:
@@ -85,13 +84,13 @@ def in_sentence_transformers(folder: Path, certificate: Certificate) -> Verdict:
 
 
 def in_server(url: str) -> Callable[[Path, Certificate], Verdict]:
-    """A running server with OpenAI's /v1/embeddings: TEI, vLLM, `o1-model serve`.
+    """Return what asks a running server with OpenAI's /v1/embeddings: TEI, vLLM, `o1-model serve`.
 
-    Others get the row's token ids, so that no text is tokenised there; ours gets the texts.
+    Other servers get the token ids of a row, so that they tokenise no text; ours gets the texts.
     """
     root = url.rstrip("/").removesuffix("/v1")
     if not root.startswith(("http://", "https://")):
-        raise InputError(f"--server {url!r} is no address; give one like http://127.0.0.1:8080")
+        raise InputError(f"--server {url!r} is not an address; give one like http://127.0.0.1:8080")
 
     def ask(folder: Path, certificate: Certificate) -> Verdict:
         name, ours, digest = _served(root)
@@ -106,7 +105,7 @@ def in_server(url: str) -> Callable[[Path, Certificate], Verdict]:
             return _vectors_of(root, _call(f"{root}/v1/embeddings", body), len(group))
 
         vectors = _by_role(expected, embeddings)
-        own = digest_of(certificate.files)
+        own = digest_of_files(certificate.files)
         other = f"the server has checkpoint {digest[:12]}, this is {own[:12]}"
         return compare(f"{root} ({name})", expected, vectors, hint=other if ours and digest != own else "")
 
@@ -114,7 +113,7 @@ def in_server(url: str) -> Callable[[Path, Certificate], Verdict]:
 
 
 def _by_role(expected: Sequence[Expected], encode: Callable[[str, Sequence[Expected]], Vectors]) -> Vectors:
-    """Vectors of all, in their order, asked for role by role."""
+    """Return the vectors of all, in their order, asked for role by role."""
     parts = [encode(role, list(group)) for role, group in groupby(expected, key=lambda one: one.role)]
     return np.concatenate([np.asarray(part, dtype=np.float32) for part in parts])
 
@@ -134,11 +133,11 @@ def _pooling_hint(certificate: Certificate, model: Any) -> str:
 
 def _tokenizer_hint(certificate: Certificate, tokenizer: Any) -> str:
     same = tokenizer_fingerprint(tokenizer) == certificate.tokenizer
-    return "" if same else "the tokenizer is another one"
+    return "" if same else "a different tokenizer"
 
 
 def _served(root: str) -> tuple[str, bool, str]:
-    """The model's name on the server, whether that is `o1-model serve`, and the digest that it names.
+    """Return the model's name on the server, whether that is `o1-model serve`, and the digest it reports.
 
     A server without /v1/models (TEI) takes any name.
     """
@@ -158,7 +157,7 @@ def _vectors_of(root: str, answer: Any, count: int) -> Vectors:
         rows = sorted(answer["data"], key=lambda entry: entry["index"])
         vectors: Vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{root}: the answer is no list of embeddings: {str(answer)[:200]}") from error
+        raise InputError(f"{root}: the answer is not a list of embeddings: {str(answer)[:200]}") from error
     if len(vectors) != count:
         raise InputError(f"{root}: {len(vectors)} embeddings for {count} inputs")
     return vectors

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
+from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
-from o1_records.command import at_least
+from o1_records.kit.command import at_least
 
 
-def declare(command: argparse.ArgumentParser) -> None:
-    """Where to listen, and how much to take."""
+def declare(command: ArgumentParser) -> None:
+    """Add where to listen, and how much to take."""
     options.model(command)
-    command.add_argument("--host", default="127.0.0.1")
-    command.add_argument("--port", type=int, default=8080)
-    command.add_argument(
+    add = command.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8080, help="port to listen on")
+    add(
         "--default-input-type",
         choices=("query", "document"),
         default="document",
-        help="what a text is when the client does not say (default: document)",
+        help="what a text is when the client does not say",
     )
-    command.add_argument("--batch-tokens", type=at_least(1), default=4096, help="tokens of a shared batch")
-    command.add_argument(
-        "--max-waiting", type=at_least(1), default=4096, help="inputs in the queue; then 429"
-    )
-    command.add_argument("--max-inputs", type=at_least(1), default=2048, help="inputs of a request; then 413")
-    command.add_argument("--drain-seconds", type=at_least(0), default=30, help="time to finish after SIGTERM")
+    add("--batch-tokens", type=at_least(1), default=4096, help="tokens of a shared batch")
+    add("--max-waiting", type=at_least(1), default=4096, help="inputs in the queue; then 429")
+    add("--max-inputs", type=at_least(1), default=2048, help="inputs of a request; then 413")
+    add("--drain-seconds", type=at_least(0), default=30, help="time to finish after SIGTERM")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
     from o1_model.serving.server import Serving, serve
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from o1_model.verify import RUNTIMES, in_server, verify
+from o1_model.commands import options
+
+RUNTIMES = ("o1", "sentence-transformers")
 
 
-def declare(command: argparse.ArgumentParser) -> None:
-    """Which checkpoint, and where to try it."""
-    command.add_argument("--model", required=True, help="folder or hub id of a checkpoint")
-    command.add_argument("--revision", help="of a hub id")
+def declare(command: ArgumentParser) -> None:
+    """Add which checkpoint, and where to try it."""
+    options.checkpoint(command)
     command.add_argument(
-        "--runtime", action="append", choices=sorted(RUNTIMES), help="repeatable (default: o1, or the server)"
+        "--runtime", action="append", choices=RUNTIMES, help="repeatable; by default o1, or the server"
     )
     command.add_argument("--server", metavar="URL", help="a server of this model: TEI, vLLM, o1-model serve")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print a line for each runtime; 4 when one differs."""
+def run(args: Namespace) -> int:
+    """Print a line for each runtime; exits 4 when one differs."""
+    from o1_model.verify import RUNTIMES as KNOWN
+    from o1_model.verify import in_server, verify
+
     names = args.runtime or ([] if args.server else ["o1"])
-    runtimes = [RUNTIMES[name] for name in names] + ([in_server(args.server)] if args.server else [])
+    runtimes = [KNOWN[name] for name in names] + ([in_server(args.server)] if args.server else [])
     code = 0
     for runtime in runtimes:
         verdict = verify(args.model, runtime, revision=args.revision)

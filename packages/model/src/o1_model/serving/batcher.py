@@ -129,7 +129,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                 self._seconds_per_item += 0.2 * (each - self._seconds_per_item)
 
     def _take(self) -> list[tuple[_Request[Kind, Item], int, Item]]:
-        """The next batch: inputs of the oldest request's kind, one of each request in turn."""
+        """Return the next batch: inputs of the oldest request's kind, one of each request in turn."""
         self._requests = deque(request for request in self._requests if request.waiting)
         taken: list[tuple[_Request[Kind, Item], int, Item]] = []
         if not self._requests:

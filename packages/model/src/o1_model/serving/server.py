@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,34 +17,34 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from o1_model.aggregate import Vectors, truncated
 from o1_model.embedder import Embedder
-from o1_model.layout import query_text, text_ids
+from o1_model.encoding.encode import Vectors
+from o1_model.layout import document_row, prompt_row, query_row, query_text, text_ids
 from o1_model.serving.batcher import Batcher, QueueFullError
-from o1_model.serving.model import Answer, ModelAnswers, Work
 from o1_model.serving.wire import (
     EmbeddingRequest,
+    ThinkOptions,
     decode_request,
     embedding,
     error_body,
     response,
 )
+from o1_model.thinking.aggregate import aggregate, stacked, truncated
 from o1_records import InputError, MissingExtraError
 
 try:
     import uvicorn
-    from prometheus_client import generate_latest
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-
-    from o1_model.serving.counts import Counts
 except ModuleNotFoundError as error:
     raise MissingExtraError("o1-model", "serve", "the server") from error
 
 Result = TypeVar("Result")
+SIZES = [2**power for power in range(11)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Serving:
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection."""
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
@@ -72,6 +73,92 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
         super().__init__(message)
         self.status = status
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the inputs of one batch have in common."""
+
+    role: Literal["query", "document"]
+    think: ThinkOptions | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The vector of one input, the thoughts behind it, and the tokens that both took."""
+
+    vector: Vectors
+    thoughts: list[str]
+    tokens: int
+
+
+class ModelAnswers:
+    """Answers batches with an Embedder. Only one thread may call it."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def __call__(self, work: Work, items: Sequence[tuple[int, ...]]) -> list[Answer]:
+        """Return vectors of texts given as token ids; a query's thoughts depend on its own ids alone."""
+        embedder, layout = self.embedder, self.embedder.layout
+        if work.think is not None:
+            return self._think(work.think, items)
+        build = query_row if work.role == "query" else document_row
+        rows = [build(layout, ids) for ids in items]
+        vectors = embedder.read(rows)
+        return [Answer(vector, [], len(row.ids)) for vector, row in zip(vectors, rows, strict=True)]
+
+    def cost(self, work: Work, ids: tuple[int, ...]) -> int:
+        """Return the number of tokens of an input in a batch, thoughts included."""
+        layout = self.embedder.layout
+        if work.role == "document":
+            return min(len(ids), layout.document_length) + 3
+        prompt = min(len(ids), layout.query_length) + 4
+        if work.think is None:
+            return prompt
+        kept = min(work.think.max_tokens, layout.thought_length)
+        return work.think.samples * (prompt + kept + 2)
+
+    def check_ids(self, items: Sequence[Sequence[int]]) -> None:
+        """Raise InputError for ids that the vocabulary lacks and for control tokens."""
+        size = len(self.embedder.tokenizer)
+        control = set(self.embedder.layout.control_ids)
+        for number, ids in enumerate(items):
+            for token in ids:
+                if token >= size or token in control:
+                    what = "a control token" if token in control else f"outside the vocabulary of {size}"
+                    raise InputError(f"input[{number}]: token id {token} is {what}")
+
+    def _think(self, options: ThinkOptions, items: Sequence[tuple[int, ...]]) -> list[Answer]:
+        embedder = self.embedder
+        prompts = [prompt_row(embedder.layout, ids) for ids in items]
+        names = [hashlib.sha256(repr(ids).encode()).hexdigest()[:16] for ids in items]
+        v_q, traces = embedder.decode_rows(prompts, names, options.thinking())
+        vectors = aggregate(v_q, stacked(traces), with_query=options.with_query)
+        return [
+            Answer(
+                vector,
+                [embedder.text_of(trace) for trace in row],
+                len(prompt.ids) + sum(len(trace.token_ids) + 2 for trace in row),
+            )
+            for vector, prompt, row in zip(vectors, prompts, traces, strict=True)
+        ]
+
+
+class Counts:
+    """The server's counters for Prometheus."""
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "o1_requests", "Requests answered", ["path", "status"], registry=self.registry
+        )
+        self.inputs = Counter("o1_inputs", "Texts embedded", ["input_type"], registry=self.registry)
+        self.tokens = Counter("o1_tokens", "Tokens read and thought", registry=self.registry)
+        self.seconds = Histogram("o1_request_seconds", "Time to an answer", registry=self.registry)
+        self.batches = Histogram("o1_batch_inputs", "Texts of a batch", buckets=SIZES, registry=self.registry)
+        gauge = Gauge("o1_inputs_waiting", "Texts in the queue", registry=self.registry)
+        gauge.set_function(waiting)
 
 
 class Server:
@@ -95,7 +182,7 @@ class Server:
         asked = decode_request(await self._body(request))
         work = self._work(asked)
         inputs = asked.texts_or_ids()
-        # what an empty queue cannot hold would be told to try again for ever
+        # more than an empty queue holds: 429 would tell the client to try again for ever
         most = min(self.serving.max_inputs, self.serving.max_waiting)
         if len(inputs) > most:
             raise Refusal(413, f"{len(inputs)} inputs; send at most {most} at a time")
@@ -155,16 +242,18 @@ class Server:
 
     def _work(self, asked: EmbeddingRequest) -> Work:
         if asked.model not in ("", self.embedder.name):
-            raise Refusal(404, f"no model {asked.model!r} here; this server has {self.embedder.name!r}")
+            raise Refusal(404, f"unknown model {asked.model!r}; this server has {self.embedder.name!r}")
         if asked.dimensions is not None and asked.dimensions > self.embedder.dim:
-            raise InputError(f"dimensions {asked.dimensions} is more than the model's {self.embedder.dim}")
+            raise InputError(
+                f"dimensions must be at most {self.embedder.dim}, the model's, got {asked.dimensions}"
+            )
         role = asked.input_type or ("query" if asked.think else self.serving.default_input_type)
         if asked.think and role == "document":
-            raise InputError('think is for queries; say input_type "query"')
+            raise InputError('think is for queries; give input_type "query"')
         return Work(role, asked.think)
 
     async def _answers(self, inputs: list[str] | list[list[int]], work: Work) -> list[Answer]:
-        with self.batcher.room(len(inputs)):  # what waits for the tokenizer waits, too
+        with self.batcher.room(len(inputs)):  # inputs that wait for the tokenizer count as waiting
             ids = await self._token_ids(inputs, work)
         return await self.batcher.answer(work, ids)
 
@@ -185,7 +274,7 @@ class Server:
 
 
 def application(embedder: Embedder, serving: Serving = Serving()) -> Starlette:
-    """The ASGI application; `serve` runs it, a test or a larger application may mount it."""
+    """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
     server = Server(embedder, serving)
 
     @asynccontextmanager
@@ -204,7 +293,7 @@ def application(embedder: Embedder, serving: Serving = Serving()) -> Starlette:
 
 
 def serve(embedder: Embedder, serving: Serving, *, host: str, port: int, drain_seconds: int = 30) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what clients wait for, for at most `drain_seconds`."""
+    """Serve until SIGTERM or SIGINT, then finish what clients wait for, for at most `drain_seconds`."""
     config = uvicorn.Config(
         application(embedder, serving),
         host=host,
@@ -251,7 +340,7 @@ async def _server_error(request: Request, error: Exception) -> Response:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work, but give it up when the client closes the connection."""
+    """Await work, but cancel it when the client closes the connection."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(request))
     try:

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from o1_model.aggregate import Vectors
-from o1_model.think import Thinking
+from o1_model.encoding.encode import Vectors
+from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -21,16 +21,16 @@ Whole = Annotated[int, Meta(ge=0)]
 class ThinkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to think about the queries of a request; the fields are those of Thinking."""
 
-    samples: Annotated[int, Meta(ge=1, le=64)] = 3
-    max_tokens: Positive = 64
-    temperature: Annotated[float, Meta(ge=0)] = 0.7
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.9
-    seed: int = 0
+    samples: Annotated[int, Meta(ge=1, le=64)] = Thinking.samples
+    max_tokens: Positive = Thinking.max_tokens
+    temperature: Annotated[float, Meta(ge=0)] = Thinking.temperature
+    top_p: Annotated[float, Meta(gt=0, le=1)] = Thinking.top_p
+    seed: int = Thinking.seed
     with_query: bool = False
     return_thoughts: bool = False
 
     def thinking(self) -> Thinking:
-        """The same without what only concerns the answer."""
+        """Return how to think, without what only concerns the answer."""
         return Thinking(
             samples=self.samples,
             max_tokens=self.max_tokens,
@@ -55,7 +55,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     think: ThinkOptions | None = None
 
     def texts_or_ids(self) -> list[str] | list[list[int]]:
-        """The inputs, all texts or all token ids. Raises InputError for a mixture or for none."""
+        """Return the inputs, all texts or all token ids. Raises InputError for a mixture or for none."""
         if isinstance(self.input, str):
             return [self.input]
         if not self.input:
@@ -72,7 +72,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode_request(body: bytes) -> EmbeddingRequest:
-    """Parse a body. Raises InputError that says what is wrong and where."""
+    """Parse a body. Raises InputError, saying what is wrong and where."""
     try:
         return msgspec.json.decode(body, type=EmbeddingRequest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -80,7 +80,7 @@ def decode_request(body: bytes) -> EmbeddingRequest:
 
 
 def embedding(vector: Vectors, encoding_format: str | None) -> list[float] | str:
-    """A vector as OpenAI sends it: numbers, or base64 of little-endian float32."""
+    """Return a vector as OpenAI sends it: numbers, or base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     numbers: list[float] = vector.astype(np.float32).tolist()
@@ -90,7 +90,7 @@ def embedding(vector: Vectors, encoding_format: str | None) -> list[float] | str
 def response(
     model: str, vectors: Sequence[list[float] | str], thoughts: Sequence[list[str]] | None, tokens: int
 ) -> dict[str, Any]:
-    """The body of an answer; `thoughts` stand beside the vectors when they were asked for."""
+    """Return the body of an answer; `thoughts` go with the vectors if they were asked for."""
     data: list[dict[str, Any]] = [
         {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
     ]
@@ -101,6 +101,6 @@ def response(
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
-    """An error in the form that OpenAI's clients show."""
+    """Return an error in the form that OpenAI's clients show."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "code": status}}

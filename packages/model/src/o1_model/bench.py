@@ -1,0 +1,141 @@
+"""A checkpoint as o1-bench measures it, in its own process.
+
+`open_model` is registered as the entry point `o1-model` of the group `o1_bench.systems`, where o1-bench finds
+it; neither package imports the other.
+"""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from o1_model.commands import embed, options, think
+from o1_model.layout import FILE_NAME
+from o1_records import Document, InputError, Query, Thought
+from o1_records.kit.models import cached_folder, is_hub_id
+
+if TYPE_CHECKING:  # imported at run time only for a checkpoint of this package: it takes seconds
+    from o1_model.embedder import Embedder
+    from o1_model.encoding.encode import Vectors
+
+_LOADING = ("revision", "layout", "base", "dtype")
+_THINKING = ("samples", "max_tokens", "temperature", "top_p", "seed")
+_ENGINES = ("vllm", "base_url", "served_name")
+
+
+def open_model(
+    model: str,
+    *,
+    device: str = "cpu",
+    think_options: Sequence[str] = (),
+    embed_options: Sequence[str] = (),
+) -> ThinkingModel | None:
+    """Load a checkpoint of o1-model, or return None for any other model.
+
+    Args:
+        model: a folder, or a hub id of which there is a local copy.
+        device: where it runs.
+        think_options: words as on the command line of `o1-model think`.
+        embed_options: words as on the command line of `o1-model embed`.
+
+    Raises:
+        InputError: wrong options, options without effect here, or a checkpoint that cannot be loaded.
+    """
+    folder = cached_folder(model) if is_hub_id(model) else Path(model)
+    if folder is None or not (folder / FILE_NAME).is_file():
+        return None
+    how = _parsed("think", think.declare, think_options, (*_LOADING, *_THINKING, *_ENGINES, "cache"))
+    what = _parsed("embed", embed.declare, embed_options, (*_LOADING, "batch_tokens", "with_query"))
+    for name in _LOADING:
+        if getattr(how, name) != getattr(what, name):
+            raise InputError(
+                f"--{name} is {getattr(how, name)!r} for think, but {getattr(what, name)!r} for embed; "
+                "the model is loaded once, so give the same for both"
+            )
+    how.model, how.device = model, device
+    return ThinkingModel(how, batch_tokens=what.batch_tokens, with_query=what.with_query)
+
+
+class ThinkingModel:
+    """A loaded checkpoint: `name`, `device`, and its vectors and thoughts.
+
+    `fingerprint` holds everything that changes a vector or a thought, ready for JSON.
+    """
+
+    def __init__(self, how: Namespace, *, batch_tokens: int | None, with_query: bool) -> None:
+        from o1_model.thinking.records import ThoughtCache
+
+        self._embedder: Embedder = options.load(how)
+        self._thinking = self._embedder.capped(options.thinking_of(how))
+        self._with_query = with_query
+        self._embedder.batch_tokens = batch_tokens
+        engine = think.engine_of(how)
+        self._embedder.decoder.engine = engine
+        if how.cache is not None:
+            self._embedder.decoder.cache = ThoughtCache(how.cache)
+        self.name: str = self._embedder.name
+        self.device: str = how.device
+        self.fingerprint: dict[str, Any] = {
+            "model": self.name,
+            "digest": self._embedder.digest,
+            "layout": msgspec.to_builtins(self._embedder.layout),
+            "dtype": how.dtype,
+            "thinking": vars(self._thinking),
+            "engine": "" if engine is None else engine.name,
+            "with_query": with_query,
+        }
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """Return vectors of documents: float32 [n, dim], of unit length."""
+        return self._embedder.encode_document(documents)
+
+    def queries(
+        self,
+        queries: Sequence[Query],
+        thoughts: Sequence[Sequence[Thought | str]] | None = None,
+        *,
+        with_query: bool = False,
+    ) -> Vectors:
+        """Return vectors of queries: float32 [n, dim], of unit length.
+
+        `thoughts` are those of each query, records or texts; "" is an empty thought, and a query without
+        any keeps v_q. `with_query` averages v_q with the v_t.
+        """
+        return self._embedder.encode_query(
+            queries, thoughts=thoughts, with_query=with_query or (self._with_query and thoughts is not None)
+        )
+
+    def think(self, queries: Sequence[Query]) -> list[list[Thought]]:
+        """Return the model's own thoughts about each query; blank ones are left out."""
+        own: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
+        for thought in self._embedder.think(queries, self._thinking):
+            own[thought.query_id].append(thought)
+        return [own[query.query_id] for query in queries]
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}")
+
+
+def _parsed(
+    name: str, declare: Callable[[ArgumentParser], None], words: Sequence[str], known: Sequence[str]
+) -> Namespace:
+    """Parse options of a command; only `known` ones may be given, for the others have no effect here."""
+    parser = _Parser(prog=f"options for o1-model {name}", add_help=False)
+    declare(parser)
+    defaults = {action.dest: action.default for action in parser._actions}
+    flags = {action.dest: action.option_strings[0] for action in parser._actions}
+    for part in (*parser._actions, *parser._mutually_exclusive_groups):
+        part.required = False
+    for action in parser._actions:
+        action.default = SUPPRESS
+    given = vars(parser.parse_args(list(words)))
+    idle = [flags[dest] for dest in given if dest not in known]
+    if idle:
+        raise InputError(f"{parser.prog}: {', '.join(idle)} has no effect here; leave it out")
+    return Namespace(**{**defaults, **given})

@@ -1,0 +1,1 @@
+"""Checkpoints: loading, saving for this and other runtimes, adapters, certificates, model cards."""

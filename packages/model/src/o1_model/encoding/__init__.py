@@ -1,0 +1,1 @@
+"""From rows of token ids to vectors, in memory and on disk."""

@@ -1,0 +1,124 @@
+"""Reading rows of token ids: the one door through which tokens reach the backbone, and its token budget.
+
+Equal rows are read once. Batches hold rows of similar length up to a budget of tokens; where memory runs out,
+the budget is halved and the work goes on. A row that is read at its end needs no dense attention mask: causal
+attention never sees the padding on the right, and under prefix attention all queries share one mask of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from o1_model.backbone import Backbone
+from o1_model.batch import Batch, by_length, collate
+from o1_model.encoding.pooling import pool_spans
+from o1_model.layout import Layout, Row
+from o1_records.kit.onednn import fast_linear
+
+Vectors = NDArray[np.float32]
+
+CPU_BATCH_TOKENS = 2048  # larger activations fall out of the caches
+GPU_BATCH_TOKENS = 65_536
+
+
+@dataclass
+class Reader:
+    """A backbone under its layout, as everything that reads tokens uses it.
+
+    `batch_tokens` bounds the padded tokens of every forward pass, whatever the layout and whether the model
+    reads or thinks (a single longer row is a batch of its own); None: what suits the device. `tokens_read`
+    counts the tokens of all passes so far, padding left out.
+    """
+
+    backbone: Backbone
+    layout: Layout
+    pad_id: int
+    batch_tokens: int | None = None
+    tokens_read: int = field(default=0, init=False)
+
+    @torch.inference_mode()
+    def read(self, rows: Sequence[Row]) -> Vectors:
+        """Return the unit vector at the last read-out of each row: float32 [rows, dim], in their order."""
+        unique = list({row.ids: row for row in rows}.values())
+        place = {row.ids: number for number, row in enumerate(unique)}
+        device = self.backbone.device
+        # they stay on the device, so that no batch waits for the copy of another
+        vectors = torch.zeros(len(unique), self.backbone.dim, device=device)
+
+        def run(group: list[int]) -> None:
+            batch = collate([unique[index] for index in group], self.pad_id).to(device)
+            states = right_padded_states(self.backbone, self.layout, batch)
+            vectors[group] = _read_out(states, batch, self.layout).float()
+            self.tokens_read += sum(len(unique[index].ids) for index in group)
+
+        default = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        with fast_linear():
+            within_memory([len(row.ids) for row in unique], self.batch_tokens or default, run)
+        order = np.array([place[row.ids] for row in rows], dtype=np.intp)
+        found: Vectors = vectors.cpu().numpy()[order]
+        return found
+
+
+def right_padded_states(backbone: Backbone, layout: Layout, batch: Batch) -> Float[Tensor, "batch seq dim"]:
+    """Return the states of whole rows that are padded on the right; those of the padding mean nothing."""
+    if layout.attention == "causal":
+        # no token sees the padding, so that no mask is needed and the fastest kernels serve
+        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        return backbone.hidden(batch.input_ids, None, positions.expand_as(batch.input_ids))
+    if bool((batch.first == batch.last).all()):
+        return backbone.hidden(batch.input_ids, batch.mask[:, None, None].bool(), batch.positions)
+    return backbone.encode(batch, layout)
+
+
+def _read_out(
+    states: Float[Tensor, "batch seq dim"], batch: Batch, layout: Layout
+) -> Float[Tensor, "batch dim"]:
+    # a batch padded on the right is ragged with rows of `seq` tokens, of which spans are read
+    rows, seq = batch.mask.shape
+    offsets = torch.arange(rows + 1, device=states.device) * seq
+    end = offsets[:-1] + batch.last + 1
+    begin = offsets[:-1] if layout.readout == "mean" else end - 1
+    return pool_spans(states.flatten(0, 1), offsets, begin, end)
+
+
+def within_memory(lengths: Sequence[int], tokens: int, run: Callable[[list[int]], None]) -> int:
+    """Run every index in groups of similar length and at most `tokens`; return the budget that fitted.
+
+    A group that runs out of memory is split and run again, so `run` must keep its results only at its end.
+    Raises what `run` raises: every other error, and out of memory on a single index.
+    """
+    waiting = set(range(len(lengths)))
+    while waiting:
+        order = sorted(waiting)
+        for places in by_length([lengths[index] for index in order], tokens):
+            group = [order[place] for place in places]
+            if not _fits(run, group):
+                tokens = max(lengths[index] for index in group) * len(group) // 2
+                break
+            waiting.difference_update(group)
+    return tokens
+
+
+def _fits(run: Callable[[list[int]], None], group: list[int]) -> bool:
+    try:
+        run(group)
+    except RuntimeError as error:
+        # the CPU allocator has no type of its own; these are its messages on Linux and elsewhere
+        full = isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in ("can't allocate memory", "not enough memory")
+        )
+        if len(group) == 1 or not full:
+            raise
+    else:
+        return True
+    # after the handler, whose traceback still holds the tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False

@@ -1,0 +1,537 @@
+"""The long jobs: thoughts, vectors and a gate, from files to files, resumed where they stopped.
+
+What the commands `o1-model think`, `embed` and `gate` call. Earlier work is continued if everything it was
+made from is the same; otherwise it is refused with every difference named, or moved aside (`new_job`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from tqdm import tqdm
+
+from o1_model.embedder import Embedder
+from o1_model.encoding.shards import Encoded, batched, checked_devices, encode_on, write_shards
+from o1_model.thinking.decoder import Decoder
+from o1_model.thinking.engines import Engine
+from o1_model.thinking.gate import Gate, Point, calibrate, curve, read_margins, refuse_budget
+from o1_model.thinking.records import ThoughtCache
+from o1_model.thinking.settings import Thinking
+from o1_records import (
+    Document,
+    InputError,
+    Metric,
+    Query,
+    Record,
+    Thought,
+    open_documents,
+    open_queries,
+    quoted,
+    read_jsonl,
+    sha256_file,
+    write_jsonl,
+)
+from o1_records.kit.job import ChangedJobError, Job
+from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256  # queries that are thought about together, in batches of similar length; lost at most by a kill
+CPU_SHARD_ROWS, GPU_SHARD_ROWS = 1024, 8192
+BUDGETS = [tenth / 10 for tenth in range(11)]
+
+Asked = str | Path | Sequence[Query]
+Corpus = str | Path | Sequence[Document]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+# --- thoughts -----------------------------------------------------------------------------------------
+
+_THOUGHTS = (
+    "CREATE TABLE IF NOT EXISTS thoughts (query_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;"
+)
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """How far `think` came: queries asked and thought about, thoughts written, thoughts left out as blank.
+
+    Before all queries are thought about nothing is written.
+    """
+
+    queries: int
+    thought_about: int
+    written: int
+    blank: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file of thoughts is complete."""
+        return self.thought_about == self.queries
+
+
+def think(
+    model: Embedder | str | Path,
+    queries: Asked,
+    thinking: Thinking | None = None,
+    *,
+    out: str | Path,
+    split: str | None = None,
+    engine: Engine | None = None,
+    cache: str | Path | None = None,
+    new_job: bool = False,
+    stop: threading.Event | None = None,
+    progress: bool = False,
+    **loading: Any,
+) -> Thoughts:
+    """Write thoughts about queries to a JSONL file of Thought records, in the order of the queries.
+
+    What was thought survives kill -9, up to the chunk in flight; thoughts whose text is blank are left out
+    and counted.
+
+    Args:
+        model: an Embedder, or the folder or hub id of a checkpoint.
+        queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
+        thinking: how to think.
+        out: the file of thoughts; OUT.job beside it is the work so far.
+        split: of a BEIR folder, only the queries that this split judges.
+        engine: writes the thoughts instead of the model.
+        cache: a file that keeps thoughts and vectors for other runs too (`ThoughtCache`).
+        new_job: move earlier work with other settings aside instead of refusing it.
+        stop: once set, the chunk in flight is the last.
+        progress: show on stderr how far the job is.
+        **loading: arguments of `Embedder.from_pretrained`, where `model` is no Embedder.
+
+    Raises:
+        ChangedJobError: there is earlier work with other settings; the message names them.
+        InputError: duplicate query_ids, or a model that was never saved and so has no digest.
+    """
+    embedder = _loaded(model, loading)
+    thinking, engine = embedder.capped(thinking or Thinking()), engine or embedder.decoder.engine
+    source, total = _digest(_queries(queries, split))
+    made_from = {
+        **_made_by(embedder),
+        "engine": "" if engine is None else engine.name,
+        **{name: str(value) for name, value in vars(thinking).items()},
+        "queries": source,
+    }
+    with Job(out, made_from, schema=_THOUGHTS, new_job=new_job) as job:
+        if job.finished:
+            _say(f"{out} is complete; nothing to do", progress)
+        else:
+            with _thinking_by(embedder.decoder, engine, cache):
+                _think(job, embedder, queries, split, thinking, stop=stop, total=total, progress=progress)
+            thought_about = job.db.row("SELECT count(*) FROM thoughts")[0]
+            if thought_about < total:
+                return Thoughts(total, thought_about, 0, 0)
+            written = write_jsonl(out, _journalled(job, _queries(queries, split)))
+            job.set_note("written", str(written))
+            job.finish()
+        written = int(job.note("written") or 0)
+    return Thoughts(total, total, written, total * thinking.samples - written)
+
+
+def _think(
+    job: Job,
+    embedder: Embedder,
+    queries: Asked,
+    split: str | None,
+    thinking: Thinking,
+    *,
+    stop: threading.Event | None,
+    total: int,
+    progress: bool,
+) -> None:
+    with tqdm(total=total, unit="query", desc="think", disable=not progress) as bar:
+        for chunk in batched(_queries(queries, split), CHUNK):
+            missing = [query for query in chunk if _body(job, query) is None]
+            if missing:
+                if stop is not None and stop.is_set():
+                    return
+                own: dict[str, list[Thought]] = {query.query_id: [] for query in missing}
+                for thought in embedder.think(missing, thinking):
+                    own[thought.query_id].append(thought)
+                rows = [(query_id, msgspec.json.encode(thoughts)) for query_id, thoughts in own.items()]
+                with job.db.transaction():
+                    job.db.execute_many("INSERT INTO thoughts VALUES (?, ?)", rows)
+            bar.update(len(chunk))
+
+
+def _journalled(job: Job, queries: Iterable[Query]) -> Iterator[Thought]:
+    for query in queries:
+        yield from msgspec.json.decode(_body(job, query) or b"[]", type=list[Thought])
+
+
+def _body(job: Job, query: Query) -> bytes | None:
+    row = job.db.row("SELECT body FROM thoughts WHERE query_id = ?", query.query_id)
+    return None if row is None else bytes(row[0])
+
+
+@contextlib.contextmanager
+def _thinking_by(decoder: Decoder, engine: Engine | None, cache: str | Path | None) -> Iterator[None]:
+    """Give a decoder an engine and a cache for a while."""
+    before = decoder.engine, decoder.cache
+    if cache is not None:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext(decoder.cache) if cache is None else ThoughtCache(cache) as chosen:
+        decoder.engine, decoder.cache = engine, chosen
+        try:
+            yield
+        finally:
+            decoder.engine, decoder.cache = before
+
+
+# --- vectors ------------------------------------------------------------------------------------------
+
+
+def embed(
+    model: Embedder | str | Path,
+    *,
+    out: str | Path,
+    corpus: Corpus | None = None,
+    queries: Asked | None = None,
+    split: str | None = None,
+    thoughts: str | Path | Sequence[Thought] | None = None,
+    think: Thinking | None = None,
+    gate: Gate | None = None,
+    margins: Mapping[str, float] | None = None,
+    with_query: bool = False,
+    devices: Sequence[str] = (),
+    batch_tokens: int | None = None,
+    shard_rows: int | None = None,
+    new_job: bool = False,
+    progress: bool = False,
+    **loading: Any,
+) -> VectorSet:
+    """Write vectors of a corpus or of queries to a folder of shards, and open it.
+
+    Finished shards survive kill -9 and full disks. Memory holds one shard (two for each of several devices),
+    the ids and the thoughts.
+
+    Args:
+        model: an Embedder, or the folder or hub id of a checkpoint.
+        out: the folder.
+        corpus: a BEIR folder, a JSONL file of Document records, or records.
+        queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
+        split: of a BEIR folder, only the queries that this split judges.
+        thoughts: a JSONL file of Thought records, or records, to embed the queries with. A query without
+            any keeps v_q.
+        think: let the model write the thoughts.
+        gate: with `think`, think only about the queries that it opens for.
+        margins: with `gate`, the margin of each query's hits (`gate.read_margins`), if it needs them.
+        with_query: average v_q with the v_t.
+        devices: run one process on each of these devices; `model` must then be a name.
+        batch_tokens: the most padded tokens of a forward pass.
+        shard_rows: rows of a shard, which a kill can lose on each device.
+        new_job: move earlier vectors with other settings aside instead of refusing them.
+        progress: show on stderr how far the job is.
+        **loading: arguments of `Embedder.from_pretrained`, where `model` is no Embedder.
+
+    Raises:
+        ChangedJobError: there are earlier vectors with other settings; the message names them.
+        InputError: arguments that do not go together, unknown devices, duplicate ids.
+    """
+    if (corpus is None) == (queries is None):
+        raise InputError("give either a corpus or queries")
+    if corpus is not None and (think or thoughts is not None or split):
+        raise InputError("thoughts, think and split are for queries; documents are not thought about")
+    if thoughts is not None and think:
+        raise InputError("give thoughts or think, not both")
+    if with_query and not (think or thoughts is not None):
+        raise InputError("with_query averages v_q with thoughts; give thoughts or think too")
+    if (gate and not think) or (margins is not None and not gate):
+        raise InputError("a gate decides for think, and margins are for a gate; give them together")
+    device = loading.pop("device", None)
+    if device and devices:
+        raise InputError(f"give device {device} or devices {','.join(devices)}, not both")
+    places = checked_devices(devices or ([device] if device else []))
+    if len(places) > 1 and isinstance(model, Embedder):
+        raise InputError("on several devices each process loads the model; give its folder or hub id")
+    # on several devices, this process only needs to know what the model is
+    here = "cpu" if len(places) > 1 else places[0] if places else None
+    embedder = _loaded(model, {**loading, "device": here})
+    _refuse_unsaved(embedder)
+
+    def items() -> Iterator[Any]:
+        return _documents(corpus) if corpus is not None else _queries(queries or (), split)
+
+    source, total = _digest(items())
+    work = _Work(
+        of_queries=queries is not None,
+        thoughts=None if thoughts is None else _by_query(thoughts, items),
+        think=think and embedder.capped(think),
+        gate=gate,
+        margins=margins,
+        with_query=with_query,
+        batch_tokens=batch_tokens,
+    )
+    encoder = embedder.fingerprint(
+        role="query" if work.of_queries else "document", thoughts=work.fingerprint()
+    )
+    if Path(out).exists():
+        vectors = VectorSet(out)
+        try:
+            refuse_other_origin(vectors, encoder, source)
+        except ChangedJobError:
+            if not new_job:
+                raise
+        else:
+            _say(f"{out} is complete; nothing to do", progress)
+            return vectors
+    on_cpu = (places[0] if len(places) > 1 else embedder.backbone.device.type).startswith("cpu")
+    with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
+        if len(places) > 1:
+            del embedder
+            encode_all: Any = partial(encode_on, places, partial(_encode_there, str(model), loading, work))
+        else:
+            encode_all = partial(map, work.encoder(embedder))
+        write_shards(
+            writer,
+            items(),
+            encode_all,
+            shard_rows=shard_rows or (CPU_SHARD_ROWS if on_cpu else GPU_SHARD_ROWS),
+            total=total,
+            progress=progress,
+        )
+        return writer.close()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How items become vectors: the same in every process, so it can be pickled."""
+
+    of_queries: bool
+    thoughts: Mapping[str, Sequence[Thought]] | None
+    think: Thinking | None
+    gate: Gate | None
+    margins: Mapping[str, float] | None
+    with_query: bool
+    batch_tokens: int | None
+
+    def fingerprint(self) -> str:
+        """Return how the queries come by their thoughts; "" if they have none."""
+        mean = " with v_q" if self.with_query else ""
+        if self.think is not None:
+            gate = "" if self.gate is None else f" gate {msgspec.json.encode(self.gate).decode()}"
+            margins = "" if self.margins is None else f" margins {_sha256(sorted(self.margins.items()))}"
+            return f"{self.think}{mean}{gate}{margins}"
+        if self.thoughts is not None:
+            return f"sha256:{_sha256(sorted(self.thoughts.items()))}{mean}"
+        return ""
+
+    def encoder(self, embedder: Embedder) -> Callable[[list[Any]], Encoded]:
+        """Return what encodes the items of a shard."""
+        gate = self.gate if self.gate is None or self.margins is None else self.gate.given(self.margins)
+        if self.batch_tokens is not None:
+            embedder.batch_tokens = self.batch_tokens
+
+        def encode(items: list[Any]) -> Encoded:
+            before = embedder.tokens_read
+            if not self.of_queries:
+                vectors = embedder.encode_document(items)
+            else:
+                known = self.thoughts
+                own = None if known is None else [known.get(query.query_id, ()) for query in items]
+                vectors = embedder.encode_query(
+                    items, thoughts=own, think=self.think, gate=gate, with_query=self.with_query
+                )
+            return Encoded(vectors, embedder.tokens_read - before)
+
+        return encode
+
+
+def _encode_there(
+    name: str, loading: Mapping[str, Any], work: _Work, device: str
+) -> Callable[[list[Any]], Encoded]:
+    return work.encoder(Embedder.from_pretrained(name, device=device, **loading))
+
+
+def _by_query(
+    thoughts: str | Path | Sequence[Thought], queries: Callable[[], Iterator[Query]]
+) -> dict[str, list[Thought]]:
+    """Return the thoughts of the queries that are asked. Raises InputError when none has any."""
+    own: dict[str, list[Thought]] = {query.query_id: [] for query in queries()}
+    given = read_jsonl(thoughts, Thought) if isinstance(thoughts, str | Path) else thoughts
+    strangers = 0
+    for thought in given:
+        if thought.query_id in own:
+            own[thought.query_id].append(thought)
+        else:
+            strangers += 1
+    name = thoughts if isinstance(thoughts, str | Path) else "thoughts"
+    without = sum(not row for row in own.values())
+    if own and without == len(own):
+        raise InputError(
+            f"{name}: none of its {strangers} thoughts is about a query that is asked; "
+            "do the thoughts belong to these queries?"
+        )
+    if without:
+        logger.warning("%s: %d of %d queries have no thought and keep v_q", name, without, len(own))
+    return own
+
+
+# --- a gate -------------------------------------------------------------------------------------------
+
+
+class Learnt(msgspec.Struct, frozen=True):
+    """A gate, the quality at each of BUDGETS, and the measure's mean without thinking (`base`)."""
+
+    gate: Gate
+    points: list[Point]
+    base: float
+
+
+def learn_gate(
+    model: Embedder | str | Path,
+    queries: Asked,
+    *,
+    without: str | Path,
+    thinking: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    measure: str = "nDCG@10",
+    hits: str | Path | None = None,
+    budget: float = 0.3,
+    new_job: bool = False,
+    **loading: Any,
+) -> Learnt:
+    """Learn for which queries thinking pays, write the gate to `out` and return it with its quality.
+
+    Args:
+        model: an Embedder, or the folder or hub id of a checkpoint.
+        queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
+        without: JSONL of Metric records, v_q's value of `measure` for each query.
+        thinking: the same for the run that thinks.
+        out: the gate, for `embed`.
+        split: of a BEIR folder, only the queries that this split judges.
+        measure: what thinking should improve.
+        hits: v_q's run (TREC, or JSONL of Hit records), which lets the gate use its margins.
+        budget: the share of the queries that may think.
+        new_job: move an earlier gate with other settings aside instead of refusing it.
+        **loading: arguments of `Embedder.from_pretrained`, where `model` is no Embedder.
+
+    Raises:
+        ChangedJobError: there is an earlier gate with other settings; the message names them.
+        InputError: no query has a value in both files, or a budget that is not between 0 and 1.
+    """
+    refuse_budget(budget)
+    plain, thought = (_values(path, measure) for path in (without, thinking))
+    gains = {query_id: thought[query_id] - value for query_id, value in plain.items() if query_id in thought}
+    known = [query for query in _queries(queries, split) if query.query_id in gains]
+    if not known:
+        raise InputError(f"{without}, {thinking}: no query that is asked has a value in both")
+    embedder = _loaded(model, loading)
+    made_from = {
+        **_made_by(embedder),
+        "queries": _digest(known)[0],
+        "without": sha256_file(without),
+        "with": sha256_file(thinking),
+        "measure": measure,
+        "hits": "" if hits is None else sha256_file(hits),
+        "budget": str(budget),
+    }
+    with Job(out, made_from, new_job=new_job) as job:
+        if job.finished:
+            return msgspec.json.decode(job.note("learnt") or "", type=Learnt)
+        signals = embedder.signals(known)
+        if hits is not None:
+            margins = read_margins(hits)
+            signals = [
+                msgspec.structs.replace(signal, margin=margins.get(signal.query_id)) for signal in signals
+            ]
+        learnt = Learnt(
+            gate=calibrate(signals, gains, budget),
+            points=curve(signals, gains, BUDGETS),
+            base=sum(plain[query.query_id] for query in known) / len(known),
+        )
+        learnt.gate.save(out)
+        job.set_note("learnt", msgspec.json.encode(learnt).decode())
+        job.finish()
+    return learnt
+
+
+def _values(path: str | Path, measure: str) -> dict[str, float]:
+    values = {
+        metric.query_id: metric.value
+        for metric in read_jsonl(path, Metric)
+        if metric.measure == measure and metric.query_id is not None
+    }
+    if not values:
+        raise InputError(
+            f"{path}: no {measure} of single queries; `o1-bench score --per-query` writes such a file"
+        )
+    return values
+
+
+# --- what they share ----------------------------------------------------------------------------------
+
+
+def _loaded(model: Embedder | str | Path, loading: Mapping[str, Any]) -> Embedder:
+    if not isinstance(model, Embedder):
+        return Embedder.from_pretrained(model, **loading)
+    given = [name for name, value in loading.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)}: the model is loaded already; give its folder or hub id")
+    return model
+
+
+def _refuse_unsaved(embedder: Embedder) -> None:
+    if not embedder.digest:
+        raise InputError("a job notes the digest of its checkpoint; save this model and load it first")
+
+
+def _made_by(embedder: Embedder) -> dict[str, str]:
+    _refuse_unsaved(embedder)
+    return {
+        "model": embedder.name,
+        "digest": embedder.digest,
+        "layout": msgspec.json.encode(embedder.layout).decode(),
+        "dtype": embedder.fingerprint().dtype,
+    }
+
+
+def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
+    if split and not (isinstance(queries, str | Path) and Path(queries).is_dir()):
+        raise InputError(f"split {quoted(split)}: only a BEIR folder of queries has splits; leave it out")
+    return open_queries(queries, split) if isinstance(queries, str | Path) else _unique(queries)
+
+
+def _documents(corpus: Corpus) -> Iterator[Document]:
+    return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
+
+
+def _unique(records: Sequence[AnyRecord]) -> Iterator[AnyRecord]:
+    seen = set()
+    for record in records:
+        if record.key in seen:
+            raise InputError(f"duplicate {record.key_fields[0]} {quoted(record.key[0])}")
+        seen.add(record.key)
+        yield record
+
+
+def _digest(records: Iterable[Record]) -> tuple[str, int]:
+    """Return a digest of records in their order, and how many there are."""
+    digest, count = hashlib.sha256(), 0
+    for record in records:
+        digest.update(msgspec.json.encode(record) + b"\n")
+        count += 1
+    return digest.hexdigest(), count
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+
+
+def _say(sentence: str, progress: bool) -> None:
+    if progress:
+        tqdm.write(sentence, file=sys.stderr)

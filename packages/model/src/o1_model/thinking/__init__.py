@@ -1,0 +1,1 @@
+"""Thinking before embedding: decode thoughts, decide which queries get some, aggregate their vectors."""

@@ -1,0 +1,1 @@
+"""Joint training on transformers' Trainer: arguments, data, objective, steps, checks, what is saved."""

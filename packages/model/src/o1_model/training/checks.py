@@ -1,0 +1,237 @@
+"""Checks before the first step: the settings, the files of the model, the examples, the lengths."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase, TrainingArguments
+
+from o1_model.checkpoint.card import Lengths
+from o1_model.layout import Layout, query_text, text_ids
+from o1_model.training.objective import Objective
+from o1_records import Example, InputError, quoted
+from o1_records.lines import checked_lines
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+SAMPLED_EXAMPLES = 2000
+
+
+def refuse_unsafe_files(model: str | Path) -> None:
+    """Raise InputError for a model's folder whose weights are pickles, or that needs code of its own.
+
+    Either may run a stranger's code. A hub id is left to `load_lm`, which asks for safetensors and runs no
+    remote code.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{pickles[0]}: is a pickle, which can run code when it is read, and the folder has no "
+            "safetensors; convert the weights if you trust them, or choose a model with safetensors"
+        )
+    settings = _read_json(folder / "config.json")
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+        raise InputError(
+            f"{folder}/config.json: auto_map {quoted(settings['auto_map'])} asks for code of its own, "
+            "which this package never runs; choose a model that transformers knows"
+        )
+
+
+def refuse_adapter(model: str | Path) -> None:
+    """Raise InputError for an adapter: what is trained must be a whole model."""
+    if (Path(model) / "adapter_config.json").exists():
+        raise InputError(
+            f"{model}: is an adapter; make a whole model of it first, with "
+            f"Embedder.from_pretrained({str(model)!r}).save_pretrained(...)"
+        )
+
+
+def check_examples(examples: Sequence[Example], path: str | None, *, negatives: int, batch: int) -> list[str]:
+    """Check the examples and return what the user should know, a sentence each.
+
+    `path` is the file they came from, whose lines errors name; `batch` counts a step's examples over
+    all processes. Raises InputError for examples that cannot be trained on.
+    """
+    if not examples:
+        raise InputError(f"{path or 'examples'}: holds no examples")
+    if batch < 1:
+        raise InputError("per_device_train_batch_size must be at least 1, got 0")
+    for index, example in enumerate(examples):
+        if not example.positives:
+            raise InputError(
+                f"{place(path, index)}: query {quoted(example.query.query_id)} has no positive document; "
+                "give it one or leave it out"
+            )
+    few = sum(len(example.negatives) < negatives for example in examples)
+    none = sum(not example.negatives for example in examples)
+    if none == len(examples) and batch == 1:
+        raise InputError(
+            f"{path or 'examples'}: no example has a negative, and a batch of 1 has no other example's "
+            "documents, so that there is nothing to compare with; raise per_device_train_batch_size or mine "
+            "negatives"
+        )
+    said = []
+    if few:
+        said.append(
+            f"{few:,} of {len(examples):,} examples have fewer than the {negatives} negatives asked for "
+            f"({none:,} have none): their other negatives are the documents of the batch"
+        )
+    thoughtless = sum(example.thought is None for example in examples)
+    if thoughtless:
+        said.append(f"{thoughtless:,} of {len(examples):,} examples have no thought: they train only v_q")
+    return said
+
+
+def check_terms(
+    examples: Sequence[Example], path: str | None, objective: Objective, *, layout: str = "o1"
+) -> list[str]:
+    """Check for what the objective's terms read and return a sentence if some examples lack it.
+
+    Redapter's q' is the query with its thought in the layout `o1`, in others a reasoning query too. Raises
+    InputError if all examples lack it.
+    """
+    needs = []
+    if objective.teacher != "none":
+        needs.append(("teacher score", "--teacher", [bool(e.teacher_scores) for e in examples]))
+    if objective.redapter_from is not None:
+        asks = layout != "o1"
+        reasoned = [(asks and bool(e.reasoning_query)) or e.thought is not None for e in examples]
+        what = "reasoning query or thought" if asks else "thought (the layout o1 reads no reasoning query)"
+        needs.append((what, "--redapter_from", reasoned))
+    said = []
+    for what, flag, have in needs:
+        if not any(have):
+            raise InputError(f"{path or 'examples'}: no example has a {what}; leave out {flag} or add them")
+        if not all(have):
+            said.append(f"{have.count(False):,} of {len(examples):,} examples have no {what}, for {flag}")
+    return said
+
+
+def check_saving(objective: Objective, args: TrainingArguments) -> list[str]:
+    """Return a warning if a training that is cut short would not resume exactly."""
+    every = objective.own_thoughts_every
+    if objective.own_thoughts == 0 or args.save_strategy != "steps" or args.save_steps % every == 0:
+        return []
+    return [
+        f"save_steps {args.save_steps} is not a multiple of own_thoughts_every {every}: after a resume, the "
+        "next own thoughts are those of a newer model"
+    ]
+
+
+def refuse_settings(args: TrainingArguments) -> None:
+    """Raise InputError for settings of transformers that do not fit, or that would have no effect."""
+    if args.n_gpu > 1:
+        # one process would split batches, and negatives with them
+        raise InputError(
+            f"one process sees {args.n_gpu} GPUs; start one process for each with torchrun "
+            f"--nproc_per_node {args.n_gpu} -m o1_model train ..., or set CUDA_VISIBLE_DEVICES to one"
+        )
+    if args.fsdp and args.world_size == 1:
+        raise InputError(
+            "fsdp spreads a model over processes, and there is only one; use torchrun or leave it out"
+        )
+    without_effect = {
+        "label_smoothing_factor": (0.0, "the joint loss has none"),
+        "neftune_noise_alpha": (None, "the joint loss has none"),
+        "use_liger_kernel": (False, "the joint loss uses liger's kernel wherever it is installed"),
+        "resume_from_checkpoint": (None, "a training resumes from the newest checkpoint in output_dir"),
+    }
+    for name, (default, why) in without_effect.items():
+        if getattr(args, name) != default:
+            raise InputError(f"{name} would have no effect: {why}; leave it out")
+
+
+def check_evaluation(args: TrainingArguments, *, measured: Sequence[str]) -> None:
+    """Raise InputError if there is nothing to evaluate on, or no figure to choose the best checkpoint by.
+
+    `measured` are the figures of an evaluation, none without a collection.
+    """
+    if args.eval_strategy != "no" and not measured:
+        raise InputError("eval_strategy needs eval_collection, a BEIR folder to measure on")
+    wanted = args.metric_for_best_model
+    if wanted is None or wanted.removeprefix("eval_") in measured:
+        return
+    what = f"measures {' and '.join(measured)}" if measured else "needs eval_collection"
+    raise InputError(f"cannot keep the best checkpoint by {quoted(wanted)}: the evaluation {what}")
+
+
+def place(path: str | None, index: int) -> str:
+    """Return where an example is: `file.jsonl:17`; blank lines count."""
+    if path is None:
+        return f"example {index + 1}"
+    return next(islice(checked_lines(path, lambda _, place: place), index, None))
+
+
+def lengths(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout, *, negatives: int
+) -> list[Lengths]:
+    """Return the lengths of queries, thoughts and documents in a sample of at most SAMPLED_EXAMPLES."""
+    sample = _sample(examples)
+    documents = {d.doc_id: d.full_text for e in sample for d in (*e.positives, *e.negatives[:negatives])}
+    thoughts = [e.thought.text for e in sample if e.thought is not None and layout.thinks]
+    kinds = [
+        ("query", [query_text(layout, example.query) for example in sample], layout.query_length),
+        ("thought", thoughts, layout.thought_length),
+        ("document", list(documents.values()), layout.document_length),
+    ]
+    return [_lengths(kind, texts, tokenizer, limit) for kind, texts, limit in kinds if texts]
+
+
+def table(parts: Sequence[Lengths], examples: int) -> str:
+    """Return the lengths as a table to read, one kind of text a line."""
+    sample = f" (of {SAMPLED_EXAMPLES:,} of {examples:,} examples)" if examples > SAMPLED_EXAMPLES else ""
+    head = f"{'tokens':<10}{'texts':>9}{'median':>9}{'longest':>9}{'kept':>7}{'cut':>9}{sample}"
+    rows = [
+        f"{part.kind:<10}{part.texts:>9,}{part.median:>9.0f}{part.longest:>9,}{part.limit:>7}{part.cut:>9.1%}"
+        for part in parts
+    ]
+    return "\n".join([head, *rows])
+
+
+def spelt_control_tokens(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout
+) -> list[str]:
+    """Return a note if texts spell control tokens; they stay text, so nothing has to be done."""
+    tokens = list(tokenizer.convert_ids_to_tokens(list(layout.control_ids)))
+    count = sum(any(token in text for token in tokens) for example in examples for text in _texts(example))
+    if not count:
+        return []
+    spelt = " or ".join(tokens)
+    return [f"{count:,} texts spell {spelt}: they are read as ordinary text, never as control tokens"]
+
+
+def _texts(example: Example) -> Iterable[str]:
+    yield from (example.query.instruction, example.query.text, example.reasoning_query)
+    if example.thought is not None:
+        yield example.thought.text
+    yield from (document.full_text for document in (*example.positives, *example.negatives))
+
+
+def _lengths(kind: str, texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> Lengths:
+    counts = [len(ids) for ids in text_ids(tokenizer, texts)]
+    cut = sum(count > limit for count in counts) / len(counts)
+    return Lengths(kind, len(texts), median(counts), max(counts), limit, cut)
+
+
+def _sample(examples: Sequence[Example]) -> Sequence[Example]:
+    if len(examples) <= SAMPLED_EXAMPLES:
+        return examples
+    return random.Random(0).sample(examples, SAMPLED_EXAMPLES)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return content if isinstance(content, dict) else {}

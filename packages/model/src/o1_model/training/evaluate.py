@@ -1,0 +1,154 @@
+"""Retrieval measured while training: nDCG@10 on a BEIR folder, with the model's own thoughts and without."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from o1_model.embedder import Embedder
+from o1_model.encoding.encode import Vectors
+from o1_model.thinking.settings import Thinking
+from o1_model.training.arguments import EvalArguments
+from o1_records import Document, InputError, Query, open_documents, open_qrels, open_queries, quoted, rank
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 10
+SHOWN_QUERIES = 3
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The part of a BEIR folder that is measured on.
+
+    `judged` maps each query of `queries` to its judgements; `all_queries` and `all_documents` are the
+    numbers of queries and documents in the folder.
+    """
+
+    name: str
+    split: str
+    queries: Sequence[Query]
+    documents: Sequence[Document]
+    judged: Mapping[str, Mapping[str, int]]
+    all_queries: int
+    all_documents: int
+
+    def __str__(self) -> str:
+        """Return one sentence on what the figures are measured on."""
+        whole = "" if len(self.documents) == self.all_documents else "; fewer documents make higher figures"
+        return (
+            f"{len(self.queries):,} of {self.all_queries:,} queries ({self.split}), "
+            f"{len(self.documents):,} of {self.all_documents:,} documents of {self.name}{whole}"
+        )
+
+
+def open_collection(arguments: EvalArguments) -> Collection | None:
+    """Choose queries and documents; None if no collection is named.
+
+    The choice depends on ids alone, so that every run measures on the same. All relevant documents of
+    the chosen queries stay. Raises InputError when nothing can be measured.
+    """
+    if not arguments.eval_collection:
+        return None
+    folder, split = Path(arguments.eval_collection), arguments.eval_split
+    judged: dict[str, dict[str, int]] = {}
+    for qrel in open_qrels(folder, split):
+        judged.setdefault(qrel.query_id, {})[qrel.doc_id] = qrel.relevance
+    queries = list(open_queries(folder, split))
+    chosen = heapq.nsmallest(arguments.eval_queries, queries, key=lambda query: _draw(query.query_id))
+    relevant = {d for q in chosen for d, value in judged[q.query_id].items() if value > 0}
+    documents, count = _documents(folder, relevant, arguments.eval_documents)
+    if not chosen or not relevant.intersection(d.doc_id for d in documents):
+        raise InputError(
+            f"{folder}: {len(chosen)} queries of split {split!r} have no relevant document in the corpus; "
+            "choose another eval_split or eval_queries"
+        )
+    return Collection(
+        name=folder.resolve().name,
+        split=split,
+        queries=chosen,
+        documents=documents,
+        judged={query.query_id: judged[query.query_id] for query in chosen},
+        all_queries=len(queries),
+        all_documents=count,
+    )
+
+
+def figures_of(arguments: EvalArguments, *, thinks: bool) -> list[str]:
+    """Return the names of what `measure` will find; none if no collection is named."""
+    if not arguments.eval_collection:
+        return []
+    return ["nDCG@10", *(["nDCG@10_thoughts"] if arguments.eval_samples and thinks else [])]
+
+
+def measure(embedder: Embedder, collection: Collection, *, samples: int) -> dict[str, float]:
+    """Return nDCG@10 of v_q and, as `nDCG@10_thoughts`, of v_t with the model's own thoughts.
+
+    Some thoughts go to the log. Every process of a training computes the same figures, so that all of
+    them keep the same checkpoint.
+    """
+    documents = embedder.encode_document(collection.documents)
+    found = {"nDCG@10": mean_ndcg(embedder.encode_query(collection.queries), documents, collection)}
+    if samples and embedder.layout.thinks:
+        thinking = Thinking(samples=samples, max_tokens=embedder.layout.thought_length)
+        v_t = embedder.encode_query(collection.queries, think=thinking)
+        found["nDCG@10_thoughts"] = mean_ndcg(v_t, documents, collection)
+        _show(embedder, collection.queries[:SHOWN_QUERIES], thinking)
+    return found
+
+
+def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> float:
+    """Return the mean nDCG@10 over the collection's queries; vectors are in its order."""
+    doc_ids = [document.doc_id for document in collection.documents]
+    values = []
+    for query, vector in zip(collection.queries, queries, strict=True):
+        scores = dict(zip(doc_ids, (documents @ vector).tolist(), strict=True))
+        found = [hit.doc_id for hit in rank(query.query_id, scores, DEPTH)]
+        values.append(ndcg(found, collection.judged[query.query_id]))
+    return float(np.mean(values))
+
+
+def ndcg(found: Sequence[str], judged: Mapping[str, int]) -> float:
+    """Return the normalised gain of the documents found, best first, to DEPTH (trec_eval's: linear gains).
+
+    0 for a query without a relevant document. Unjudged documents, and those judged below 0, gain nothing.
+    """
+    best = _gain(sorted(judged.values(), reverse=True)[:DEPTH])
+    return _gain(judged.get(doc_id, 0) for doc_id in found[:DEPTH]) / best if best > 0 else 0.0
+
+
+def _gain(relevances: Iterable[int]) -> float:
+    return sum(max(value, 0) / math.log2(place + 1) for place, value in enumerate(relevances, start=1))
+
+
+def _documents(folder: Path, relevant: set[str], limit: int) -> tuple[list[Document], int]:
+    """Return the relevant documents and, up to `limit` in all, others; and how many the folder has."""
+    count = 0
+
+    def draws() -> Iterable[tuple[bytes, str, Document]]:
+        nonlocal count
+        for document in open_documents(folder):
+            count += 1
+            first = b"" if document.doc_id in relevant else _draw(document.doc_id)
+            yield first, document.doc_id, document
+
+    chosen = heapq.nsmallest(max(limit, len(relevant)), draws(), key=lambda draw: draw[:2])
+    return [document for _, _, document in chosen], count
+
+
+def _draw(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _show(embedder: Embedder, queries: Sequence[Query], thinking: Thinking) -> None:
+    # each query has a random stream of its own: these are thoughts that were measured
+    texts = {query.query_id: query.text for query in queries}
+    for thought in embedder.think(queries, replace(thinking, samples=1)):
+        logger.info("thought about %s: %s", quoted(texts[thought.query_id]), quoted(thought.text, 200))

@@ -1,0 +1,206 @@
+"""What a training step minimises: its settings and its terms.
+
+```
+loss  = w * embed + (1 - w) * think
+embed = contrastive + distil_weight * distil + teacher_weight * teacher
+```
+(O1 Embedder, arXiv 2502.07555, section 3.3, with both read-outs of its figure 2.) The contrastive loss of an
+example is the mean of InfoNCE(v_q) and InfoNCE(v_t), weighted by `query_weight` and `thought_weight`, or
+InfoNCE(v_q) alone where it has no thought; that of the batch is the mean over examples, or Redapter's
+weighted mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from o1_model.training.loss import distil_loss, embed_loss, margin_mse, reasoning_intensity, teacher_kl
+from o1_model.training.step import Judgements, StepVectors, each_once, negatives, prefix
+from o1_records import InputError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which terms there are and what they weigh; the defaults are O1 Embedder's.
+
+    `false_negative_margin` 0.1 is Qwen3-Embedding's, `redapter_from` 100 ReasonEmbed's, `distil_weight` 10
+    LaSER's; None and 0 leave a term out. Raises InputError for values out of range.
+    """
+
+    _argument_group_name = "objective"
+
+    embed_weight: float = field(
+        default=0.8, metadata={"help": "w: the embedding terms against 1 - w for thinking"}
+    )
+    temperature: float = field(default=0.02, metadata={"help": "of InfoNCE and of distilled distributions"})
+    query_weight: float = field(default=1.0, metadata={"help": "InfoNCE of v_q, read before the thought"})
+    thought_weight: float = field(default=1.0, metadata={"help": "InfoNCE of v_t, read after the thought"})
+    distil_weight: float = field(default=0.0, metadata={"help": "KL of v_t's document distribution to v_q's"})
+    teacher: Literal["none", "kl", "margin_mse"] = field(
+        default="none", metadata={"help": "how to learn from the examples' teacher_scores"}
+    )
+    teacher_weight: float = field(default=1.0, metadata={"help": "of the teacher term, when there is one"})
+    false_negative_margin: float | None = field(
+        default=None, metadata={"help": "a document that scores this far above the positive is no negative"}
+    )
+    matryoshka_dims: list[int] = field(
+        default_factory=list,
+        metadata={"help": "lengths of prefixes to train beside the whole vector"},
+    )
+    redapter_from: int | None = field(
+        default=None, metadata={"help": "optimiser step from which Redapter weighs the examples"}
+    )
+    own_thoughts: float = field(
+        default=0.0, metadata={"help": "share of examples that get the model's own thought, not cloned"}
+    )
+    own_thoughts_from: int = field(default=0, metadata={"help": "optimiser step at which own thoughts start"})
+    own_thoughts_every: int = field(
+        default=10, metadata={"help": "steps between two refreshes of own thoughts"}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values out of range."""
+        not_negative = (
+            "query_weight",
+            "thought_weight",
+            "distil_weight",
+            "teacher_weight",
+            "false_negative_margin",
+            "redapter_from",
+            "own_thoughts_from",
+        )
+        refuse_out_of_range(
+            self,
+            embed_weight=(0 <= self.embed_weight <= 1, "between 0 and 1"),
+            temperature=(self.temperature > 0, "above 0"),
+            own_thoughts=(0 <= self.own_thoughts <= 1, "between 0 and 1"),
+            own_thoughts_every=(self.own_thoughts_every >= 1, "at least 1"),
+            matryoshka_dims=(all(dim >= 1 for dim in self.matryoshka_dims), "at least 1 each"),
+            **{name: ((getattr(self, name) or 0) >= 0, "at least 0") for name in not_negative},
+        )
+        if self.query_weight + self.thought_weight == 0:
+            raise InputError("query_weight and thought_weight are both 0: no vector would be trained")
+
+    def redapter_on(self, step: int) -> bool:
+        """Return whether Redapter weighs the examples of this optimiser step (counted from 0)."""
+        return self.redapter_from is not None and step >= self.redapter_from
+
+
+def refuse_out_of_range(settings: object, **needed: tuple[bool, str]) -> None:
+    """Raise InputError for the first setting that is not what it must be: (whether it is, in words)."""
+    for name, (holds, words) in needed.items():
+        if not holds:
+            raise InputError(f"{name} must be {words}, got {getattr(settings, name)}")
+
+
+def embed_terms(
+    vectors: StepVectors, judgements: Judgements, objective: Objective, *, step: int
+) -> dict[str, Tensor]:
+    """Return the terms on vectors of the global batch, by name, and their weighted total under `embed`.
+
+    `embed_q` and `embed_t` (over examples with a thought) are plain means, whatever Redapter does; `distil`
+    and `teacher` are there if the objective has them. Without gradient: `intensity_mean`, `_max` and
+    `_clamped` (share) of Redapter, and `false_negatives` (masked documents per query). With
+    `matryoshka_dims` every value is the mean over the prefixes and the whole vector.
+
+    Of a document that occurs several times, the first counts; without any thought `embed` is the term of
+    v_q alone. Computed in float32 or better even under autocast.
+    """
+    with torch.autocast(vectors.v_q.device.type, enabled=False):
+        vectors, judgements = each_once(vectors, judgements)
+        whole = vectors.v_q.shape[1]
+        if any(dim >= whole for dim in objective.matryoshka_dims):
+            raise InputError(
+                f"matryoshka_dims must be below {whole}, a vector's length, got {objective.matryoshka_dims}"
+            )
+        each = [
+            _terms(prefix(vectors, dim), judgements, objective, step)
+            for dim in (*objective.matryoshka_dims, whole)
+        ]
+        return {name: torch.stack([terms[name] for terms in each]).mean(dim=0) for name in each[0]}
+
+
+def _terms(
+    vectors: StepVectors, judgements: Judgements, objective: Objective, step: int
+) -> dict[str, Tensor]:
+    scores_q, scores_t = (v @ vectors.documents.T for v in (vectors.v_q, vectors.v_t))
+    negative = negatives(judgements)
+    thoughts = judgements.has_thought
+    place = torch.arange(judgements.rows.shape[1], device=thoughts.device)
+    positives = judgements.rows.masked_fill(place >= judgements.n_positives[:, None], -1)
+    positives = positives[:, : int(judgements.n_positives.max())]
+
+    def info_nce(scores: Tensor) -> Tensor:
+        return embed_loss(
+            scores,
+            positives,
+            negative,
+            temperature=objective.temperature,
+            margin=objective.false_negative_margin,
+        )
+
+    embed_q, embed_t = info_nce(scores_q), info_nce(scores_t)
+    contrastive = _over_read_outs(embed_q, embed_t, thoughts, objective)
+    terms = {"embed_q": embed_q.mean(), "embed_t": _mean(embed_t, thoughts)}
+    if objective.redapter_on(step):
+        reasoning = vectors.v_t if vectors.reasoning is None else vectors.reasoning
+        reasoned = info_nce(reasoning.detach() @ vectors.documents.detach().T)
+        intensity, weights = reasoning_intensity(embed_q, reasoned)
+        terms |= _logged(intensity)
+        total = (weights * contrastive).sum()
+    else:
+        total = contrastive.mean()
+    if objective.distil_weight:
+        kl = distil_loss(scores_q, scores_t, temperature=objective.temperature)
+        terms["distil"] = _mean(kl, thoughts)
+        total = total + objective.distil_weight * terms["distil"]
+    if objective.teacher != "none":
+        terms["teacher"] = _teacher(scores_q, scores_t, judgements, objective)
+        total = total + objective.teacher_weight * terms["teacher"]
+    if objective.false_negative_margin is not None:
+        terms["false_negatives"] = _masked(scores_q, positives, negative, objective.false_negative_margin)
+    return {**terms, "embed": total}
+
+
+def _over_read_outs(q: Tensor, t: Tensor, thoughts: Tensor, objective: Objective) -> Tensor:
+    """Return the weighted mean of each example's values for v_q and v_t; without a thought that for v_q."""
+    a, b = objective.query_weight, objective.thought_weight
+    return torch.where(thoughts, (a * q + b * t) / (a + b), q)
+
+
+def _teacher(
+    scores_q: Tensor, scores_t: Tensor, judgements: Judgements, objective: Objective
+) -> Float[Tensor, ""]:
+    def loss(scores: Tensor) -> Tensor:
+        if objective.teacher == "kl":
+            return teacher_kl(scores, judgements.rows, teacher, temperature=objective.temperature)
+        return margin_mse(
+            scores, judgements.rows, teacher, judgements.n_positives, temperature=objective.temperature
+        )
+
+    taught = judgements.teacher.isfinite().any(dim=1)
+    teacher = judgements.teacher.nan_to_num().to(scores_q.dtype)
+    return _mean(_over_read_outs(loss(scores_q), loss(scores_t), judgements.has_thought, objective), taught)
+
+
+def _mean(values: Float[Tensor, "queries"], chosen: Bool[Tensor, "queries"]) -> Float[Tensor, ""]:
+    """Return the mean over the chosen; 0 for none."""
+    return values.masked_fill(~chosen, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _logged(intensity: Float[Tensor, "queries"]) -> dict[str, Tensor]:
+    return {
+        "intensity_mean": intensity.mean(),
+        "intensity_max": intensity.max(),
+        "intensity_clamped": (intensity >= 5).to(intensity.dtype).mean(),
+    }
+
+
+def _masked(scores: Tensor, positives: Tensor, negative: Tensor, margin: float) -> Float[Tensor, ""]:
+    above = scores.detach() > scores.detach().gather(1, positives[:, :1]) + margin
+    return (above & negative).sum(dim=1).to(scores.dtype).mean()

@@ -1,0 +1,226 @@
+"""Training from files: checks of the data, a run that resumes where it stopped, its card."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from o1_model.checkpoint.card import Card
+from o1_model.checkpoint.lora import Lora, add_lora, base_of, four_bits, merge_lora
+from o1_model.embedder import Embedder
+from o1_model.training import checks
+from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, changed
+from o1_model.training.data import ExampleOrder, JointCollator
+from o1_model.training.evaluate import figures_of, open_collection
+from o1_model.training.objective import Objective
+from o1_model.training.own_thoughts import OwnThoughts
+from o1_model.training.saving import (
+    examples_digest,
+    has_effect,
+    newest_checkpoint,
+    settings_of,
+    training_in,
+)
+from o1_model.training.trainer import JointTrainer
+from o1_records import Example, InputError, read_jsonl
+
+logger = logging.getLogger(__name__)
+
+NO_EVALUATION = EvalArguments()
+PAPER = Objective()
+
+
+class Examples(Dataset[Example]):
+    """Examples in memory, each checked by the reader."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = list(examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+def train(
+    model: ModelArguments,
+    data: DataArguments,
+    args: TrainingArguments,
+    *,
+    objective: Objective = PAPER,
+    evaluation: EvalArguments = NO_EVALUATION,
+    examples: Sequence[Example] | None = None,
+    new_job: bool = False,
+) -> Path:
+    """Train, save a checkpoint and its card in `args.output_dir`, and return that folder.
+
+    `examples` replace the file `data.train_data`. Resumes from the newest checkpoint in the folder, if that
+    was trained with the same settings and data; `new_job` moves another training aside. Every mistake that
+    can be known is reported before the first step.
+
+    Raises:
+        ChangedJobError: the folder holds a training with other settings or data; the message names them.
+        InputError: settings, model or examples cannot be trained with.
+    """
+    checks.refuse_settings(args)
+    checks.refuse_adapter(model.model_name_or_path)
+    checks.refuse_unsafe_files(model.model_name_or_path)
+    known = list(read_jsonl(data.train_data, Example)) if examples is None else list(examples)
+    path = data.train_data if examples is None else None
+    batch = args.per_device_train_batch_size * args.world_size
+    said = checks.check_examples(known, path, negatives=data.negatives, batch=batch)
+    said += checks.check_terms(known, path, objective, layout=model.layout)
+    said += checks.check_saving(objective, args)
+    checks.check_evaluation(args, measured=figures_of(evaluation, thinks=model.layout != "instruct"))
+    collection = open_collection(evaluation)
+    embedder = _embedder(model, args.seed)
+    groups = (model, data, objective, evaluation)
+    card = Card(
+        base_model=model.model_name_or_path,
+        data=data.train_data,
+        data_sha256=examples_digest(known),
+        examples=known,
+        lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
+        settings=_of_the_card(changed(*groups, args)),
+        processes=args.world_size,
+        measured_on=str(collection),
+    )
+    said += checks.spelt_control_tokens(known, embedder.tokenizer, embedder.layout)
+    said += [checks.table(card.lengths, len(known)), *([str(collection)] if collection else [])]
+    for sentence in said:
+        logger.info(sentence)
+    base = base_of(model.model_name_or_path) if model.lora_rank else None
+    digests = {"examples_sha256": card.data_sha256, "base_sha256": base.digest if base else None}
+    output = Path(str(args.output_dir))
+    with training_in(args, {**settings_of(groups, args), **digests}, new_job=new_job):
+        trainer = JointTrainer(
+            embedder,
+            objective,
+            collection=collection,
+            samples=evaluation.eval_samples,
+            base=base,
+            **_batches(embedder, known, data, objective, args),
+        )
+        newest = newest_checkpoint(output)
+        try:
+            trainer.train(resume_from_checkpoint=newest)
+        except pickle.UnpicklingError as error:
+            raise InputError(f"{newest}: has pickles of more than tensors in it; remove it") from error
+        _save(trainer, card, merge=bool(model.lora_rank) and model.merge)
+    return output
+
+
+def _of_the_card(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that train and measure the same again."""
+    return {
+        name: value
+        for name, value in settings.items()
+        # transformers fills in accelerator_config
+        if name != "accelerator_config" and (has_effect(name) or name.startswith(("eval_", "save_st")))
+    }
+
+
+def _save(trainer: JointTrainer, card: Card, *, merge: bool) -> None:
+    """Write the model as it is now (perhaps the best, not the last) and its card."""
+    output = Path(str(trainer.args.output_dir))
+    figures, steps = trainer.figures(), trainer.state.global_step
+    saved = trainer.evaluate(metric_key_prefix="saved")
+    if saved:
+        logger.info("saved: %s", ", ".join(f"{name[6:]} {value}" for name, value in saved.items()))
+    if merge:
+        merge_lora(trainer.embedder.backbone)
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        replace(card, steps=steps, figures=figures, saved=saved).write(output)
+
+
+def _embedder(model: ModelArguments, seed: int) -> Embedder:
+    torch.manual_seed(seed)
+    embedder = Embedder.from_backbone(
+        model.model_name_or_path,
+        quantization=four_bits(rank=model.lora_rank, merge=model.merge) if model.load_in_4bit else None,
+        name=model.layout,
+        readout=model.readout,
+        attention=model.attention,
+        query_length=model.query_length,
+        thought_length=model.thought_length,
+        document_length=model.document_length,
+        instruction=model.instruction,
+    )
+    if model.dropout is not None:
+        set_dropout(embedder.backbone, model.dropout)
+    if model.lora_rank:
+        add_lora(embedder.backbone, Lora(model.lora_rank, model.lora_alpha, model.lora_dropout))
+    return embedder
+
+
+def _batches(
+    embedder: Embedder,
+    examples: Sequence[Example],
+    data: DataArguments,
+    objective: Objective,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Return JointTrainer's arguments about the data, their order and the passes of a step."""
+    # the collator reads whole examples, which have no columns to remove
+    args.remove_unused_columns = False
+    seed = args.seed if args.data_seed is None else args.data_seed
+    own = OwnThoughts(embedder, objective, chunk_tokens=data.chunk_tokens, seed=seed)
+    return {
+        "args": args,
+        "train_dataset": Examples(examples),
+        "data_collator": JointCollator(
+            tokenizer=embedder.tokenizer,
+            layout=embedder.layout,
+            negatives=data.negatives,
+            chunk_tokens=data.chunk_tokens,
+            thought_dropout=data.thought_dropout,
+            reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
+            seed=seed,
+        ),
+        "order": ExampleOrder(
+            examples,
+            args.per_device_train_batch_size,
+            world_size=args.world_size,
+            seed=seed,
+            same_dataset=data.same_dataset,
+            group_size=data.negatives + 1,
+            drop_last=args.dataloader_drop_last,
+        ),
+        "own_thoughts": own if objective.own_thoughts else None,
+        "grad_cache": data.grad_cache,
+    }
+
+
+def set_dropout(backbone: torch.nn.Module, rate: float) -> None:
+    """Set the rate of every dropout layer."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
+def faster_dtype(device: str = "cpu") -> torch.dtype:
+    """Return the faster of float32 and bfloat16 for matrix products here, timed for some milliseconds."""
+    left = torch.randn(512, 512, device=device)
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = left.to(dtype)
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(8):
+                _ = a @ a
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return min((torch.float32, torch.bfloat16), key=seconds)
