@@ -4,6 +4,8 @@
 """
 
 import ast
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,19 @@ def test_circles_of_every_kind_are_seen(tmp_path):
 
 def test_every_package_is_looked_at():
     assert {path.parent.name for path in PACKAGES.glob("*/pyproject.toml")} == set(STAGES)
+
+
+def test_the_page_about_the_structure_lists_every_module_as_it_is():
+    """Mended by `python tools/structure.py --write`."""
+    spec = importlib.util.spec_from_file_location("structure", PACKAGES.parent / "tools" / "structure.py")
+    structure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(structure)
+    assert structure.page() == structure.PAGE.read_text(encoding="utf-8")
+
+
+def test_files_that_the_lives_name_exist():
+    text = (PACKAGES.parent / "docs" / "structure.md").read_text(encoding="utf-8").partition("## Every")[0]
+    known = {path.name for paths in (files_of(package) for package in STAGES) for path in paths.values()}
+    named = set(re.findall(r"`[\w/]*?(\w+\.py)`", text))
+    assert len(named) > 30
+    assert named <= known
