@@ -94,7 +94,7 @@ def test_a_thought_in_the_instruct_layout_is_refused(plain_models):
     ):
         query_row(INSTRUCT, [5], [6])
     model = Embedder.from_backbone(plain_models["llama"], name="instruct")
-    with pytest.raises(InputError, match="'instruct' has no thought inside"):
+    with pytest.raises(InputError, match="'instruct' has no place for a thought"):
         model.encode_query(["sort"], think=Thinking())
 
 

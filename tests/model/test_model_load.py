@@ -1,5 +1,6 @@
 """Checkpoints load from folders, hub ids, adapters and strangers; loading executes nothing."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from o1_model import Embedder, Thinking
 from o1_model.backbone import embedding_matrix, load_lm
+from o1_model.checkpoint.lora import Lora, add_lora, base_of, merge_lora
 from o1_model.layout import document_row, query_row, text_ids
-from o1_records import InputError, Query
+from o1_model.training.saving import save_weights
+from o1_records import InputError, Query, sha256_file
 from o1_records.kit.models import model_digest
 
 TEXTS = ["how do i open a zip file", "", "close the list"]
@@ -134,9 +137,6 @@ def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(stranger, plain
 
 
 def test_an_adapter_loads_with_its_base(plain_models, tmp_path):
-    from o1_model.checkpoint.lora import Lora, add_lora, base_of, merge_lora
-    from o1_model.training.saving import save_weights
-
     model = Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12)
     add_lora(model.backbone, Lora(rank=2, alpha=4, dropout=0.0))
     with torch.no_grad():
@@ -245,6 +245,27 @@ def test_one_flipped_bit_is_noticed_before_use(saved, name):
     (saved / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name} was changed since the checkpoint was saved"):
         Embedder.from_pretrained(saved)
+
+
+def test_a_certificate_of_an_earlier_version_still_guards_the_weights(saved):
+    """It lists no file that sentence-transformers alone reads."""
+    path = saved / "o1_certificate.json"
+    certificate = json.loads(path.read_bytes())
+    listed = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "o1_layout.json"}
+    older = {name: digest for name, digest in certificate["files"].items() if name in listed}
+    assert older.keys() < certificate["files"].keys()
+    path.write_text(json.dumps({**certificate, "files": older}))
+    Embedder.from_pretrained(saved)
+    (saved / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(InputError, match=r"special_tokens_map\.json is new since the checkpoint was saved"):
+        Embedder.from_pretrained(saved)
+
+
+def test_an_adapter_knows_its_base_by_weights_and_config(plain_models):
+    """The digest in the files of adapters: of earlier ones too."""
+    folder = plain_models["llama"]
+    lines = "".join(f"{n} {sha256_file(folder / n)}\n" for n in ("config.json", "model.safetensors"))
+    assert base_of(folder).digest == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_weights_cut_short_are_an_error_with_the_folder(stranger):

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from o1_model.training.data import digest64
 from o1_model.training.objective import Objective, embed_terms
-from o1_model.training.step import Judgements, StepVectors, join
+from o1_model.training.step import Judgements, StepVectors, join, negatives
 from o1_records import InputError
 
 SEEDS = st.integers(0, 2**31)
@@ -204,10 +204,20 @@ def test_a_reasoning_query_of_its_own_weighs_the_examples(seed):
     assert fast["embed"].item() == pytest.approx(
         written_out(doc_ids, asked, vectors, objective, 0).item(), rel=1e-9
     )
-    plain = embed_terms(replace(vectors, reasoning=None), judgements, objective, step=0)
-    # without a thought q' is q itself: every example weighs the same
-    assert plain["embed"].item() == pytest.approx(plain["embed_q"].item(), rel=1e-4)
     assert not fast["embed"].requires_grad or reasoning.grad is None
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=SEEDS)
+@example(seed=679)
+def test_without_a_thought_every_example_that_has_a_loss_weighs_the_same(seed):
+    doc_ids, asked, vectors = problem(seed, thoughts=[False] * 4)
+    judgements = tensors(doc_ids, asked)
+    terms = embed_terms(vectors, judgements, replace(GENTLE, redapter_from=0), step=0)
+    # q' is q itself, so that intensities are equal; without a negative a loss is 0, and so is its weight
+    with_a_loss = int(negatives(judgements).any(dim=1).sum())
+    expected = terms["embed_q"].item() * 4 / max(with_a_loss, 1)
+    assert terms["embed"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_redapter_by_hand():

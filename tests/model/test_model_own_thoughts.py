@@ -139,7 +139,7 @@ def test_thinking_leaves_the_model_in_its_mode_and_global_randomness_alone(llama
 def test_a_layout_without_a_thought_inside_is_refused(plain_models):
     embedder = Embedder.from_backbone(plain_models["llama"], name="instruct")
     OwnThoughts(embedder, Objective())
-    with pytest.raises(InputError, match="'instruct' has no thought inside; set own_thoughts to 0"):
+    with pytest.raises(InputError, match="'instruct' has no place for a thought; set own_thoughts to 0"):
         OwnThoughts(embedder, HALF)
 
 

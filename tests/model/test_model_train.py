@@ -497,7 +497,8 @@ def test_the_command_takes_a_file_and_tells_what_it_found(
 
 
 def test_a_folder_that_is_no_checkpoint_exits_with_4(tmp_path, data):
-    command = [sys.executable, "-m", "o1_model", "think", "--model", tmp_path, "--queries", data]
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "o1_model", "think", "--model", tmp_path / "empty", "--queries", data]
     done = subprocess.run(
         [*map(str, command), "--out", str(tmp_path / "t.jsonl")], capture_output=True, text=True
     )
