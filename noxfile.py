@@ -34,7 +34,7 @@ ALL_EXTRAS = {
 }
 
 # tests that no other session owns
-AT_HAND = "not gpu and not vllm and not trl"
+AT_HAND = "not gpu and not vllm and not trl and not peers"
 
 # what integration tests talk to our parts with: other clients, other runtimes
 OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
@@ -93,7 +93,13 @@ def types(session: nox.Session, package: str) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """Unit tests of one package where only it and what it declares is installed."""
     install(session, *TEST_TOOLS, *local(package, TESTED_EXTRAS))
-    session.run("pytest", f"tests/{package}", "-m", "not gpu and not vllm and not extra", *session.posargs)
+    session.run(
+        "pytest",
+        f"tests/{package}",
+        "-m",
+        "not gpu and not vllm and not extra and not peers",
+        *session.posargs,
+    )
 
 
 @nox.session(venv_backend="none")
@@ -192,6 +198,18 @@ def vllm(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-y", "-q", "torchvision", "torchaudio", "torchcodec")
     tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/integration/test_vllm_*.py"))
     session.run("pytest", *tests, "-m", "vllm", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Parity with other people's own code in one environment: readers, miners, scorers, clients."""
+    others = [
+        "FlagEmbedding>=1.4.2", "beir>=2.2", "mteb>=2.26", "datasets>=5", "ranx>=0.3.21", "pytrec_eval-terrier",
+        "langchain-openai>=1.7", "llama-index-embeddings-openai>=0.7",
+    ]  # fmt: skip
+    packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
+    install(session, *TEST_TOOLS, *others, *packages)
+    session.run("pytest", "tests/peers", "-m", "peers", *session.posargs)
 
 
 @nox.session

@@ -179,7 +179,7 @@ def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
 
 def vote(root: Path) -> None:
     """A committee of three elects the thought of each query, all queries get one: the paper's way."""
-    from o1_vote.dense import Loading
+    from o1_vote import Loading
 
     from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect, majority
     from o1_vote.measure import thought_similarity
