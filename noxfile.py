@@ -35,6 +35,7 @@ ALL_EXTRAS = {
 
 # tests that no other session owns
 AT_HAND = "not gpu and not vllm and not trl and not peers"
+ALONE = "not gpu and not vllm and not extra and not peers"
 
 # what integration tests talk to our parts with: other clients, other runtimes
 OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
@@ -203,10 +204,8 @@ def vllm(session: nox.Session) -> None:
 @nox.session
 def peers(session: nox.Session) -> None:
     """Parity with other people's own code in one environment: readers, miners, scorers, clients."""
-    others = [
-        "FlagEmbedding>=1.4.2", "beir>=2.2", "mteb>=2.26", "datasets>=5", "ranx>=0.3.21", "pytrec_eval-terrier",
-        "langchain-openai>=1.7", "llama-index-embeddings-openai>=0.7",
-    ]  # fmt: skip
+    others = ["FlagEmbedding>=1.4.2", "beir>=2.2", "mteb>=2.26", "datasets>=5", "ranx>=0.3.21"]
+    others += ["pytrec_eval-terrier", "langchain-openai>=1.7", "llama-index-embeddings-openai>=0.7"]
     packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
     install(session, *TEST_TOOLS, *others, *packages)
     session.run("pytest", "tests/peers", "-m", "peers", *session.posargs)
