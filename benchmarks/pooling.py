@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from o1_model import pooling
+from o1_model.encoding import pooling
 
 REPEATS = 15
 

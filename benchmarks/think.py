@@ -112,7 +112,7 @@ def in_small_batches(embedder: Embedder, queries: Sequence[str], thinking: Think
 
 
 def without_onednn(embedder: Embedder, queries: Sequence[str], thinking: Thinking) -> None:
-    o1_model.decode.fast_linear = nullcontext
+    o1_model.thinking.decoder.fast_linear = nullcontext
     embedder.encode_query(queries, think=thinking)
 
 

@@ -179,9 +179,7 @@ def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
 
 def vote(root: Path) -> None:
     """A committee of three elects the thought of each query, all queries get one: the paper's way."""
-    from o1_vote import Loading
-
-    from o1_vote import BM25Member, SentenceTransformerMember, StaticMember, elect, majority
+    from o1_vote import BM25Member, Loading, SentenceTransformerMember, StaticMember, elect, majority
     from o1_vote.measure import thought_similarity
 
     train = root / "collection" / "train"
@@ -243,7 +241,9 @@ def embed_corpus(root: Path) -> None:
 
     model = Embedder.from_pretrained(root / "model", device="cpu")
     writer = VectorWriter(root / "vectors", encoder=model.fingerprint(role="document"))
-    embed_stream(writer, open_documents(root / "collection"), model.encode_document, shard_rows=1024)
+    embed_stream(
+        writer, open_documents(root / "collection"), model.encode_document, shard_rows=1024, progress=True
+    )
     writer.close()
 
 

@@ -87,7 +87,9 @@ class Runs:
         folder = self.root / "minilm-vectors"
         if not folder.exists():
             writer = VectorWriter(folder)
-            embed_stream(writer, self.collection.documents, self._published_vectors, shard_rows=512)
+            embed_stream(
+                writer, self.collection.documents, self._published_vectors, shard_rows=512, progress=True
+            )
             writer.close()
         vectors = VectorSet(folder)
         return build(vectors.load(), vectors.ids())

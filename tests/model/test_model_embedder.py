@@ -132,7 +132,7 @@ def test_a_stream_cannot_continue_with_another_corpus(llama, tmp_path):
 def test_a_string_is_not_a_list_of_thoughts(llama):
     with pytest.raises(InputError, match="a list of thoughts, not a string"):
         llama.encode_query(TEXTS[:1], thoughts=["read bytes"])
-    with pytest.raises(InputError, match="a list of thoughts, not a string"):
+    with pytest.raises(InputError, match="one list of thoughts, not a string"):
         llama.encode_query(TEXTS[0], thoughts="read bytes")
     alone = llama.encode_query(TEXTS[0], thoughts=["read bytes"])
     np.testing.assert_allclose(alone, llama.encode_query(TEXTS[:1], thoughts=[["read bytes"]])[0], atol=1e-6)

@@ -125,7 +125,12 @@ class Embedder:
 
         `certificate` also writes the model's vectors of eight fixed texts, for `o1-model verify`.
         """
-        vectors = self._certified() if certificate else None
+        vectors: dict[Role, Vectors] | None = None
+        training = self.backbone.training
+        if certificate:
+            self.backbone.eval()  # without dropout
+            vectors = {"query": self.encode_query(TEXTS), "document": self.encode_document(TEXTS)}
+            self.backbone.train(training)
         save_checkpoint(folder, self.backbone, self.layout, self.tokenizer, vectors=vectors)
         write_plain_card(Path(folder))
 
@@ -198,7 +203,11 @@ class Embedder:
         adds v_q to the mean, `weigh` says how much each thought counts in it.
         """
         if isinstance(queries, str | Query):
-            own = None if thoughts is None else [_one_list(thoughts)]
+            if isinstance(thoughts, str) or not all(
+                isinstance(each, str | Thought) for each in thoughts or ()
+            ):
+                raise InputError("give a single query one list of thoughts, not a string or a list of lists")
+            own: Any = None if thoughts is None else [thoughts]
             vector: Vectors = self.encode_query(
                 as_queries(queries), thoughts=own, think=think, gate=gate, with_query=with_query,
                 weigh=weigh, truncate_dim=truncate_dim,
@@ -390,15 +399,6 @@ class Embedder:
     def _vocabulary(self) -> str:
         return vocabulary_digest(self.tokenizer)
 
-    def _certified(self) -> dict[Role, Vectors]:
-        """Return the vectors of the certificate's texts, without dropout."""
-        training = self.backbone.training
-        self.backbone.eval()
-        try:
-            return {"query": self.encode_query(TEXTS), "document": self.encode_document(TEXTS)}
-        finally:
-            self.backbone.train(training)
-
 
 def as_queries(queries: str | Query | Queries) -> list[Query]:
     """Return strings as records, a single one as a list; equal strings are one query and think the same."""
@@ -413,13 +413,6 @@ def as_queries(queries: str | Query | Queries) -> list[Query]:
         else:
             raise InputError(f"query {place} is a {type(query).__name__}; give strings or Query records")
     return records
-
-
-def _one_list(thoughts: Thoughts) -> list[Brought]:
-    """Return the thoughts of a single query as its list."""
-    if isinstance(thoughts, str) or not all(isinstance(each, str | Thought) for each in thoughts):
-        raise InputError("give each query a list of thoughts, not a string; a single query has one list")
-    return [each for each in thoughts if isinstance(each, str | Thought)]
 
 
 def _without_batching(how: Mapping[str, Any]) -> dict[str, Any]:

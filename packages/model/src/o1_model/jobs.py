@@ -263,7 +263,9 @@ def embed(
     _refuse_unsaved(embedder)
 
     def items() -> Iterator[Any]:
-        return _documents(corpus) if corpus is not None else _queries(queries or (), split)
+        if corpus is None:
+            return _queries(queries or (), split)
+        return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
 
     source, total = _digest(items())
     work = _Work(
@@ -504,10 +506,6 @@ def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
     if split and not (isinstance(queries, str | Path) and Path(queries).is_dir()):
         raise InputError(f"split {quoted(split)}: only a BEIR folder of queries has splits; leave it out")
     return open_queries(queries, split) if isinstance(queries, str | Path) else _unique(queries)
-
-
-def _documents(corpus: Corpus) -> Iterator[Document]:
-    return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
 
 
 def _unique(records: Sequence[AnyRecord]) -> Iterator[AnyRecord]:

@@ -217,13 +217,8 @@ def base_digest(name_or_path: str | Path, *, revision: str | None = None) -> str
     It is the same for a folder and for the hub's copy of it.
     """
     files = model_files(model_folder(name_or_path, revision))
-    return digest_of_files(
-        {name: sha256 for name, sha256 in files.items() if name == "config.json" or _is_weights(name)}
-    )
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") and "/" not in name
+    weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    return digest_of_files({name: files[name] for name in (*weights, "config.json")})
 
 
 def _inject(backbone: Backbone, config: LoraConfig) -> None:

@@ -187,7 +187,7 @@ class Server:
         if len(inputs) > most:
             raise Refusal(413, f"{len(inputs)} inputs; send at most {most} at a time")
         answers = await _unless_gone(request, self._answers(inputs, work))
-        vectors = [self._cut(answer.vector, asked.dimensions) for answer in answers]
+        vectors = [truncated(answer.vector, asked.dimensions) for answer in answers]
         tokens = sum(answer.tokens for answer in answers)
         self.counts.inputs.labels(work.role).inc(len(answers))
         self.counts.tokens.inc(tokens)
@@ -268,9 +268,6 @@ class Server:
             every = [list(ids) for ids in inputs]
             self.model.check_ids(every)
         return [tuple(ids) for ids in every]
-
-    def _cut(self, vector: Vectors, dimensions: int | None) -> Vectors:
-        return vector if dimensions is None else truncated(vector, dimensions)
 
 
 def application(embedder: Embedder, serving: Serving = Serving()) -> Starlette:

@@ -12,7 +12,7 @@ from o1_model.encoding.encode import Reader, within_memory
 from o1_model.layout import Layout, Row
 from o1_model.thinking.decode import Decoded, Trace, think_rows
 from o1_model.thinking.engines import Engine
-from o1_model.thinking.gate import Opens, Signal
+from o1_model.thinking.gate import Opens
 from o1_model.thinking.records import ThoughtCache, entry_key
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError
@@ -87,7 +87,8 @@ class Decoder:
                 thinking,
                 pad_id=self.reader.pad_id,
                 suppress=self.suppress,
-                gate=gate if self.engine is None else _shut,
+                # an engine writes the thoughts: here only the prompts are read
+                gate=gate if self.engine is None else lambda signal: False,
             )
         thought = sum(len(trace.token_ids) + 2 for each in decoded for trace in each.traces)
         self.reader.tokens_read += sum(len(row.ids) for row in prompts) + thought
@@ -147,7 +148,3 @@ def _thought_row(layout: Layout, prompt: Row, thought: Sequence[int]) -> Row:
     ids = (*prompt.ids, *thought[: layout.thought_length], layout.eos, layout.emb)
     last = len(ids) - 1
     return Row(ids, prompt.first if layout.two_read_outs else last, last, range(0))
-
-
-def _shut(signal: Signal) -> bool:
-    return False

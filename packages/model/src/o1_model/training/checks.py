@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase, TrainingArguments
 
@@ -37,7 +36,11 @@ def refuse_unsafe_files(model: str | Path) -> None:
             f"{pickles[0]}: is a pickle, which can run code when it is read, and the folder has no "
             "safetensors; convert the weights if you trust them, or choose a model with safetensors"
         )
-    settings = _read_json(folder / "config.json")
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
         raise InputError(
             f"{folder}/config.json: auto_map {quoted(settings['auto_map'])} asks for code of its own, "
@@ -174,7 +177,9 @@ def lengths(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout, *, negatives: int
 ) -> list[Lengths]:
     """Return the lengths of queries, thoughts and documents in a sample of at most SAMPLED_EXAMPLES."""
-    sample = _sample(examples)
+    sample = examples
+    if len(examples) > SAMPLED_EXAMPLES:
+        sample = random.Random(0).sample(examples, SAMPLED_EXAMPLES)
     documents = {d.doc_id: d.full_text for e in sample for d in (*e.positives, *e.negatives[:negatives])}
     thoughts = [e.thought.text for e in sample if e.thought is not None and layout.thinks]
     kinds = [
@@ -182,7 +187,13 @@ def lengths(
         ("thought", thoughts, layout.thought_length),
         ("document", list(documents.values()), layout.document_length),
     ]
-    return [_lengths(kind, texts, tokenizer, limit) for kind, texts, limit in kinds if texts]
+    found = []
+    for kind, texts, limit in kinds:
+        counts = [len(ids) for ids in text_ids(tokenizer, texts)]
+        if counts:
+            cut = sum(count > limit for count in counts) / len(counts)
+            found.append(Lengths(kind, len(texts), median(counts), max(counts), limit, cut))
+    return found
 
 
 def table(parts: Sequence[Lengths], examples: int) -> str:
@@ -201,37 +212,13 @@ def spelt_control_tokens(
 ) -> list[str]:
     """Return a note if texts spell control tokens; they stay text, so nothing has to be done."""
     tokens = list(tokenizer.convert_ids_to_tokens(list(layout.control_ids)))
-    count = sum(any(token in text for token in tokens) for example in examples for text in _texts(example))
+    count = 0
+    for example in examples:
+        texts = [example.query.instruction, example.query.text, example.reasoning_query]
+        texts += [] if example.thought is None else [example.thought.text]
+        texts += [document.full_text for document in (*example.positives, *example.negatives)]
+        count += sum(any(token in text for token in tokens) for text in texts)
     if not count:
         return []
     spelt = " or ".join(tokens)
     return [f"{count:,} texts spell {spelt}: they are read as ordinary text, never as control tokens"]
-
-
-def _texts(example: Example) -> Iterable[str]:
-    yield from (example.query.instruction, example.query.text, example.reasoning_query)
-    if example.thought is not None:
-        yield example.thought.text
-    yield from (document.full_text for document in (*example.positives, *example.negatives))
-
-
-def _lengths(kind: str, texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> Lengths:
-    counts = [len(ids) for ids in text_ids(tokenizer, texts)]
-    cut = sum(count > limit for count in counts) / len(counts)
-    return Lengths(kind, len(texts), median(counts), max(counts), limit, cut)
-
-
-def _sample(examples: Sequence[Example]) -> Sequence[Example]:
-    if len(examples) <= SAMPLED_EXAMPLES:
-        return examples
-    return random.Random(0).sample(examples, SAMPLED_EXAMPLES)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-    return content if isinstance(content, dict) else {}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from o1_model.batch import Batch, grouped, pad_token_id
 from o1_model.layout import Layout, Row, document_row, query_row, query_text, text_ids
 from o1_model.training.step import Judgements
-from o1_records import Document, Example, InputError, Query, Thought
+from o1_records import Document, Example, InputError, Query
 
 Item = TypeVar("Item")
 
@@ -95,8 +95,12 @@ class JointCollator:
         documents = list({d.doc_id: d for group in groups for d in group.documents}.values())
         rows = self._query_rows(examples)
         queries, query_order = self._batches(rows)
-        document_parts, document_order = self._batches(self._document_rows(documents))
-        reasoning = self._batches(self._reasoning_rows(examples)) if self.reasoning_queries else ((), None)
+        texts = text_ids(self.tokenizer, [document.full_text for document in documents])
+        document_parts, document_order = self._batches([document_row(self.layout, ids) for ids in texts])
+        reasoning: tuple[Sequence[Batch], Int[Tensor, "queries"] | None] = ((), None)
+        if self.reasoning_queries:
+            texts = text_ids(self.tokenizer, [query_text(self.layout, _reasoned(e)) for e in examples])
+            reasoning = self._batches([query_row(self.layout, ids) for ids in texts])
         batch = JointBatch(
             queries=queries,
             query_order=query_order,
@@ -112,26 +116,15 @@ class JointCollator:
 
     def _query_rows(self, examples: Sequence[Example]) -> list[Row]:
         texts = text_ids(self.tokenizer, [query_text(self.layout, example.query) for example in examples])
-        kept = self._kept_thoughts(examples)
+        label = "\0".join([str(self.seed), *(example.query.query_id for example in examples)])
+        draw = random.Random(label).random
+        dropped = [draw() < self.thought_dropout or not self.layout.thinks for _ in examples]
+        kept = [None if drop else e.thought for e, drop in zip(examples, dropped, strict=True)]
         thoughts = text_ids(self.tokenizer, ["" if thought is None else thought.text for thought in kept])
         return [
             query_row(self.layout, text, None if thought is None else ids)
             for text, thought, ids in zip(texts, kept, thoughts, strict=True)
         ]
-
-    def _kept_thoughts(self, examples: Sequence[Example]) -> list[Thought | None]:
-        label = "\0".join([str(self.seed), *(example.query.query_id for example in examples)])
-        draw = random.Random(label).random
-        dropped = [draw() < self.thought_dropout or not self.layout.thinks for _ in examples]
-        return [None if drop else e.thought for e, drop in zip(examples, dropped, strict=True)]
-
-    def _document_rows(self, documents: Sequence[Document]) -> list[Row]:
-        texts = text_ids(self.tokenizer, [document.full_text for document in documents])
-        return [document_row(self.layout, text) for text in texts]
-
-    def _reasoning_rows(self, examples: Sequence[Example]) -> list[Row]:
-        texts = [query_text(self.layout, _reasoned(example)) for example in examples]
-        return [query_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)]
 
     def _batches(self, rows: Sequence[Row]) -> tuple[list[Batch], Int[Tensor, "rows"]]:
         return grouped(rows, pad_token_id(self.tokenizer), tokens=self.chunk_tokens)

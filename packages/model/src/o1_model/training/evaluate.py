@@ -100,7 +100,11 @@ def measure(embedder: Embedder, collection: Collection, *, samples: int) -> dict
         thinking = Thinking(samples=samples, max_tokens=embedder.layout.thought_length)
         v_t = embedder.encode_query(collection.queries, think=thinking)
         found["nDCG@10_thoughts"] = mean_ndcg(v_t, documents, collection)
-        _show(embedder, collection.queries[:SHOWN_QUERIES], thinking)
+        # each query has a random stream of its own, so that these thoughts are among those measured
+        shown = collection.queries[:SHOWN_QUERIES]
+        texts = {query.query_id: query.text for query in shown}
+        for thought in embedder.think(shown, replace(thinking, samples=1)):
+            logger.info("thought about %s: %s", quoted(texts[thought.query_id]), quoted(thought.text, 200))
     return found
 
 
@@ -145,10 +149,3 @@ def _documents(folder: Path, relevant: set[str], limit: int) -> tuple[list[Docum
 
 def _draw(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
-
-
-def _show(embedder: Embedder, queries: Sequence[Query], thinking: Thinking) -> None:
-    # each query has a random stream of its own: these are thoughts that were measured
-    texts = {query.query_id: query.text for query in queries}
-    for thought in embedder.think(queries, replace(thinking, samples=1)):
-        logger.info("thought about %s: %s", quoted(texts[thought.query_id]), quoted(thought.text, 200))

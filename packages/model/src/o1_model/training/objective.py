@@ -151,7 +151,11 @@ def _terms(
         reasoning = vectors.v_t if vectors.reasoning is None else vectors.reasoning
         reasoned = info_nce(reasoning.detach() @ vectors.documents.detach().T)
         intensity, weights = reasoning_intensity(embed_q, reasoned)
-        terms |= _logged(intensity)
+        terms |= {
+            "intensity_mean": intensity.mean(),
+            "intensity_max": intensity.max(),
+            "intensity_clamped": (intensity >= 5).to(intensity.dtype).mean(),
+        }
         total = (weights * contrastive).sum()
     else:
         total = contrastive.mean()
@@ -163,7 +167,9 @@ def _terms(
         terms["teacher"] = _teacher(scores_q, scores_t, judgements, objective)
         total = total + objective.teacher_weight * terms["teacher"]
     if objective.false_negative_margin is not None:
-        terms["false_negatives"] = _masked(scores_q, positives, negative, objective.false_negative_margin)
+        own = scores_q.detach().gather(1, positives[:, :1])
+        masked = (scores_q.detach() > own + objective.false_negative_margin) & negative
+        terms["false_negatives"] = masked.sum(dim=1).to(scores_q.dtype).mean()
     return {**terms, "embed": total}
 
 
@@ -191,16 +197,3 @@ def _teacher(
 def _mean(values: Float[Tensor, "queries"], chosen: Bool[Tensor, "queries"]) -> Float[Tensor, ""]:
     """Return the mean over the chosen; 0 for none."""
     return values.masked_fill(~chosen, 0.0).sum() / chosen.sum().clamp(min=1)
-
-
-def _logged(intensity: Float[Tensor, "queries"]) -> dict[str, Tensor]:
-    return {
-        "intensity_mean": intensity.mean(),
-        "intensity_max": intensity.max(),
-        "intensity_clamped": (intensity >= 5).to(intensity.dtype).mean(),
-    }
-
-
-def _masked(scores: Tensor, positives: Tensor, negative: Tensor, margin: float) -> Float[Tensor, ""]:
-    above = scores.detach() > scores.detach().gather(1, positives[:, :1]) + margin
-    return (above & negative).sum(dim=1).to(scores.dtype).mean()

@@ -80,17 +80,16 @@ class OwnThoughts:
     def insert(self, batches: Sequence[Inputs], step: int) -> list[Inputs]:
         """Return the batches with thoughts of the model at this `step` in the chosen share of examples."""
         asked = {query.query_id: query for inputs in batches for query in inputs["batch"].asked}
-        chosen = [query for name, query in sorted(asked.items()) if self._draw(name, step)]
+        label, most = f"{self._seed}\0{step}", self._objective.own_thoughts * 2**63
+        chosen = [
+            query for name, query in sorted(asked.items()) if _number(f"{label}\0{name}".encode()) < most
+        ]
         rows = self._rows(chosen, step)
         return [{**inputs, "batch": self._with_rows(inputs["batch"], rows)} for inputs in batches]
 
     def _hand_out(self) -> Iterator[Inputs]:
         while self._ready:
             yield self._ready.popleft()
-
-    def _draw(self, query_id: str, step: int) -> bool:
-        label = f"{self._seed}\0{step}\0{query_id}".encode()
-        return _number(label) < self._objective.own_thoughts * 2**63
 
     def _rows(self, queries: Sequence[Query], step: int) -> dict[str, Row]:
         """Return a row with a new thought and without labels for each query_id."""
