@@ -13,6 +13,7 @@ import o1_records
 from o1_records import (
     Ballot,
     Document,
+    DocumentThought,
     Example,
     Exclusion,
     Hit,
@@ -38,6 +39,7 @@ SOURCE = Source(
     prompt_tokens=700,
     completion_tokens=90,
     tokenizer="llama-3",
+    request='{"stop":["\\nQuery:"]}',
 )
 QUERY = Query(query_id="q1", text="why is the sky blue?\n“Rayleigh”", instruction="Find a passage.")
 THOUGHT = Thought(
@@ -51,6 +53,7 @@ RECORDS = [
     [Exclusion(query_id="q1", doc_id="d2")],
     [Hit(query_id="q1", doc_id="d1", score=0.1, rank=1)],
     [THOUGHT],
+    [DocumentThought(doc_id="d1", thought_id="d1#0", text="# opens a zip file", source=SOURCE)],
     [Ballot(query_id="q1", thought_id=None, retriever="bm25", score=1e-300)],
     [
         Example(

@@ -23,6 +23,7 @@ from o1_records.ranking import rank
 from o1_records.types import (
     Ballot,
     Document,
+    DocumentThought,
     Example,
     Exclusion,
     Hit,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Ballot",
     "Document",
+    "DocumentThought",
     "Example",
     "Exclusion",
     "Hit",

@@ -14,6 +14,7 @@ from o1_records.lines import Refuse
 from o1_records.types import (
     Ballot,
     Document,
+    DocumentThought,
     Example,
     Exclusion,
     Hit,
@@ -27,7 +28,7 @@ from o1_records.types import (
 RECORD_TYPES: dict[str, type[Record]] = {
     kind.__name__.lower(): kind
     for kind in (Query, Document, Qrel, Exclusion, Hit, Thought, Ballot, Example, Metric)
-}
+} | {"document-thought": DocumentThought}
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ class Hit(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Source(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a thought comes from: enough to ask for it again.
 
-    `tokenizer` names the vocabulary of the thought's token ids.
+    `tokenizer` names the vocabulary of the thought's token ids. `request` is JSON: what else shaped the
+    request, such as stop sequences, and which of the fields above were left out of it.
     """
 
     model: NonBlank
@@ -93,6 +94,7 @@ class Source(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     tokenizer: str = ""
+    request: str = ""
 
 
 class Thought(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,6 +109,19 @@ class Thought(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: NonBlank
     source: Source
     token_ids: tuple[Count, ...] = ()
+
+
+class DocumentThought(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Text written about a document before it is indexed, such as a comment on code. Never blank.
+
+    A type of its own, because ids of queries and of documents may be equal.
+    """
+
+    key_fields: ClassVar[tuple[str, ...]] = ("doc_id", "thought_id")
+    doc_id: Id
+    thought_id: Id
+    text: NonBlank
+    source: Source
 
 
 class Ballot(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
