@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from collections.abc import Iterable, Set
 
 import msgspec
 
-from o1_records.types import Document
+from o1_records.types import Document, Query
 
 _DIGEST_BYTES = 16
 _BUCKET_KEYS = 64  # a bucket is searched in C; twice as many keys split all buckets
@@ -50,6 +52,41 @@ class KeySet:
         self._buckets = buckets
 
 
+def same_text(text: str) -> str:
+    """Return what texts have in common that differ only in case, white space and Unicode's forms (NFC).
+
+    Punctuation and accents count: "C", "C++" and "C#" are three texts.
+    """
+    # once more, because folding can take a composed letter apart
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join(folded.split())
+
+
+def same_query(query: Query) -> str:
+    """Return what queries have in common that ask the same: `same_text` of instruction and text."""
+    return f"{same_text(query.instruction)}\n{same_text(query.text)}"
+
+
+class SharedPositives:
+    """The positives of queries, shared by all queries that ask the same (`same_query`).
+
+    Data sets judge a document for one query and forget the same words under another id: there it would become
+    a negative, or the answer shown in an exemplar. Memory: about 200 bytes a query.
+    """
+
+    def __init__(self) -> None:
+        self._doc_ids: dict[bytes, tuple[str, ...]] = {}
+
+    def add(self, query: Query, doc_ids: Iterable[str]) -> None:
+        """Add positives of a query."""
+        key = _query_digest(query)
+        self._doc_ids[key] = tuple(dict.fromkeys((*self._doc_ids.get(key, ()), *doc_ids)))
+
+    def of(self, query: Query) -> Set[str]:
+        """Return the doc_ids of the positives of every query that asks the same."""
+        return dict.fromkeys(self._doc_ids.get(_query_digest(query), ())).keys()
+
+
 def content_doc_id(text: str) -> str:
     """Return the name of a document by its text: the same passage has the same name in every file."""
     return "d-" + hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -80,6 +117,11 @@ def documents_of(texts: list[str], ids: list[str] | None = None) -> tuple[Docume
     """Return the documents of passages, under the names given or those of their content."""
     names = [content_doc_id(text) for text in texts] if ids is None else ids
     return tuple(Document(doc_id=name, text=text) for name, text in zip(names, texts, strict=True))
+
+
+def _query_digest(query: Query) -> bytes:
+    encoded = same_query(query).encode(errors="surrogatepass")
+    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
 
 
 def _place(digest: bytes | bytearray, count: int) -> int:
