@@ -341,6 +341,20 @@ def test_two_writers_of_one_folder_in_one_process_are_refused(embedder, here):
         embed(embedder, corpus=DOCUMENTS, out=here / "v")
 
 
+def test_a_folder_of_something_else_is_not_taken_for_vectors(embedder, here):
+    (here / "v").mkdir()
+    (here / "v" / "mine.txt").write_text("mine")
+    with pytest.raises(ChangedJobError, match=r"v: exists already; .* --new-job"):
+        embed(embedder, corpus=DOCUMENTS, out=here / "v")
+    embed(embedder, corpus=DOCUMENTS, out=here / "v", new_job=True)
+    assert (here / "v.old1" / "mine.txt").read_text() == "mine"
+    (here / "v" / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
+        embed(embedder, corpus=DOCUMENTS, out=here / "v")
+    assert embed(embedder, corpus=DOCUMENTS, out=here / "v", new_job=True).ids()[0] == "d0"
+    assert (here / "v.old2" / "manifest.json").read_text() == "{"
+
+
 def test_the_fingerprint_names_gate_and_margins(embedder, here):
     from o1_model.thinking.gate import Gate
 
@@ -371,12 +385,19 @@ def test_queries_without_a_thought_are_counted(embedder, here, caplog):
         ({"queries": QUERIES, "think": THINKING, "margins": {}}, "give them together"),
         ({"queries": QUERIES, "split": "dev"}, "only a BEIR folder of queries has splits"),
         ({"queries": QUERIES, "devices": ["cpu", "cpu"]}, "each process loads the model"),
+        ({"queries": (query for query in QUERIES)}, "an iterator can be read only once"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(embedder, here, wrong, complaint):
     with pytest.raises(InputError, match=complaint):
         embed(embedder, out=here / "v", **wrong)
     assert not (here / "v.partial").exists()
+
+
+def test_settings_of_thinking_without_think_are_refused(checkpoint, here, capsys):
+    words = ["embed", "--model", str(checkpoint), "--queries", str(here / "queries.jsonl")]
+    assert main([*words, "--samples", "2", "--out", str(here / "v")]) == 4
+    assert "--top-p and --seed are for --think" in capsys.readouterr().err
 
 
 # --- every option -------------------------------------------------------------------------------------

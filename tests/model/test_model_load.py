@@ -112,6 +112,11 @@ def test_a_stranger_without_a_layout_is_told_what_to_give(stranger, plain_models
         Embedder.from_pretrained(plain_models["llama"], layout="reference")
 
 
+def test_a_base_is_for_an_adapter(saved, plain_models):
+    with pytest.raises(InputError, match="is not an adapter and has no base; leave out base"):
+        Embedder.from_pretrained(saved, base=plain_models["llama"])
+
+
 def test_a_layout_cannot_be_exchanged(saved):
     with pytest.raises(InputError, match="was saved with layout 'o1', not 'instruct'"):
         Embedder.from_pretrained(saved, layout="instruct")

@@ -130,10 +130,10 @@ def _parsed(
     declare(parser)
     defaults = {action.dest: action.default for action in parser._actions}
     flags = {action.dest: action.option_strings[0] for action in parser._actions}
-    for part in (*parser._actions, *parser._mutually_exclusive_groups):
-        part.required = False
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
     for action in parser._actions:
-        action.default = SUPPRESS
+        action.required, action.default = False, SUPPRESS
     given = vars(parser.parse_args(list(words)))
     idle = [flags[dest] for dest in given if dest not in known]
     if idle:

@@ -41,7 +41,7 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
-from o1_records.kit.job import ChangedJobError, Job
+from o1_records.kit.job import Job
 from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ _THOUGHTS = (
 
 
 @dataclass(frozen=True)
-class Thoughts:
+class Report:
     """How far `think` came: queries asked and thought about, thoughts written, thoughts left out as blank.
 
-    Before all queries are thought about nothing is written.
+    Nothing is written before all queries are thought about.
     """
 
     queries: int
@@ -93,7 +93,7 @@ def think(
     stop: threading.Event | None = None,
     progress: bool = False,
     **loading: Any,
-) -> Thoughts:
+) -> Report:
     """Write thoughts about queries to a JSONL file of Thought records, in the order of the queries.
 
     What was thought survives kill -9, up to the chunk in flight; thoughts whose text is blank are left out
@@ -133,12 +133,12 @@ def think(
                 _think(job, embedder, queries, split, thinking, stop=stop, total=total, progress=progress)
             thought_about = job.db.row("SELECT count(*) FROM thoughts")[0]
             if thought_about < total:
-                return Thoughts(total, thought_about, 0, 0)
+                return Report(total, thought_about, 0, 0)
             written = write_jsonl(out, _journalled(job, _queries(queries, split)))
             job.set_note("written", str(written))
             job.finish()
         written = int(job.note("written") or 0)
-    return Thoughts(total, total, written, total * thinking.samples - written)
+    return Report(total, total, written, total * thinking.samples - written)
 
 
 def _think(
@@ -181,8 +181,6 @@ def _body(job: Job, query: Query) -> bytes | None:
 def _thinking_by(decoder: Decoder, engine: Engine | None, cache: str | Path | None) -> Iterator[None]:
     """Give a decoder an engine and a cache for a while."""
     before = decoder.engine, decoder.cache
-    if cache is not None:
-        Path(cache).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext(decoder.cache) if cache is None else ThoughtCache(cache) as chosen:
         decoder.engine, decoder.cache = engine, chosen
         try:
@@ -280,11 +278,11 @@ def embed(
     encoder = embedder.fingerprint(
         role="query" if work.of_queries else "document", thoughts=work.fingerprint()
     )
-    if Path(out).exists():
-        vectors = VectorSet(out)
+    if (Path(out) / "manifest.json").exists():
         try:
+            vectors = VectorSet(out)
             refuse_other_origin(vectors, encoder, source)
-        except ChangedJobError:
+        except InputError:  # of another job, or damaged
             if not new_job:
                 raise
         else:
@@ -509,6 +507,8 @@ def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
 
 
 def _unique(records: Sequence[AnyRecord]) -> Iterator[AnyRecord]:
+    if iter(records) is records:
+        raise InputError("an iterator can be read only once, and a job reads its records twice; give a list")
     seen = set()
     for record in records:
         if record.key in seen:

@@ -69,6 +69,8 @@ def load_checkpoint(
     by_peft = (folder / _PEFT_CONFIG).exists()
     if by_peft and not (folder / "adapter_model.safetensors").exists():
         raise InputError(f"{folder}: no adapter_model.safetensors; adapters in pickles are not loaded")
+    if base is not None and not (by_peft or is_adapter(folder)):
+        raise InputError(f"{folder}: is not an adapter and has no base; leave out base {str(base)!r}")
     files = model_files(folder)
     refuse_changed_files(folder, files)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
+from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 from o1_records.kit.command import at_least, new_job, reads, writes
 
@@ -43,7 +44,9 @@ def run(args: Namespace) -> int:
     """Embed; an unfinished earlier run is continued."""
     if args.hits and not args.gate:
         raise InputError("--hits are for --gate; give them together")
-    thinking = options.thinking_of(args) if args.think else None
+    thinking = options.thinking_of(args)
+    if not args.think and thinking != Thinking():
+        raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
     from o1_model.jobs import embed
     from o1_model.thinking.gate import load_gate, read_margins
 
@@ -54,7 +57,7 @@ def run(args: Namespace) -> int:
         queries=args.queries,
         split=args.split,
         thoughts=args.thoughts,
-        think=thinking,
+        think=thinking if args.think else None,
         gate=None if args.gate is None else load_gate(args.gate),
         margins=None if args.hits is None else read_margins(args.hits),
         with_query=args.with_query,

@@ -142,6 +142,7 @@ class ThoughtCache:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = Database(path, _SCHEMA, remedy=_REMEDY)
 
     def get(self, key: bytes, samples: int) -> Decoded | None:
