@@ -96,10 +96,13 @@ def test_other_models_are_none_of_ours(plain_models, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"think_options": ["--out", "t.jsonl"]}, "o1-model think: --out has no effect here; leave it out"),
-        ({"think_options": ["--device", "cuda"]}, "--device has no effect here"),
-        ({"embed_options": ["--think", "--shard-rows", "2"]}, "embed: --think, --shard-rows has no effect"),
-        ({"embed_options": ["--samples", "2"]}, "--samples has no effect here"),
+        ({"think_options": ["--out", "t.jsonl"]}, "o1-model think: without effect here, leave out: --out"),
+        ({"think_options": ["--device", "cuda"]}, "without effect here, leave out: --device"),
+        (
+            {"embed_options": ["--think", "--shard-rows", "2"]},
+            "embed: without effect here, leave out: --think, --shard-rows",
+        ),
+        ({"embed_options": ["--samples", "2"]}, "without effect here, leave out: --samples"),
         ({"think_options": ["--sample", "x"]}, "argument --samples: invalid int value: 'x'"),
         ({"think_options": ["--mood", "good"]}, "unrecognized arguments: --mood good"),
         ({"think_options": ["--samples", "0"]}, "samples must be at least 1, got 0"),

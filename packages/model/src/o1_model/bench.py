@@ -137,5 +137,5 @@ def _parsed(
     given = vars(parser.parse_args(list(words)))
     idle = [flags[dest] for dest in given if dest not in known]
     if idle:
-        raise InputError(f"{parser.prog}: {', '.join(idle)} has no effect here; leave it out")
+        raise InputError(f"{parser.prog}: without effect here, leave out: {', '.join(idle)}")
     return Namespace(**{**defaults, **given})

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
+from o1_model.serving.settings import Serving
 from o1_records.kit.command import at_least
 
 
@@ -19,18 +20,18 @@ def declare(command: ArgumentParser) -> None:
     add(
         "--default-input-type",
         choices=("query", "document"),
-        default="document",
+        default=Serving.default_input_type,
         help="what a text is when the client does not say",
     )
-    add("--batch-tokens", type=at_least(1), default=4096, help="tokens of a shared batch")
-    add("--max-waiting", type=at_least(1), default=4096, help="inputs in the queue; then 429")
-    add("--max-inputs", type=at_least(1), default=2048, help="inputs of a request; then 413")
+    add("--batch-tokens", type=at_least(1), default=Serving.batch_tokens, help="tokens of a shared batch")
+    add("--max-waiting", type=at_least(1), default=Serving.max_waiting, help="inputs in the queue; then 429")
+    add("--max-inputs", type=at_least(1), default=Serving.max_inputs, help="inputs of a request; then 413")
     add("--drain-seconds", type=at_least(0), default=30, help="time to finish after SIGTERM")
 
 
 def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
-    from o1_model.serving.server import Serving, serve
+    from o1_model.serving.server import serve
 
     serving = Serving(
         default_input_type=args.default_input_type,

@@ -21,6 +21,7 @@ from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_model.layout import document_row, prompt_row, query_row, query_text, text_ids
 from o1_model.serving.batcher import Batcher, QueueFullError
+from o1_model.serving.settings import Serving
 from o1_model.serving.wire import (
     EmbeddingRequest,
     ThinkOptions,
@@ -45,21 +46,6 @@ except ModuleNotFoundError as error:
 
 Result = TypeVar("Result")
 SIZES = [2**power for power in range(11)]
-
-
-@dataclass(frozen=True)
-class Serving:
-    """Limits of the server. A body beyond `max_body` bytes or `max_inputs` texts is refused (413).
-
-    At most `max_waiting` inputs wait (then 429 with Retry-After); a batch holds `batch_tokens`.
-    `default_input_type` is what a text is when the client does not say.
-    """
-
-    default_input_type: Literal["query", "document"] = "document"
-    batch_tokens: int = 4096
-    max_waiting: int = 4096
-    max_inputs: int = 2048
-    max_body: int = 8 * 1024 * 1024
 
 
 class ClientLeftError(Exception):
@@ -178,7 +164,7 @@ class Server:
         self.started = int(time.time())
 
     async def embeddings(self, request: Request) -> Response:
-        """POST /v1/embeddings."""
+        """Answer POST /v1/embeddings."""
         asked = decode_request(await self._body(request))
         work = self._work(asked)
         inputs = asked.texts_or_ids()
@@ -201,7 +187,7 @@ class Server:
         return JSONResponse(body)
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models: the one model, with its length and layout."""
+        """Answer GET /v1/models: the one model, with its dimensions and layout."""
         layout = self.embedder.layout
         entry = {
             "id": self.embedder.name,
@@ -215,11 +201,11 @@ class Server:
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def health(self, request: Request) -> Response:
-        """GET /health: the server takes requests."""
+        """Answer GET /health: the server takes requests."""
         return JSONResponse({"status": "ok", "waiting": self.batcher.waiting})
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics: Prometheus' text format."""
+        """Answer GET /metrics in Prometheus' text format."""
         return Response(generate_latest(self.counts.registry), media_type="text/plain; version=0.0.4")
 
     async def close(self) -> None:
@@ -270,9 +256,9 @@ class Server:
         return [tuple(ids) for ids in every]
 
 
-def application(embedder: Embedder, serving: Serving = Serving()) -> Starlette:
+def application(embedder: Embedder, serving: Serving | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
-    server = Server(embedder, serving)
+    server = Server(embedder, serving or Serving())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

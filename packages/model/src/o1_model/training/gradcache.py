@@ -140,7 +140,7 @@ def _report(terms: dict[str, Tensor], think: Tensor, plan: Plan) -> dict[str, Te
 
 
 def _trained(batch: JointBatch) -> int:
-    """How many parts get a gradient: reasoning queries, the last ones, do not."""
+    """Return how many parts get a gradient: reasoning queries, the last ones, do not."""
     return len(batch.queries) + len(batch.documents)
 
 

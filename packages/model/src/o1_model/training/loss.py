@@ -25,7 +25,7 @@ def embed_loss(
     temperature: float = 0.02,
     margin: float | None = None,
 ) -> Float[Tensor, "q"]:
-    """InfoNCE of each query (O1 Embedder, equation 4), mean over its positives.
+    """Return InfoNCE of each query (O1 Embedder, equation 4), the mean over its positives.
 
     `positives` are columns, -1 after the last. Each is compared with the `negative` documents of its
     query and with no other positive. `margin` takes a document out where it scores above the positive by
@@ -44,7 +44,7 @@ def embed_loss(
 def distil_loss(
     scores: Float[Tensor, "q d"], target: Float[Tensor, "q d"], *, temperature: float = 0.02
 ) -> Float[Tensor, "q"]:
-    """KL divergence of the distribution over documents that `target` scores give from that of `scores`.
+    """Return the KL divergence of the `target` scores' distribution over documents from that of `scores`.
 
     `target` gets no gradient, so that the reading without a thought learns from the one with it (LaSER).
     """
@@ -60,7 +60,7 @@ def teacher_kl(
     *,
     temperature: float = 0.02,
 ) -> Float[Tensor, "q"]:
-    """KL divergence of softmax(`teacher`) from the query's distribution over its own documents."""
+    """Return the KL divergence of softmax(`teacher`) from a query's distribution over its own documents."""
     absent = columns < 0
     wanted = F.log_softmax(teacher.masked_fill(absent, float("-inf")), dim=1)
     own = scores.gather(1, columns.clamp(min=0)).masked_fill(absent, float("-inf"))
@@ -78,10 +78,10 @@ def margin_mse(
     *,
     temperature: float = 0.02,
 ) -> Float[Tensor, "q"]:
-    """Squared error of the margin between each positive and each negative of a query (arXiv 2010.02666).
+    """Return the squared error of the margins between a query's positives and negatives (arXiv 2010.02666).
 
     Our margin is that of the scores over the temperature: the scale of a cross-encoder's logits. A query
-    without an own negative gives 0.
+    without a negative of its own gives 0.
     """
     place = torch.arange(columns.shape[1], device=columns.device)
     positive = place < n_positives[:, None]
@@ -96,7 +96,7 @@ def margin_mse(
 def reasoning_intensity(
     loss: Float[Tensor, "q"], reasoned: Float[Tensor, "q"]
 ) -> tuple[Float[Tensor, "q"], Float[Tensor, "q"]]:
-    """Redapter's intensity of each query and its weight in the batch (ReasonEmbed, arXiv 2510.08252).
+    """Return Redapter's intensity of each query and its weight in the batch (ReasonEmbed, arXiv 2510.08252).
 
     The intensity is the loss over that of the query with its reasoning, clamped to 0..5; the weights are
     intensities over their sum (over the global batch). No gradient. Losses that are all 0 weigh nothing.
@@ -114,7 +114,7 @@ def think_loss(
     total: Tensor | int | None = None,
     chunk: int = 256,
 ) -> Float[Tensor, ""]:
-    """Next-token cross-entropy of thought tokens and EOS, summed and divided by `total`; 0 for none.
+    """Return next-token cross-entropy of thought tokens and EOS, summed and divided by `total`; 0 for none.
 
     `states` predict `label_ids`. `total` is the number of labels of the global batch, so that parts of a
     batch add up to its mean; None: these are all. Logits live for `chunk` labels at a time and are

@@ -115,7 +115,9 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=newest)
         except pickle.UnpicklingError as error:
-            raise InputError(f"{newest}: has pickles of more than tensors in it; remove it") from error
+            raise InputError(
+                f"{newest}: contains pickles of more than tensors, which could run code; remove it"
+            ) from error
         _save(trainer, card, merge=bool(model.lora_rank) and model.merge)
     return output
 

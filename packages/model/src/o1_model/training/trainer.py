@@ -224,11 +224,7 @@ class JointTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or str(self.args.output_dir)
-            training = self.embedder.backbone.training
-            # a certificate is made without dropout
-            self.embedder.backbone.eval()
             save_weights(self.embedder, folder, base=self._base, state=state_dict)
-            self.embedder.backbone.train(training)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
