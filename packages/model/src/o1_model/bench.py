@@ -84,7 +84,7 @@ class ThinkingModel:
             "digest": self._embedder.digest,
             "layout": msgspec.to_builtins(self._embedder.layout),
             "dtype": how.dtype,
-            "thinking": vars(self._thinking),
+            "thinking": dict(vars(self._thinking)),
             "engine": "" if engine is None else engine.name,
             "with_query": with_query,
         }

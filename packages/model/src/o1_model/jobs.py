@@ -42,6 +42,7 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.kit.job import Job
+from o1_records.progress import shown
 from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
 
 logger = logging.getLogger(__name__)
@@ -265,7 +266,7 @@ def embed(
             return _queries(queries or (), split)
         return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
 
-    source, total = _digest(items())
+    source, total = _digest(shown(items(), "read") if progress else items())
     work = _Work(
         of_queries=queries is not None,
         thoughts=None if thoughts is None else _by_query(thoughts, items),
