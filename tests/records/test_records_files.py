@@ -121,7 +121,25 @@ def test_vectors_read_back_shard_by_shard(tmp_path):
     assert vectors.owners() == ["a", "b", "c", "q", "q"]
     assert np.array_equal(vectors.load(), np.concatenate([first, second]))
     assert [ids for ids, _ in vectors.shards()] == [["a", "b", "c"], ["d", "e"]]
+    assert list(vectors.shard_ids()) == [["a", "b", "c"], ["d", "e"]]
     assert vectors.manifest.encoder == ENCODER
+
+
+def test_shards_that_are_done_are_not_read_again(tmp_path):
+    writer = VectorWriter(tmp_path / "v")
+    writer.write(["a"], _unit(1))
+    writer.write(["b"], _unit(1, seed=1))
+    vectors = writer.close()
+    (tmp_path / "v" / "shard-00000.safetensors").unlink()
+    assert [ids for ids, _ in vectors.shards(1)] == [["b"]]
+
+
+def test_a_folder_of_vectors_of_a_newer_release_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"version": 99, "tensors": 1}')
+    with pytest.raises(
+        InputError, match=r"manifest\.json: written by a newer release of o1-records; upgrade"
+    ):
+        VectorSet(tmp_path)
 
 
 def test_an_unfinished_folder_is_continued_and_not_published_before(tmp_path):

@@ -65,6 +65,7 @@ RECORDS = [
             reasoning_query="the sky",
             dataset="msmarco",
             group_size=16,
+            batch_size=8,
         ),
         Example(query=Query(query_id="q2", text=""), positives=()),
     ],
@@ -99,6 +100,17 @@ def test_this_version_writes_what_its_golden_file_holds(name, tmp_path):
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/*.jsonl")), ids=lambda path: "-".join(path.parts[-2:]))
 def test_files_of_every_release_can_be_read(path):
     assert list(read_jsonl(path, type(BY_NAME[path.stem][0])))
+
+
+def test_an_example_without_fields_that_came_later_is_read(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text(
+        '{"query":{"query_id":"q","text":"x"},"positives":[],"dataset":"msmarco","group_size":4}\n'
+    )
+    query = Query(query_id="q", text="x")
+    assert list(read_jsonl(path, Example)) == [
+        Example(query=query, positives=(), dataset="msmarco", group_size=4)
+    ]
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
 
-from o1_records import InputError
+from o1_records import InputError, InputWarning
 from o1_records.kit.command import (
     EVERYTHING,
     Program,
@@ -72,6 +73,16 @@ def test_what_a_user_can_correct_is_one_line_and_an_exit_code(error, code, said,
 
     assert run_command(main, []) == code
     assert said in capsys.readouterr().err
+
+
+def test_an_input_warning_is_one_line_however_often_it_is_given(capsys):
+    def main(argv):
+        for _ in range(3):
+            warnings.warn("q.tsv: four columns, read as TREC's", InputWarning, stacklevel=2)
+        return 0
+
+    assert run_command(main, []) == 0
+    assert capsys.readouterr().err == "note: q.tsv: four columns, read as TREC's\n"
 
 
 def test_sigterm_unwinds_the_stack_and_exits_with_143(tmp_path):

@@ -11,6 +11,7 @@
 
 from o1_records.files import (
     InputError,
+    InputWarning,
     MissingExtraError,
     atomic_write,
     quoted,
@@ -45,6 +46,7 @@ __all__ = [
     "Exclusion",
     "Hit",
     "InputError",
+    "InputWarning",
     "Metric",
     "MissingExtraError",
     "Qrel",

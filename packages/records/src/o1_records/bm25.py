@@ -6,16 +6,17 @@ packages import no other sibling (docs/decisions/0002).
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Set
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from o1_records.files import InputError, MissingExtraError, quoted, sha256_file, sync_folder
+from o1_records.files import InputError, InputWarning, MissingExtraError, quoted, sha256_file, sync_folder
+from o1_records.kit.text import TOKENIZERS, share_read, split_identifiers
 from o1_records.ranking import rank
 from o1_records.types import Document, Hit, Query
 
@@ -27,15 +28,34 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("o1-records", "bm25", "BM25") from error
 
+LANGUAGES = (*Stemmer.algorithms(), "none")
+"""What `language` can be: the languages of PyStemmer, or none."""
+
 _SETTINGS, _DIGESTS = "o1.json", "sha256.json"
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_STOP_WORDS = {
+    **{name: name for name in ("danish", "dutch", "english", "french", "german", "italian", "norwegian")},
+    **{name: name for name in ("portuguese", "russian", "spanish", "swedish", "turkish")},
+    "porter": "english",
+    "dutch_porter": "dutch",
+}
+"""The languages that bm25s has stop words for; the others keep all their words."""
+_LEAST_READ = 0.5  # of the characters of a corpus; below that its user is warned
 
 
 class BM25:
     """Lucene's BM25 over a fixed corpus (Kamphuis et al. 2020, the `lucene` variant).
 
-    The defaults k1 0.9, b 0.4 are Anserini's, with the Snowball stemmer and stop words of
-    `language`. `split_identifiers` breaks `snake_case` and `camelCase` words for code.
+    The defaults k1 0.9, b 0.4 are Anserini's, with the Snowball stemmer of `language` and, where bm25s has
+    them, its stop words. Warns where the terms have less than half of the characters of the corpus.
+
+    Args:
+        documents: the corpus.
+        k1: how soon a repeated term stops to count.
+        b: how much long documents are held back.
+        language: one of `LANGUAGES`; "none" has neither stemmer nor stop words.
+        split_identifiers: break `snake_case` and `camelCase` words of code before anything else.
+        tokenizer: one of `o1_records.kit.text.TOKENIZERS` ("words", "characters", "code"), or a function
+            from a text to its terms.
     """
 
     def __init__(
@@ -46,15 +66,14 @@ class BM25:
         b: float = 0.4,
         language: str = "english",
         split_identifiers: bool = False,
+        tokenizer: str | Callable[[str], Sequence[str]] = "words",
     ) -> None:
-        if language not in Stemmer.algorithms():
-            raise InputError(f"no stemmer for {language!r}; there are {', '.join(Stemmer.algorithms())}")
-        self._language = language
-        self._stemmer = Stemmer.Stemmer(language)
-        self._split = split_identifiers
+        self._configure(language, split_identifiers, tokenizer)
         self.doc_ids: list[str] = []
         texts = []
         for document in documents:
+            if not isinstance(document.doc_id, str):
+                raise InputError(f"BM25: doc_id {quoted(document.doc_id)} is not text; write it in quotes")
             self.doc_ids.append(document.doc_id)
             texts.append(document.full_text)
         if not texts:
@@ -63,20 +82,51 @@ class BM25:
         if len(self._rows) != len(self.doc_ids):
             raise InputError("BM25: the corpus has a duplicate doc_id; keep one of them")
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        terms = self.tokenize(texts)
+        read = [self._read(text) for text in texts]
+        share = share_read(texts, read)
+        if share < _LEAST_READ:
+            warnings.warn(
+                f"BM25 reads {share:.0%} of the characters of the corpus; "
+                f"another tokenizer may read more: {', '.join(TOKENIZERS)}",
+                InputWarning,
+                stacklevel=2,
+            )
+        terms = self._stemmed(read)
         if not any(terms):
             raise InputError(f"BM25: none of the {len(texts)} documents has a term to index")
         self._index.index(terms, show_progress=False)
 
+    def _configure(self, language: str, split: bool, tokenizer: str | Callable[[str], Sequence[str]]) -> None:
+        if language not in LANGUAGES:
+            raise InputError(f"no stemmer for {language!r}; there are {', '.join(LANGUAGES)}")
+        if isinstance(tokenizer, str) and tokenizer not in TOKENIZERS:
+            raise InputError(f"no tokenizer {tokenizer!r}; there are {', '.join(TOKENIZERS)}")
+        self._language, self._split = language, split
+        self._tokenizer = tokenizer
+        self._terms = TOKENIZERS[tokenizer] if isinstance(tokenizer, str) else tokenizer
+        self._stemmer = None if language == "none" else Stemmer.Stemmer(language)
+        stop_words = bm25s.tokenization._infer_stopwords(_STOP_WORDS.get(language))
+        self._stop_words = frozenset(stop_words)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was made with, as JSON can hold them."""
+        named = self._tokenizer if isinstance(self._tokenizer, str) else ""
+        own = {"language": self._language, "split_identifiers": self._split, "tokenizer": named}
+        return {"k1": self._index.k1, "b": self._index.b, **own}
+
     def save(self, folder: str | Path) -> None:
         """Write the index to a new folder, which appears whole or not at all.
 
-        Where another process was faster, its folder stays.
+        Where another process was faster, its folder stays. Raises InputError for a tokenizer that is a
+        function.
         """
         folder = Path(folder)
+        if not isinstance(self._tokenizer, str):
+            raise InputError(f"{folder}: an index with a tokenizer of your own cannot be saved")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         self._index.save(partial, show_progress=False)
-        settings = {"language": self._language, "split": self._split, "doc_ids": self.doc_ids}
+        settings = {"settings": self.settings, "doc_ids": self.doc_ids}
         (partial / _SETTINGS).write_bytes(msgspec.json.encode(settings))
         digests = {path.name: sha256_file(path) for path in sorted(partial.iterdir())}
         (partial / _DIGESTS).write_bytes(msgspec.json.encode(digests))
@@ -100,11 +150,13 @@ class BM25:
             raise InputError(f"{folder}: not a whole BM25 index ({error}); remove it") from error
         if damaged or _SETTINGS not in digests:
             raise InputError(f"{folder}: {quoted(damaged)} is damaged; remove the folder")
-        settings = msgspec.json.decode((folder / _SETTINGS).read_bytes())
+        saved = msgspec.json.decode((folder / _SETTINGS).read_bytes())
+        if "settings" not in saved:
+            raise InputError(f"{folder}: an older version wrote it; remove the folder")
+        settings = saved["settings"]
         self = cls.__new__(cls)
-        self._language, self._split = settings["language"], settings["split"]
-        self._stemmer = Stemmer.Stemmer(self._language)
-        self.doc_ids = settings["doc_ids"]
+        self._configure(settings["language"], settings["split_identifiers"], settings["tokenizer"])
+        self.doc_ids = saved["doc_ids"]
         self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
         self._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
         return self
@@ -115,21 +167,27 @@ class BM25:
         return sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
 
     def tokenize(self, texts: list[str]) -> list[list[str]]:
-        """Terms of each text as they are counted."""
-        if self._split:
-            texts = [_CAMEL.sub(" ", text).replace("_", " ") for text in texts]
-        terms: list[list[str]] = bm25s.tokenize(
-            texts,
-            stopwords=self._language,
-            stemmer=self._stemmer,
-            return_ids=False,
-            show_progress=False,
-        )
-        return terms
+        """Return the terms of each text as they are counted."""
+        return self._stemmed([self._read(text) for text in texts])
 
     def scores(self, text: str) -> NDArray[np.float32]:
-        """Score of every document for a text, in the order of `doc_ids`: float32 [documents]."""
-        return self._scores(self.tokenize([text])[0])
+        """Return the score of every document for a text, in the order of `doc_ids`: float32 [documents]."""
+        scores = np.zeros(len(self.doc_ids), dtype=np.float32)
+        for rows, own in self._postings(text):
+            scores[rows] += own  # a document stands once in a posting list
+        return scores
+
+    def scores_of(self, text: str, doc_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return what `scores` says of some documents: float32 [doc_ids]; others cost nothing.
+
+        Raises KeyError for a document that is not in the corpus.
+        """
+        wanted = np.array([self._rows[doc_id] for doc_id in doc_ids], dtype=np.int64)
+        scores = np.zeros(len(wanted), dtype=np.float32)
+        for rows, own in self._postings(text):
+            places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+            scores += np.where(rows[places] == wanted, own[places], np.float32(0))
+        return scores
 
     def row(self, doc_id: str) -> int:
         """Return the position of a document in `scores`. Raises KeyError when it is not in the corpus."""
@@ -159,9 +217,22 @@ class BM25:
         rows = np.flatnonzero((scores >= least) & (scores > 0.0))
         return {self.doc_ids[row]: float(scores[row]) for row in rows}
 
-    def _scores(self, terms: list[str]) -> NDArray[np.float32]:
-        known: Any = self._index.get_tokens_ids(terms)
-        if not known:
-            return np.zeros(len(self.doc_ids), dtype=np.float32)
-        scores: NDArray[np.float32] = self._index.get_scores_from_ids(known)
-        return scores
+    def _read(self, text: str) -> Sequence[str]:
+        return self._terms(split_identifiers(text) if self._split else text)
+
+    def _stemmed(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        kept = [[term for term in terms if term not in self._stop_words] for terms in texts]
+        if self._stemmer is None:
+            return kept
+        distinct = list({term for terms in kept for term in terms})
+        stems = dict(zip(distinct, self._stemmer.stemWords(distinct), strict=True))
+        return [[stems[term] for term in terms] for terms in kept]
+
+    def _postings(self, text: str) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """Yield, for each term of a text, the rows of the documents with it and what it adds to each."""
+        known = self._index.get_tokens_ids(self.tokenize([text])[0])
+        held = self._index.scores
+        for term in known:
+            start, end = held["indptr"][term], held["indptr"][term + 1]
+            if start < end:
+                yield held["indices"][start:end], held["data"][start:end]

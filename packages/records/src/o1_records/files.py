@@ -14,6 +14,10 @@ class InputError(ValueError):
     """Input that a user can correct. The message names the place, the value and the remedy."""
 
 
+class InputWarning(UserWarning):
+    """Input was read in the one way that makes sense, or in part; the message says what and how."""
+
+
 class MissingExtraError(ImportError):
     """A feature needs a package that is not installed; the message says what to type."""
 

@@ -138,7 +138,11 @@ class Ballot(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Example(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One training example: a query, its documents and, when one was elected, its thought."""
+    """One training example: a query, its documents and, when one was elected, its thought.
+
+    `group_size` (documents of an example) and `batch_size` (examples of a step on one device) are what a data
+    set asks of training, where it asks; ReasonEmbed's do.
+    """
 
     key_fields: ClassVar[tuple[str, ...]] = ("query",)
     query: Query
@@ -149,6 +153,7 @@ class Example(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reasoning_query: str = ""
     dataset: str = ""
     group_size: Annotated[int, Meta(ge=1)] | None = None
+    batch_size: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def key(self) -> tuple[object, ...]:

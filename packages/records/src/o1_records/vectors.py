@@ -69,10 +69,14 @@ class Shard(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ids_sha256: str
 
 
+FORMAT = 1
+"""The version of the manifest that this release writes; it refuses newer ones."""
+
+
 class Manifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a folder of vectors holds."""
 
-    version: int = 1
+    version: int = FORMAT
     rows: Count
     dim: Count
     dtype: str
@@ -80,6 +84,12 @@ class Manifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str = ""  # digest of what was encoded
     shards: tuple[Shard, ...] = ()
     sha256: str = ""  # of this manifest with sha256 left empty
+
+
+class _Format(msgspec.Struct):
+    """A manifest of any release, as far as its version."""
+
+    version: int = FORMAT
 
 
 class _Ids(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,6 +221,8 @@ class VectorSet:
         path = self.folder / "manifest.json"
         content = path.read_bytes()
         try:
+            if msgspec.json.decode(content, type=_Format).version > FORMAT:
+                raise InputError(f"{path}: written by a newer release of o1-records; upgrade it to read this")
             self.manifest = msgspec.json.decode(content, type=Manifest)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise InputError(f"{path}: damaged: {error}; write the vectors again") from error
@@ -222,16 +234,24 @@ class VectorSet:
 
     def ids(self) -> list[str]:
         """Return the ids of all rows, in order."""
-        return [name for shard in self.manifest.shards for name in self._read_ids(shard).ids]
+        return [name for ids in self.shard_ids() for name in ids]
+
+    def shard_ids(self) -> Iterator[list[str]]:
+        """Yield the ids of each shard, without reading its vectors."""
+        for shard in self.manifest.shards:
+            yield self._read_ids(shard).ids
 
     def owners(self) -> list[str]:
         """Return the owner of each row: its query where one has several vectors, else its own id."""
         every = (self._read_ids(shard) for shard in self.manifest.shards)
         return [name for shard in every for name in (shard.owners or shard.ids)]
 
-    def shards(self) -> Iterator[tuple[list[str], Matrix]]:
-        """Yield (ids, vectors [rows, dim]) shard by shard, so that memory holds one at a time."""
-        for shard in self.manifest.shards:
+    def shards(self, start: int = 0) -> Iterator[tuple[list[str], Matrix]]:
+        """Yield (ids, vectors [rows, dim]) shard by shard, so that memory holds one at a time.
+
+        The first `start` shards are not read.
+        """
+        for shard in self.manifest.shards[start:]:
             yield self._read_ids(shard).ids, self._read_vectors(shard)
 
     def load(self) -> Matrix:

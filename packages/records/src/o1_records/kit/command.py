@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from o1_records.files import InputError, MissingExtraError
+from o1_records.files import InputError, InputWarning, MissingExtraError
 
 if TYPE_CHECKING:  # imported at run time only where it is used, so that `import o1_records` stays light
     from argparse import Action, ArgumentParser, HelpFormatter, Namespace, _ActionsContainer
@@ -94,10 +94,10 @@ class Program:
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run `main` and turn errors that a user can correct into one line on stderr and an exit code.
 
-    The exit codes are those of `Program`.
+    The exit codes are those of `Program`. An InputWarning is a line on stderr, too, once for each message.
     """
     try:
-        with _terminable():
+        with _terminable(), _notes():
             return main(sys.argv[1:] if argv is None else argv)
     except (InputError, MissingExtraError) as error:
         message = str(error)
@@ -372,6 +372,27 @@ def _formatter() -> type[HelpFormatter]:
             return action.help
 
     return Formatter
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Show each InputWarning once, as a line on stderr."""
+    import warnings
+
+    told = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, InputWarning):
+                others(message, category, *place, **more)
+            elif str(message) not in told:
+                told.add(str(message))
+                print(f"note: {message}", file=sys.stderr)
+
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -232,7 +232,7 @@ class Job:
         except ChangedJobError:
             if not new_job:
                 raise
-            self.moved = move_aside(self.folder, *self.outputs)
+            self.moved = move_aside(self.folder, *dict.fromkeys((*self.outputs, *self._claimed_before())))
             self._open(made_from)
         else:
             self.moved = []
@@ -293,6 +293,16 @@ class Job:
     def _name(self, path: Path) -> str:
         """Return the name of an output from where the job lies, which is the same from any directory."""
         return os.path.relpath(path, self.folder.parent)
+
+    def _claimed_before(self) -> list[Path]:
+        """Return what the earlier job may have written, the outputs that this call does not name included."""
+        journal = self.folder / "journal.sqlite"
+        if not journal.exists():
+            return []
+        with Database.read_only(journal) as db:
+            row = db.row("SELECT value FROM note WHERE name = ?", _CLAIMED)
+        names = msgspec.json.decode(row[0], type=list[str]) if row else []
+        return [Path(os.path.normpath(self.folder.parent / name)) for name in names]
 
     def _claim_outputs(self) -> None:
         """Note what this job may write. Raises ChangedJobError for a file that it never said it would."""
