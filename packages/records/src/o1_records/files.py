@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -25,12 +26,16 @@ class MissingExtraError(ImportError):
         super().__init__(f"{feature} needs an extra: pip install '{distribution}[{extra}]'")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under `path` whole or not at all.
 
     The bytes go to a temporary file beside `path`, are synced to the disk and renamed.
-    On any error the temporary file is removed and an older `path` stays as it was.
+    On any error the temporary file is removed and an older `path` stays as it was. An OSError of a full disk
+    names `path`.
     """
     import tempfile  # here, so that `import o1_records` stays light
 
@@ -44,8 +49,10 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
