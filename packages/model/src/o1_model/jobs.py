@@ -21,6 +21,7 @@ import msgspec
 from tqdm import tqdm
 
 from o1_model.embedder import Embedder
+from o1_model.encoding.encode import Vectors
 from o1_model.encoding.shards import Encoded, batched, checked_devices, encode_on, write_shards
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.engines import Engine
@@ -276,8 +277,10 @@ def embed(
         with_query=with_query,
         batch_tokens=batch_tokens,
     )
+    engine = embedder.decoder.engine
     encoder = embedder.fingerprint(
-        role="query" if work.of_queries else "document", thoughts=work.fingerprint()
+        role="query" if work.of_queries else "document",
+        thoughts=work.fingerprint() + (f" in {engine.name}" if think and engine else ""),
     )
     if (Path(out) / "manifest.json").exists():
         try:
@@ -333,20 +336,24 @@ class _Work:
     def encoder(self, embedder: Embedder) -> Callable[[list[Any]], Encoded]:
         """Return what encodes the items of a shard."""
         gate = self.gate if self.gate is None or self.margins is None else self.gate.given(self.margins)
-        if self.batch_tokens is not None:
-            embedder.batch_tokens = self.batch_tokens
+
+        def vectors_of(items: list[Any]) -> Vectors:
+            if not self.of_queries:
+                return embedder.encode_document(items)
+            known = self.thoughts
+            own = None if known is None else [known.get(query.query_id, ()) for query in items]
+            return embedder.encode_query(
+                items, thoughts=own, think=self.think, gate=gate, with_query=self.with_query
+            )
 
         def encode(items: list[Any]) -> Encoded:
-            before = embedder.tokens_read
-            if not self.of_queries:
-                vectors = embedder.encode_document(items)
-            else:
-                known = self.thoughts
-                own = None if known is None else [known.get(query.query_id, ()) for query in items]
-                vectors = embedder.encode_query(
-                    items, thoughts=own, think=self.think, gate=gate, with_query=self.with_query
-                )
-            return Encoded(vectors, embedder.tokens_read - before)
+            tokens, budget = embedder.tokens_read, embedder.batch_tokens
+            embedder.batch_tokens = self.batch_tokens or budget
+            try:
+                vectors = vectors_of(items)
+            finally:
+                embedder.batch_tokens = budget
+            return Encoded(vectors, embedder.tokens_read - tokens)
 
         return encode
 
