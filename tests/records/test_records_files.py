@@ -11,6 +11,7 @@ from o1_records import (
     Document,
     Hit,
     InputError,
+    InputWarning,
     Qrel,
     Query,
     beir,
@@ -97,9 +98,17 @@ def test_a_missing_input_is_named(tmp_path):
         open_documents(tmp_path / "nowhere")
 
 
-def test_integer_ids_in_a_beir_corpus_are_refused_with_their_line(tmp_path):
-    (tmp_path / "corpus.jsonl").write_text('{"_id": 7, "text": "x"}\n')
-    with pytest.raises(InputError, match=r"corpus.jsonl:1: Expected `str`, got `int`"):
+def test_ids_of_a_beir_corpus_may_be_numbers_and_no_other_thing(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": 7, "text": "x", "title": null}\n{"_id": "8", "text": "y"}\n')
+    with pytest.warns(InputWarning, match="ids that are numbers, such as 7, are read as text"):
+        read = list(beir.read_corpus(tmp_path))
+    assert read == [Document(doc_id="7", text="x"), Document(doc_id="8", text="y")]
+    path.write_text('{"_id": 7, "text": "x"}\n{"_id": "7", "text": "y"}\n')
+    with pytest.warns(InputWarning), pytest.raises(InputError, match=r"corpus\.jsonl:2: duplicate _id '7'"):
+        list(beir.read_corpus(tmp_path))
+    path.write_text('{"_id": 7.5, "text": "x"}\n')
+    with pytest.raises(InputError, match=r"corpus\.jsonl:1: Expected `int \| str`, got `float`"):
         list(beir.read_corpus(tmp_path))
 
 

@@ -6,14 +6,18 @@ import warnings
 import bm25s
 import pytest
 import Stemmer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_records import Document, InputError, InputWarning, Query
 from o1_records.bm25 import BM25, LANGUAGES
 from o1_records.kit.text import TOKENIZERS, jaccard, shingles, words
 
-LATIN = st.text(st.characters(max_codepoint=0x24F, exclude_categories=["Cs", "M"]), max_size=60)
+# the small letter of U+0130 has a mark
+LATIN = st.text(
+    st.characters(max_codepoint=0x24F, exclude_categories=["Cs", "M"], exclude_characters="\u0130"),
+    max_size=60,
+)
 
 
 @given(st.text(st.characters(max_codepoint=0x7F), max_size=60))
@@ -21,6 +25,7 @@ def test_words_of_ascii_are_runs_of_word_characters(text):
     assert words(text) == re.findall(r"\w+", text.casefold())
 
 
+@settings(deadline=None)
 @given(LATIN)
 def test_terms_of_latin_text_are_those_of_bm25s(text):
     expected = bm25s.tokenize([text], stopwords=None, return_ids=False, show_progress=False)[0]
@@ -126,9 +131,8 @@ def test_scores_of_some_documents_are_those_of_all(tmp_path):
 
 
 def test_a_saved_index_knows_its_settings(tmp_path):
-    index = BM25(
-        corpus("readZip of a file"), k1=1.2, language="german", split_identifiers=True, tokenizer="code"
-    )
+    options = {"k1": 1.2, "language": "german", "split_identifiers": True, "tokenizer": "code"}
+    index = BM25(corpus("readZip of a file"), **options)
     index.save(tmp_path / "index")
     assert BM25.load(tmp_path / "index").settings == index.settings == {"b": 0.4, **options}
 

@@ -2,72 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from o1_records.files import InputError, atomic_write, open_output, quoted
+from o1_records.files import InputError, InputWarning, open_output, quoted
 from o1_records.jsonl import decode_line
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, checked_lines
+from o1_records.rows import count_unread
 from o1_records.types import Document, Id, Qrel, Query
 
 _HEADER = ["query-id", "corpus-id", "score"]
+_GRADES = ("score", "relevance", "rel", "label")
+"""What the last column of a header is called."""
 
 
 class _BeirDocument(msgspec.Struct, frozen=True, kw_only=True, rename={"doc_id": "_id"}):
     """A line of corpus.jsonl; other fields (`metadata`) are the set's own and are not read."""
 
-    doc_id: Id
+    doc_id: Id | int
     text: str
-    title: str = ""
+    title: str | None = None
 
 
 class _BeirQuery(msgspec.Struct, frozen=True, kw_only=True, rename={"query_id": "_id"}):
     """A line of queries.jsonl; other fields (`metadata`) are the set's own and are not read."""
 
-    query_id: Id
+    query_id: Id | int
     text: str
 
 
 def read_corpus(folder: str | Path) -> Iterator[Document]:
     """Yield the documents in file order. Raises InputError with file and line."""
-    return read_corpus_file(Path(folder) / "corpus.jsonl")
+    return read_corpus_file(file_in(folder, "corpus.jsonl"))
 
 
 def read_queries(folder: str | Path) -> Iterator[Query]:
     """Yield the queries of all splits in file order. Raises InputError with file and line."""
-    return read_queries_file(Path(folder) / "queries.jsonl")
+    return read_queries_file(file_in(folder, "queries.jsonl"))
 
 
-def read_corpus_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Document]:
-    """Yield the documents of one `corpus.jsonl`."""
-    for line in _read(path, _BeirDocument, "doc_id", refused):
-        yield Document(doc_id=line.doc_id, text=line.text, title=line.title)
+def file_in(folder: str | Path, name: str) -> Path:
+    """Return a file of a BEIR folder: the plain one, or where there is none `NAME.gz` or `NAME.zst`."""
+    path = Path(folder) / name
+    packed = [path.with_name(f"{path.name}{suffix}") for suffix in (".gz", ".zst")]
+    return next((each for each in (path, *packed) if each.exists()), path)
 
 
-def read_queries_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Query]:
-    """Yield the queries of one `queries.jsonl`."""
-    for line in _read(path, _BeirQuery, "query_id", refused):
-        yield Query(query_id=line.query_id, text=line.text)
+def read_corpus_file(
+    path: str | Path, *, refused: Refuse | None = None, unread: Counter[str] | None = None
+) -> Iterator[Document]:
+    """Yield the documents of one `corpus.jsonl`; `unread` counts fields that a document has no place for."""
+    for line in _read(path, _BeirDocument, "doc_id", refused, unread):
+        yield Document(doc_id=str(line.doc_id), text=line.text, title=line.title or "")
+
+
+def read_queries_file(
+    path: str | Path, *, refused: Refuse | None = None, unread: Counter[str] | None = None
+) -> Iterator[Query]:
+    """Yield the queries of one `queries.jsonl`; `unread` counts fields that a query has no place for."""
+    for line in _read(path, _BeirQuery, "query_id", refused, unread):
+        yield Query(query_id=str(line.query_id), text=line.text)
 
 
 def read_qrels(folder: str | Path, split: str = "test") -> Iterator[Qrel]:
     """Yield the judgements of `qrels/<split>.tsv` in file order. Raises InputError with file and line."""
-    return read_qrels_file(Path(folder) / "qrels" / f"{split}.tsv")
+    return read_qrels_file(file_in(Path(folder) / "qrels", f"{split}.tsv"))
 
 
 def read_qrels_file(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Qrel]:
-    """Yield the judgements of one `query-id corpus-id score` file, with or without that header."""
+    """Yield the judgements of one `query-id corpus-id score` file, with or without a header.
+
+    TREC's four columns between tabs are read too, and scores such as `1.0`, with a warning.
+    """
     seen = KeySet()
 
     def decode(line: bytes, place: str) -> Qrel | None:
         fields = _text(line, place).split("\t")
-        if fields == _HEADER and place.endswith(":1"):
+        if place.endswith(":1") and fields[-1].strip().lower() in _GRADES:
+            if fields != _HEADER:
+                _tell(f"{path}: the first line, {quoted(fields)}, is read as a header")
             return None
-        qrel = _qrel(fields, place)
+        qrel = _qrel(fields, place, path)
         if not seen.add((qrel.query_id, qrel.doc_id)):
             raise InputError(f"{place}: judged twice: {quoted(qrel.query_id)}, {quoted(qrel.doc_id)}")
         return qrel
@@ -106,40 +128,54 @@ def write_queries_file(path: str | Path, queries: Iterable[Query]) -> int:
 def write_qrels_file(path: str | Path, qrels: Iterable[Qrel]) -> int:
     """Write one `qrels/<split>.tsv` with its header; returns the number of judgements."""
     count = 0
-    with atomic_write(path) as file:
+    with open_output(path) as file:
         file.write("\t".join(_HEADER).encode() + b"\n")
         for qrel in qrels:
             count += 1
             for name in (qrel.query_id, qrel.doc_id):
-                if not name or set(name) & set("\t\r\n"):
-                    raise InputError(f"{path}: id {quoted(name)} is empty or has a tab or a new line")
+                if not name or set(name) & set("\t\r\n") or name.startswith('"'):
+                    raise InputError(
+                        f"{path}: id {quoted(name)} is empty, has a tab or a new line, or begins with a "
+                        "quote, which BEIR's loader takes for something else"
+                    )
             file.write(f"{qrel.query_id}\t{qrel.doc_id}\t{qrel.relevance}\n".encode())
     return count
 
 
-def _read(path: str | Path, line_type: type[Any], key: str, refused: Refuse | None) -> Iterator[Any]:
+def _read(
+    path: str | Path,
+    line_type: type[Any],
+    key: str,
+    refused: Refuse | None,
+    unread: Counter[str] | None,
+) -> Iterator[Any]:
     decoder = msgspec.json.Decoder(line_type)
     seen = KeySet()
 
     def decode(line: bytes, place: str) -> Any:
         decoded = decode_line(decoder, line, place)
-        if not seen.add((getattr(decoded, key),)):
-            raise InputError(f"{place}: duplicate _id {quoted(getattr(decoded, key))}; keep one of them")
+        name = getattr(decoded, key)
+        if not isinstance(name, str):
+            _tell(f"{path}: ids that are numbers, such as {name}, are read as text")
+        if not seen.add((str(name),)):
+            raise InputError(f"{place}: duplicate _id {quoted(name)}; keep one of them")
+        count_unread(line, ("_id", "text", "title"), unread)
         return decoded
 
     return checked_lines(path, decode, refused)
 
 
-def _qrel(fields: list[str], place: str) -> Qrel:
+def _qrel(fields: list[str], place: str, path: str | Path) -> Qrel:
+    if len(fields) == 4:
+        _tell(f"{path}: four columns are read as TREC's (query_id 0 doc_id relevance)")
+        fields = [fields[0], *fields[2:]]
     if len(fields) != 3:
         raise InputError(
-            f"{place}: expected 3 columns between tabs ({' '.join(_HEADER)}), got {quoted(fields)}"
+            f"{place}: expected 3 columns between tabs ({' '.join(_HEADER)}), got {quoted(fields)}; qrels "
+            "with spaces are TREC's: name the file .qrels or .txt, or convert it --from trec-qrels"
         )
     query_id, doc_id, relevance = fields
-    try:
-        value = int(relevance)
-    except ValueError:
-        raise InputError(f"{place}: score {quoted(relevance)} is not an integer") from None
+    value = whole_number(relevance, place, "score", path)
     if not query_id or not doc_id:
         raise InputError(f"{place}: an id is empty in {quoted(fields)}")
     return Qrel(query_id=query_id, doc_id=doc_id, relevance=value)
@@ -150,6 +186,23 @@ def _text(line: bytes, place: str) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8: {error}") from error
+
+
+def whole_number(text: str, place: str, name: str, path: str | Path) -> int:
+    """Return a whole number, written as `1` or, with a warning, `1.0`; else raise InputError."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError, OverflowError):
+        if (value := float(text)) == int(value):
+            _tell(f"{path}: {name} is written as {quoted(text)} and read as {int(value)}")
+            return int(value)
+    raise InputError(
+        f"{place}: {name} {quoted(text)} is not a whole number; qrels have grades such as 0, 1, 2"
+    )
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, InputWarning, stacklevel=3)
 
 
 def _document_row(document: Document) -> dict[str, str]:

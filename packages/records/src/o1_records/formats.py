@@ -33,11 +33,23 @@ RECORD_TYPES: dict[str, type[Record]] = {
 
 @dataclass(frozen=True)
 class Format:
-    """`holds` is the one record type of the format, or None where it holds any."""
+    """A format: how it is read and written, and what it knows beyond that.
+
+    Attributes:
+        holds: its one record type, or None where it holds any.
+        read: yields the records of a path.
+        write: writes records to a path; returns how many.
+        counts_unread: `read` takes `unread`, a counter of the fields that records have no place for.
+        named_columns: `read` takes `columns`, what a file calls its columns.
+        fixed_width: `write` takes `negatives`, how many every row has.
+    """
 
     holds: type[Record] | None
     read: Callable[..., Iterator[Any]]
     write: Callable[..., int]
+    counts_unread: bool = False
+    named_columns: bool = False
+    fixed_width: bool = False
 
 
 def _read_any(path: Path, record_type: type[Record], refused: Refuse | None) -> Iterator[Record]:
@@ -64,12 +76,13 @@ FORMATS: dict[str, Format] = {
     "jsonl": Format(None, _read_any, _write_any),
     "parquet": Format(None, _read_parquet, _write_parquet),
     "flagembedding": Format(Example, flagembedding.read, flagembedding.write),
-    "tevatron": Format(Example, tevatron.read, tevatron.write),
-    "triplets": Format(Example, triplets.read, triplets.write),
+    "tevatron": Format(Example, tevatron.read, tevatron.write, counts_unread=True),
+    "triplets": Format(Example, triplets.read, triplets.write, named_columns=True, fixed_width=True),
+    "pairs": Format(Example, triplets.read_pairs, triplets.write_pairs, named_columns=True),
     "trec-run": Format(Hit, trec.read_run, trec.write_run),
     "trec-qrels": Format(Qrel, trec.read_qrels, trec.write_qrels),
-    "beir-corpus": Format(Document, beir.read_corpus_file, beir.write_corpus_file),
-    "beir-queries": Format(Query, beir.read_queries_file, beir.write_queries_file),
+    "beir-corpus": Format(Document, beir.read_corpus_file, beir.write_corpus_file, counts_unread=True),
+    "beir-queries": Format(Query, beir.read_queries_file, beir.write_queries_file, counts_unread=True),
     "beir-qrels": Format(Qrel, beir.read_qrels_file, beir.write_qrels_file),
 }
 
@@ -85,19 +98,25 @@ def format_of(path: Path, named: str | None) -> str:
 
 
 def read(
-    path: Path, name: str, record_type: type[Record] | None, refused: Refuse | None = None
+    path: Path,
+    name: str,
+    record_type: type[Record] | None,
+    refused: Refuse | None = None,
+    **options: Any,
 ) -> Iterator[Record]:
-    """Yield the records of a file of format `name`."""
+    """Yield the records of a file of format `name`; `options` are those that its `Format` says it takes."""
     kind = FORMATS[name]
     if kind.holds is None:
         return kind.read(path, record_type, refused)
-    return kind.read(path, refused=refused)
+    return kind.read(path, refused=refused, **options)
 
 
-def write(path: Path, name: str, records: Iterable[Record], record_type: type[Record]) -> int:
+def write(path: Path, name: str, records: Iterable[Record], record_type: type[Record], **options: Any) -> int:
     """Write records as a file of format `name`; returns how many."""
     kind = FORMATS[name]
-    return kind.write(path, records, record_type) if kind.holds is None else kind.write(path, records)
+    if kind.holds is None:
+        return kind.write(path, records, record_type)
+    return kind.write(path, records, **options)
 
 
 def record_type_of(names: Iterable[str], typed: str | None) -> type[Record]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, atomic_write, open_output, quoted
+from o1_records.files import InputError, open_output, quoted
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, Refused, checked_lines
 from o1_records.types import Record
@@ -73,7 +73,7 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
 def quarantine(path: str | Path) -> Iterator[tuple[Refuse, list[int]]]:
     """Open a file for Refused records, and collect the numbers of the lines that go into it."""
     numbers: list[int] = []
-    with atomic_write(path) as file:
+    with open_output(path) as file:
 
         def keep(refused: Refused) -> None:
             numbers.append(refused.line)

@@ -1,12 +1,15 @@
-"""Lines of text files in bounded memory, and what becomes of those that are refused."""
+"""Lines of files, or rows of Parquet, in bounded memory, and what becomes of those that are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
-from o1_records.files import InputError, open_input
+import msgspec
+
+from o1_records.files import InputError, MissingExtraError, open_input, plain_name
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -15,6 +18,8 @@ MAX_LINE_BYTES = 64 * 2**20
 _KEPT_OF_LONG = 1000
 _SKIP_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
+_ROWS = 1000
+"""Of a Parquet file, decoded at a time."""
 
 
 class Refused(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,22 +40,35 @@ def checked_lines(
 ) -> Iterator[T]:
     """Yield `decode(line, place)` of every line that is not blank; place is `path:number`.
 
-    A line that `decode` refuses with InputError, that is longer than 64 MiB, has a NUL byte or a
-    byte order mark, ends the reading, or goes to `refused` where that is given.
+    A row of a `.parquet` file is a line: a JSON object without the fields that are null. A line that
+    `decode` refuses with InputError, that is longer than 64 MiB, has a NUL byte or a byte order mark,
+    ends the reading, or goes to `refused` where that is given.
     """
+    if is_parquet(path):
+        yield from _decoded(path, _rows_as_lines(path), decode, refused)
+        return
     with open_input(path) as file:
-        for number, line, problem in _lines(file):
-            place = f"{path}:{number}"
-            try:
-                if problem:
-                    raise InputError(f"{place}: {problem}")
-                value = decode(line, place)
-            except InputError as error:
-                if refused is None:
-                    raise
-                refused(_refused(number, line, str(error)))
-                continue
-            yield value
+        yield from _decoded(path, _lines(file), decode, refused)
+
+
+def _decoded(
+    path: str | Path,
+    lines: Iterable[tuple[int, bytes, str]],
+    decode: Callable[[bytes, str], T],
+    refused: Refuse | None,
+) -> Iterator[T]:
+    for number, line, problem in lines:
+        place = f"{path}:{number}"
+        try:
+            if problem:
+                raise InputError(f"{place}: {problem}")
+            value = decode(line, place)
+        except InputError as error:
+            if refused is None:
+                raise
+            refused(_refused(number, line, str(error)))
+            continue
+        yield value
 
 
 def numbered_lines(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -79,6 +97,61 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, str]]:
         line = line.strip(b"\r\n \t")
         if line:
             yield number, line, problem
+
+
+def is_parquet(path: str | Path) -> bool:
+    """Return whether a file's name says that it is Parquet. Raises InputError for one that is compressed."""
+    if Path(plain_name(path)).suffix != ".parquet":
+        return False
+    if Path(path).suffix != ".parquet":
+        raise InputError(f"{path}: Parquet compresses its own columns; name it {plain_name(path)}")
+    return True
+
+
+def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, with the fields that are null; needs the `[parquet]` extra."""
+    pa, pq = _pyarrow()
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def write_parquet_rows(file: IO[bytes], lines: Callable[[], Iterable[bytes]]) -> None:
+    """Write JSON objects as the rows of a Parquet file; `lines` is called twice, first for the types."""
+    pa, pq = _pyarrow()
+
+    def batches() -> Iterator[Any]:
+        remaining = iter(lines())
+        while some := list(itertools.islice(remaining, _ROWS)):
+            yield pa.Table.from_pylist([msgspec.json.decode(line) for line in some])
+
+    schema = pa.unify_schemas(
+        [pa.schema([]), *(batch.schema for batch in batches())], promote_options="permissive"
+    )
+    with pq.ParquetWriter(file, schema) as writer:
+        for batch in batches():
+            writer.write_table(pa.Table.from_pylist(batch.to_pylist(), schema=schema))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("o1-records", "parquet", "a Parquet file") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _rows_as_lines(path: str | Path) -> Iterator[tuple[int, bytes, str]]:
+    for number, row in enumerate(parquet_rows(path), 1):
+        fields = {name: value for name, value in row.items() if value is not None}
+        try:
+            yield number, msgspec.json.encode(fields), ""
+        except (TypeError, ValueError, UnicodeError) as error:
+            yield number, repr(fields).encode(errors="backslashreplace")[:_KEPT_OF_LONG], str(error)
 
 
 def _skip_rest(file: IO[bytes], line: bytes) -> None:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, MissingExtraError, atomic_write, quoted
+from o1_records.files import InputError, MissingExtraError, atomic_write, plain_name, quoted
 from o1_records.jsonl import encode
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, Refused
+from o1_records.lines import Refuse, Refused, parquet_rows
 from o1_records.types import Record
 
 try:
@@ -23,7 +23,7 @@ except ImportError as error:
 
 RecordT = TypeVar("RecordT", bound=Record)
 
-_ROWS = 1000  # decoded at a time
+_ROWS = 1000  # written at a time
 _TYPES: dict[type, Any] = {
     msgspec.inspect.StrType: pa.string(),
     msgspec.inspect.IntType: pa.int64(),
@@ -34,7 +34,7 @@ _TYPES: dict[type, Any] = {
 def read(path: str | Path, record_type: type[RecordT], *, refused: Refuse | None = None) -> Iterator[RecordT]:
     """Yield the rows as records in order, each checked. Raises InputError with file and row."""
     seen = KeySet()
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(parquet_rows(path), start=1):
         place = f"{path}: row {number}"
         try:
             try:
@@ -54,6 +54,8 @@ def read(path: str | Path, record_type: type[RecordT], *, refused: Refuse | None
 
 def write(path: str | Path, records: Iterable[RecordT], record_type: type[RecordT]) -> int:
     """Write records of one type to a file that appears whole or not at all; returns how many."""
+    if plain_name(path) != Path(path).name:
+        raise InputError(f"{path}: Parquet compresses its own columns; name it {plain_name(path)}")
     schema = _schema(record_type)
     decoder = msgspec.json.Decoder(record_type)
     seen = KeySet()
@@ -71,15 +73,6 @@ def write(path: str | Path, records: Iterable[RecordT], record_type: type[Record
                 raise InputError(f"{path}: {error}") from error
             written += len(batch)
     return written
-
-
-def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _schema(record_type: type[Record]) -> Any:

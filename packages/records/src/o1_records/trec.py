@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from o1_records.files import InputError, open_output, quoted
+from o1_records.beir import whole_number
+from o1_records.files import InputError, InputWarning, open_output, quoted
 from o1_records.keys import KeySet
 from o1_records.lines import Refuse, checked_lines
 from o1_records.types import Hit, Qrel
@@ -16,17 +18,29 @@ Number = TypeVar("Number", int, float)
 
 
 def read_run(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Hit]:
-    """Yield the hits of a run in file order. Raises InputError with file and line."""
+    """Yield the hits of a run in file order. Raises InputError with file and line.
+
+    A run that counts ranks from 0 is read, with a warning, as one that counts them from 1.
+    """
     seen = KeySet()
+    first: int | None = None
 
     def decode(line: bytes, place: str) -> Hit:
+        nonlocal first
         fields = _fields(line, place, 6, "query_id Q0 doc_id rank score tag")
         query_id, _, doc_id, rank, score, _ = fields
+        number = _number(rank, int, place, "rank")
+        if first is None:
+            first = 0 if number == 0 else 1
+            if not first:
+                warnings.warn(f"{path}: ranks count from 0, and are read from 1", InputWarning, stacklevel=2)
+        if number < first:
+            raise InputError(f"{place}: rank {number}, where the run began with ranks from 1; number it anew")
         hit = Hit(
             query_id=query_id,
             doc_id=doc_id,
             score=_number(score, float, place, "score"),
-            rank=_number(rank, int, place, "rank"),
+            rank=number + 1 - first,
         )
         _refuse_repeat(seen, query_id, doc_id, place)
         return hit
@@ -60,7 +74,7 @@ def read_qrels(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Q
         qrel = Qrel(
             query_id=query_id,
             doc_id=doc_id,
-            relevance=_number(relevance, int, place, "relevance"),
+            relevance=whole_number(relevance, place, "relevance", path),
         )
         _refuse_repeat(seen, query_id, doc_id, place)
         return qrel

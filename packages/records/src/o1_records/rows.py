@@ -1,0 +1,94 @@
+"""Rows of foreign formats on their way out: the same fields in all, and counts of what has no place."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from o1_records.files import InputError, InputWarning, atomic_write, open_output, quoted
+from o1_records.lines import is_parquet, write_parquet_rows
+from o1_records.types import Example
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as JSON lines, or as Parquet where the name ends in `.parquet`; returns how many.
+
+    What one row has, all have: readers such as `datasets` take the columns from the first rows and fail
+    at one that comes later. A row without a text has "" for it, without anything else null.
+    """
+    fields: dict[str, Any] = {}
+    uneven, count = False, 0
+    with tempfile.TemporaryFile() as spool:
+        for row in rows:
+            uneven = uneven or (count > 0 and row.keys() != fields.keys())
+            fields |= {name: "" if isinstance(value, str) else None for name, value in row.items()}
+            count += 1
+            try:
+                spool.write(msgspec.json.encode(row) + b"\n")
+            except (UnicodeError, TypeError, OverflowError) as error:
+                raise InputError(f"{path}: row {count}: {error}; in {quoted(row)}") from error
+
+        def lines() -> Iterator[bytes]:
+            spool.seek(0)
+            if not uneven:
+                yield from spool
+                return
+            for line in spool:
+                yield msgspec.json.encode({**fields, **msgspec.json.decode(line)}) + b"\n"
+
+        _write_lines(path, lines)
+    return count
+
+
+def _write_lines(path: str | Path, lines: Any) -> None:
+    if is_parquet(path):
+        with atomic_write(path) as file:
+            write_parquet_rows(file, lines)
+        return
+    out: IO[bytes]
+    with open_output(path) as out:
+        for line in lines():
+            out.write(line)
+
+
+class Left:
+    """Counts what a format has no place for; `tell` it when the file is written."""
+
+    def __init__(self, path: str | Path, name: str, holds: Set[str] = frozenset()) -> None:
+        self._path, self._name, self._holds = path, name, holds
+        self._counts: Counter[str] = Counter()
+
+    def count(self, example: Example) -> None:
+        """Count what of an example is beyond the format."""
+        self._counts.update(name for name in _PARTS if name not in self._holds and getattr(example, name))
+
+    def add(self, what: str) -> None:
+        """Count something else."""
+        self._counts[what] += 1
+
+    def tell(self) -> None:
+        """Give an InputWarning with the counts, if there is anything."""
+        if self._counts:
+            told = ", ".join(f"{name} ({count})" for name, count in self._counts.items())
+            warnings.warn(
+                f"{self._path}: left out, because {self._name} has no place for it: {told}",
+                InputWarning,
+                stacklevel=3,
+            )
+
+
+def count_unread(line: bytes, known: Iterable[str], unread: Counter[str] | None) -> None:
+    """Count the fields of a JSON object that are not known, unless nobody asks."""
+    if unread is not None:
+        fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+        unread.update(name for name in fields if name not in known)
+
+
+_PARTS = ("thought", "teacher_scores", "reasoning_query", "dataset", "group_size", "batch_size")
+"""What an example may have beyond its query and documents."""
