@@ -33,6 +33,11 @@ def test_stops_belong_to_an_answer_that_was_begun(style: Style):
     assert style.max_tokens > 0
 
 
+def test_only_code_avoids_what_opens_docstrings_and_comments():
+    for style in STYLES.values():
+        assert style.avoid == (('"""', "'''", "#") if style.form == "code" else ())
+
+
 @pytest.mark.parametrize(
     ("answer", "continued", "kept"),
     [

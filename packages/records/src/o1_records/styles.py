@@ -40,6 +40,7 @@ class Style:
         stop: where an answer that began with `prefix` ends.
         max_tokens: tokens that are enough for it.
         form: what `clean` keeps: all of the answer, its code, or its lines as one line of keywords.
+        avoid: tokens with any of these in their text are not chosen, where tokens can be banned.
     """
 
     instruction: str
@@ -47,6 +48,7 @@ class Style:
     stop: tuple[str, ...] = ()
     max_tokens: int = 64
     form: Literal["text", "code", "keywords"] = "text"
+    avoid: tuple[str, ...] = ()
 
     def ask(self, text: str) -> str:
         """Return the message that asks for a thought about a text."""
@@ -77,7 +79,13 @@ def _code(answer: str, *, inside: bool) -> str:
     return answer[start : closing.start() if closing else None].strip("\n").rstrip()
 
 
-_PYTHON = {"prefix": "```python\n", "stop": ("```",), "form": "code"}
+# without a docstring and comments, on which small models spend their tokens
+_PYTHON = {
+    "prefix": "```python\n",
+    "stop": ("```",),
+    "form": "code",
+    "avoid": ('"""', "'''", "#"),
+}
 
 QUERY_STYLES: Mapping[str, Style] = MappingProxyType(
     {

@@ -37,7 +37,8 @@ _IDENTITY = (
     "[0-9]_*/*.json",
     "[0-9]_*/*.safetensors",
 )
-_NOT_IDENTITY = ("o1_certificate.json", "o1_training.json")  # they describe a model and do not change it
+# they describe a model and do not change it
+_NOT_IDENTITY = ("o1_certificate.json", "o1_training.json", "o1_calibration.json")
 
 
 def is_hub_id(name: str | Path) -> bool:
