@@ -289,7 +289,13 @@ def test_an_adapter_that_names_no_base_asks_for_it(stranger):
 
 def test_the_digest_covers_what_changes_vectors_here_or_elsewhere_and_nothing_else(saved):
     before = model_digest(saved)
-    for name in ("README.md", "o1_certificate.json", "o1_training.json", "o1_calibration.json", "training.log"):
+    for name in (
+        "README.md",
+        "o1_certificate.json",
+        "o1_training.json",
+        "o1_calibration.json",
+        "training.log",
+    ):
         (saved / name).write_text("something else")
     assert model_digest(saved) == before
     for name in (

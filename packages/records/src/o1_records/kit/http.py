@@ -1,0 +1,94 @@
+"""Requests to OpenAI-compatible servers: an address that names the model, and a post that is tried again."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from o1_records.files import InputError, quoted
+
+KEY = "OPENAI_API_KEY"
+"""The environment variable with the key that is sent, if it is set."""
+
+_PASSING = (408, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 60.0
+
+Body = TypeVar("Body")
+
+
+class Address(NamedTuple):
+    """Where a server is, and what it calls the model."""
+
+    url: str
+    model: str
+
+
+def is_address(name: object) -> bool:
+    """Return whether a model's name is the address of a server."""
+    return str(name).startswith(("http://", "https://"))
+
+
+def address(name: str) -> Address:
+    """Return the parts of `http://HOST/v1#MODEL`. Raises InputError where one is missing."""
+    try:
+        parts = urlsplit(name)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    if not parts.fragment or not parts.netloc:
+        raise InputError(f"{name}: name the model behind the address, as in http://localhost:8000/v1#MODEL")
+    return Address(parts._replace(fragment="").geturl().rstrip("/"), parts.fragment)
+
+
+def post(
+    url: str,
+    body: Any,
+    answer: type[Body],
+    *,
+    tries: int = 5,
+    timeout: float = 600.0,
+    wait: float = 0.5,
+) -> Body:
+    """Post JSON and return what the server answers, decoded as `answer`.
+
+    A server that is busy or cannot be reached is asked again, up to `tries` times in all: after `wait`
+    seconds and then twice as long each time, or when it says (Retry-After).
+
+    Raises:
+        InputError: the server refuses, cannot be reached, or answers something else.
+    """
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(KEY):
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, msgspec.json.encode(body), headers)
+    for attempt in range(tries):
+        pause = wait * 2**attempt
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                content = response.read()
+            return msgspec.json.decode(content, type=answer)
+        except urllib.error.HTTPError as error:
+            message = f"status {error.code}: {quoted(error.read(500).decode(errors='replace'))}"
+            again = error.code in _PASSING
+            pause = _retry_after(error, pause)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            message, again = f"{error}; is it an OpenAI-compatible server?", False
+        except (OSError, http.client.HTTPException) as error:  # the latter: it broke off
+            message, again = str(error), True
+        if not again or attempt == tries - 1:
+            break
+        time.sleep(min(pause, _LONGEST_WAIT))
+    raise InputError(f"{url}: {message}")
+
+
+def _retry_after(error: urllib.error.HTTPError, pause: float) -> float:
+    try:
+        return max(pause, float(error.headers.get("Retry-After", "")))
+    except ValueError:  # it may be a date
+        return pause
