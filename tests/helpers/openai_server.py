@@ -4,8 +4,8 @@
 with openai_server(embed=encode, chat=answer) as server:
     ServedEmbedder(f"{server.url}#tiny")
 ```
-`embed` gives vectors of texts, `chat` the text of an answer to a body; `server.asked` has every body so far, and
-`server.refusals` statuses that the next requests are answered with.
+`embed` gives vectors of texts, `chat` the text of an answer to a body; `server.asked` has every body so far,
+and `server.refusals` statuses that the next requests are answered with.
 """
 
 import contextlib

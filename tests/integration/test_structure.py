@@ -32,6 +32,7 @@ STAGES = {
     "model": {
         "encoding": "tokens to vectors",
         "thinking": "decoding thoughts and using them",
+        "retriever": "any embedding model with thoughts, calibrated",
         "checkpoint": "a model on disk",
         "training": "data, losses, steps, saving",
         "serving": "requests to answers",
