@@ -32,6 +32,8 @@ class FaultServer:
     seed, or is "" for a good answer. `say(request, text)` is what a good answer says. `answered`
     counts good answers per (text, seed), `asked` requests of any end. With `streams` it streams
     where it is asked to. `capacity` is how many requests at once it takes before it answers 429.
+    `finish(request, text)` is the finish_reason. `respond(request, text)` answers in the place of all that,
+    with status, headers and body, unless it returns None. Without `models` it has no list of them.
     """
 
     def __init__(
@@ -39,15 +41,21 @@ class FaultServer:
         fault: Callable[[str, int], str] = lambda text, attempt: "",
         *,
         delay: tuple[float, float] = (0.0, 0.0),
-        models: Sequence[dict[str, str]] = ({"id": "echo"},),
+        models: Sequence[dict[str, str]] | None = ({"id": "echo"},),
         say: Callable[[dict, str], str] | None = None,
+        finish: Callable[[dict, str], str] = lambda request, text: "stop",
+        respond: Callable[[dict, str], tuple[int, str, bytes] | None] = lambda request, text: None,
+        port: int = 0,
         streams: bool = False,
         capacity: int = 10**9,
         keep: bool = True,
         answers_as: str | None = None,
     ) -> None:
-        self.fault, self.delay, self.models, self.streams = fault, delay, list(models), streams
+        self.fault, self.delay, self.streams, self.port = fault, delay, streams, port
+        self.models = None if models is None else list(models)
         self.say = say or (lambda request, text: f"a thought about {text} with seed {request['seed']}")
+        self.finish, self.respond = finish, respond
+        self.heads: list[str] = []
         self.capacity, self.keep, self.answers_as = capacity, keep, answers_as
         self.refused = 0
         self.asked: Counter[tuple[str, int]] = Counter()
@@ -82,7 +90,7 @@ class FaultServer:
 
     async def main(self, opened: Callable[[], None] = lambda: None) -> None:
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=500)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=500)
         self.port = server.sockets[0].getsockname()[1]
         if hasattr(self, "_ready"):
             self._ready.set()
@@ -103,9 +111,14 @@ class FaultServer:
                 key = re.search(rb"authorization: Bearer (\S+)", head, re.IGNORECASE)
                 if key:
                     self.keys.add(key.group(1).decode())
-                if head.startswith(b"GET /v1/models "):
+                self.heads.append(head.decode())
+                method, target, _ = head.split(b" ", 2)
+                path = target.partition(b"?")[0]
+                if (method, path) == (b"GET", b"/v1/models") and self.models is not None:
                     send(writer, 200, json.dumps({"object": "list", "data": self.models}))
-                elif head.startswith(b"POST /v1/chat/completions "):
+                elif (method, path) == (b"POST", b"/v1/chat/completions") and body == b"{}":
+                    send(writer, 400, '{"error": {"message": "no model"}}')
+                elif (method, path) == (b"POST", b"/v1/chat/completions"):
                     self._at_once += 1
                     self.most_at_once = max(self.most_at_once, self._at_once)
                     try:
@@ -121,22 +134,26 @@ class FaultServer:
             writer.close()
 
     async def _complete(self, request: dict, writer: asyncio.StreamWriter) -> None:
-        prompt = request["messages"][-1]["content"]
+        prompt = [m["content"] for m in request["messages"] if m["role"] == "user"][-1]
         if self.keep:
             self.prompts.append(prompt)
             self.requests.append(request)
         text = asked_text(prompt)
-        key = (text, request["seed"])
+        key = (text, request.get("seed", 0))
         self.asked[key] += 1
         fault = self.fault(text, self.asked[key])
         if self._at_once > self.capacity:
             self.refused += 1
             fault = "429"
         await asyncio.sleep(random.uniform(*self.delay))
-        if request["model"] not in {card["id"] for card in self.models}:
+        if (own := self.respond(request, text)) is not None:
+            status, headers, own_body = own
+            return send(writer, status, own_body, headers)
+        if self.models is not None and request["model"] not in {card["id"] for card in self.models}:
             return send(writer, 404, '{"message": "no such model"}')
         contents = [self.say(request, text) for _ in range(request.get("n", 1))]
-        body = good_answer(contents, self.answers_as or request["model"])
+        ends = self.finish(request, text)
+        body = good_answer(contents, self.answers_as or request["model"], ends)
         if fault == "stall":
             send_part(writer, body)
             await asyncio.sleep(60)
@@ -149,7 +166,7 @@ class FaultServer:
         else:
             assert not fault, fault
             if self.streams and request.get("stream"):
-                send_stream(writer, good_stream(contents, self.answers_as or request["model"]))
+                send_stream(writer, good_stream(contents, self.answers_as or request["model"], ends))
             else:
                 send(writer, 200, body)
             await writer.drain()
@@ -158,16 +175,19 @@ class FaultServer:
 
 
 def asked_text(prompt: str) -> str:
-    """The query of a prompt: what stands between its last fences."""
-    return re.findall(r"(`{3,})\n(.*?)\n\1", prompt, re.DOTALL)[-1][1]
+    """The query of a prompt: what stands before its cue, else between its last fences, else all of it."""
+    _, found, rest = prompt.partition("\nQuery:\n")
+    if found and rest.endswith("\nResponse:"):
+        return rest.removesuffix("\nResponse:")
+    return [("", prompt), *re.findall(r"(`{3,})\n(.*?)\n\1", prompt, re.DOTALL)][-1][1]
 
 
-def good_answer(contents: Sequence[str], model: str = "echo") -> str:
+def good_answer(contents: Sequence[object], model: str = "echo", finish_reason: str | None = "stop") -> str:
     choices = [
-        {"index": n, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        {"index": n, "message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
         for n, content in enumerate(contents)
     ]
-    words = sum(len(content.split()) for content in contents)
+    words = sum(len(str(content).split()) for content in contents)
     usage = {"prompt_tokens": 7, "completion_tokens": words}
     return json.dumps({"model": model, "choices": choices, "usage": usage})
 
@@ -180,14 +200,14 @@ def delta(index: int, finish_reason: str | None = None, **fields: str) -> dict:
     return {"index": index, "delta": fields, "finish_reason": finish_reason}
 
 
-def good_stream(contents: Sequence[str], model: str = "echo") -> list[bytes]:
+def good_stream(contents: Sequence[str], model: str = "echo", finish_reason: str = "stop") -> list[bytes]:
     """Events: a role, a word at a time, the end of each choice, the usage, [DONE]."""
     events = []
     for index, content in enumerate(contents):
         events.append(event(model=model, choices=[delta(index, role="assistant", content="")]))
         words = re.findall(r"\s*\S+|\s+$", content)
         events += [event(model=model, choices=[delta(index, content=word)]) for word in words]
-        events.append(event(model=model, choices=[delta(index, "stop")]))
+        events.append(event(model=model, choices=[delta(index, finish_reason)]))
     words = sum(len(content.split()) for content in contents)
     usage = {"prompt_tokens": 7, "completion_tokens": words}
     return [*events, event(model=model, choices=[], usage=usage), b"data: [DONE]\n\n"]
@@ -231,8 +251,8 @@ async def bad_stream(writer: asyncio.StreamWriter, fault: str, content: str) -> 
     writer.write(chunk(b""))
 
 
-def send(writer: asyncio.StreamWriter, status: int, body: str, headers: str = "") -> None:
-    encoded = body.encode()
+def send(writer: asyncio.StreamWriter, status: int, body: str | bytes, headers: str = "") -> None:
+    encoded = body.encode() if isinstance(body, str) else body
     head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(encoded)}\r\n{headers}\r\n"
     writer.write(head.encode() + encoded)
 

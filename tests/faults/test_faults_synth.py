@@ -241,7 +241,7 @@ def test_f2_a_journal_whose_log_is_cut_anywhere_keeps_whole_rows_and_goes_on(tmp
             kept = {thought.query_id: thought for thought in again.thoughts(1)}
             assert all(kept[thought.query_id] == thought for thought in thoughts[: len(kept)])
             seen.add(len(kept))
-            left = {query.query_id for query, _ in again.remaining(1, 1)}
+            left = {query.query_id for query, _, _ in again.remaining(1, 1)}
             assert left == {query.query_id for query in queries(40)} - kept.keys()
     assert seen == {37, 38, 39}
 
@@ -415,8 +415,8 @@ def test_f12_f15_hostile_texts_come_back_as_they_are_under_their_own_query(serve
     for thought in read_jsonl(out, Thought):
         assert thought.text == f"A{thought.source.seed} {text_of[thought.query_id]} Z"
     for request in server.requests:
-        assert [message["role"] for message in request["messages"]] == ["user"]
-        assert fault_server.asked_text(request["messages"][0]["content"]) in NASTY
+        assert [message["role"] for message in request["messages"]] == ["system", "user"]
+        assert fault_server.asked_text(request["messages"][-1]["content"]) in NASTY
 
 
 @pytest.mark.parametrize("streams", [False, True])

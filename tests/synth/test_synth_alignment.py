@@ -7,11 +7,11 @@ import random
 import pytest
 
 from o1_records import InputError, Query, Source, Thought, read_jsonl, write_jsonl
-from o1_synth import ChatExpert, NoThought, Reply, Retry, Sampling, think
+from o1_synth import ChatExpert, Job, NoThought, Reply, Retry, Sampling, think
 from o1_synth.expert import sample_seed
 from o1_synth.job.draw import Failure
 
-QUICK = Retry(timeout=1.0, attempts=4, pause=0.01)
+QUICK = Retry(timeout=1.0, attempts=4, pause=0.01, patience=0.0)
 
 
 def queries(count):
@@ -50,7 +50,7 @@ def test_one_attempt_in_four_may_fail_in_any_way(serve, tmp_path, faults):
     server = serve(lambda text, attempt: rng.choice(faults) if rng.random() < 0.25 else "")
     asked = queries(60)
     out = tmp_path / "t.jsonl"
-    retry = Retry(timeout=0.3, attempts=8, pause=0.01)
+    retry = Retry(timeout=0.3, attempts=8, pause=0.01, patience=0.0)
     summary = think(asked, ChatExpert(server.base_url, "echo", retry=retry), out=out)
     check_alignment(thoughts_in(out), asked)
     assert summary.thoughts + summary.failed == 180
@@ -108,7 +108,9 @@ def test_retry_after_is_waited_for(serve, tmp_path):
     think(queries(1), expert, out=tmp_path / "t.jsonl", samples=1)
     assert waited == [0.05]
     assert pause(1, 0.05) == 0.05
-    assert pause(1, 1e9) == 60
+    assert pause(1, 1e9) == 1e9
+    own = ChatExpert(server.base_url, "echo")._pause
+    assert 0.25 <= own(1, 0.0) <= 0.75 and own(99, 0.0) == 30
 
 
 def test_an_unknown_model_and_a_silent_address_are_one_clear_sentence(serve):
@@ -142,8 +144,9 @@ def test_a_model_that_goes_away_stops_the_run_and_keeps_what_is_done(serve, tmp_
     server.fault = withdraw
     out = tmp_path / "t.jsonl"
     expert = ChatExpert(server.base_url, "echo")
-    with pytest.raises(InputError, match="refuses model 'echo'"):
-        think(queries(8), expert, out=out, samples=1, concurrency=1)
+    alike = "the last 3 requests all failed alike: http_status: 404: 'no such model'"
+    with pytest.raises(InputError, match=alike):
+        think(queries(8), expert, out=out, samples=1, concurrency=1, job=Job(give_up=3))
     assert not out.exists()
     server.models, server.fault = [{"id": "echo"}], lambda text, attempt: ""
     assert think(queries(8), expert, out=out, samples=1).asked == 5

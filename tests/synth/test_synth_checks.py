@@ -58,8 +58,19 @@ def test_half_a_passage_copied_is_a_leak():
     passage = " ".join(words)
     assert leaks(passage, f"I think: {passage}!")
     assert leaks(passage, " ".join(words[:30]).upper())
-    assert not leaks(passage, " ".join(words[:15]))
+    ours = " ".join(f"other{n}" for n in range(40))
+    assert not leaks(passage, f"{ours} {' '.join(words[:15])}")
     assert not leaks("blue sky", "blue sky")
+
+
+def test_a_text_of_which_half_is_a_passage_is_a_leak_however_long_the_passage_is():
+    words = [f"word{n}" for n in range(400)]
+    passage = " ".join(words)
+    assert leaks(passage, " ".join(words[100:130]))
+    assert leaks(passage, " ".join(words[100:130]) + " and so on, as said")
+    assert not leaks(passage, " ".join(words[100:110]) + " " + " ".join(f"other{n}" for n in range(30)))
+    query = " ".join(words[100:130])
+    assert not leaks(passage, query, query), "what the query says itself is no secret"
 
 
 def test_loops_are_known_wherever_they_begin():
@@ -132,13 +143,14 @@ def run(server, out, checks=None, **job):
 def test_what_fails_a_check_is_drawn_again_with_another_seed(serve, tmp_path, fault):
     def say(request, text):
         first = sum(r["messages"] == request["messages"] for r in server.requests) <= 2
-        return BAD[fault] if first and "number 1 " in text else f"{THOUGHT} {request['seed']} {text}"
+        said = f"{BAD[fault]} {request['seed']}"
+        return said if first and "number 1 " in text else f"{THOUGHT} {request['seed']} {text}"
 
     server = serve(say=say)
     summary = run(server, tmp_path / "t.jsonl", checks=None)
     assert summary.failed == 0
     texts = [thought.text for thought in read_jsonl(tmp_path / "t.jsonl", Thought)]
-    assert BAD[fault] not in texts
+    assert not any(text.startswith(BAD[fault]) for text in texts)
     assert len({request["seed"] for request in server.requests}) == len(server.requests)
 
 
@@ -148,7 +160,11 @@ def test_what_goes_on_failing_a_check_is_a_typed_failure_and_never_a_thought(ser
         names=("refusal", "echo", "loop", "language", "leak"),
         passages=lambda query: [" ".join(f"gold{n}" for n in range(30))],
     )
-    server = serve(say=lambda request, text: BAD[fault] if "number 1 " in text else f"{THOUGHT} {text}")
+
+    def say(request, text):
+        return f"{BAD[fault] if 'number 1 ' in text else THOUGHT} {request['seed']}"
+
+    server = serve(say=say)
     summary = run(server, tmp_path / "t.jsonl", checks, redraws=1)
     assert summary.failures == {fault: 2}
     failures = list(read_jsonl(summary.failures_path, Failure))
@@ -161,7 +177,7 @@ def test_what_goes_on_failing_a_check_is_a_typed_failure_and_never_a_thought(ser
 
 
 def test_near_copies_are_drawn_again_a_bounded_number_of_times_and_are_then_exhausted(serve, tmp_path):
-    server = serve(say=lambda request, text: f"{THOUGHT} {text}")
+    server = serve(say=lambda request, text: f"{THOUGHT} {text} {request['seed']}")
     summary = run(server, tmp_path / "t.jsonl", redraws=2)
     assert (summary.thoughts, summary.exhausted, summary.failed) == (4, 4, 0)
     assert len(server.requests) == 4 + 4 * 3
@@ -170,7 +186,7 @@ def test_near_copies_are_drawn_again_a_bounded_number_of_times_and_are_then_exha
 
 
 def test_a_near_copy_of_a_thought_of_an_earlier_run_is_known(serve, tmp_path):
-    server = serve(say=lambda request, text: f"{THOUGHT} {text}")
+    server = serve(say=lambda request, text: f"{THOUGHT} {text} {request['seed']}")
     expert = ChatExpert(server.base_url, "echo")
     out = tmp_path / "t.jsonl"
     assert think(QUERIES, expert, out=out, samples=1, job=Job(checks=Checks())).thoughts == 4

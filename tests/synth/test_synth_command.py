@@ -50,7 +50,7 @@ def test_failures_give_exit_code_3_and_say_where_they_are_listed(serve, tmp_path
     assert main(common) == 3
     told = capsys.readouterr().err
     assert "3 thoughts about 2 queries" in told
-    assert "3 failed (3 http_status), listed in" in told
+    assert "3 failed (3 http_status, such as 400: 'the prompt is too long'), listed in" in told
     assert f"{out}.failures.jsonl" in told
     server.fault = lambda text, attempt: ""
     assert main(common) == 0

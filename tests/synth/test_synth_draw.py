@@ -10,8 +10,8 @@ import pytest
 
 from o1_records import Document, Example, Hit, InputError, Qrel, Query, Source, Thought, read_jsonl
 from o1_synth import Checks, NoThought, Reason, Reply
-from o1_synth.checks import Known, positives_of
-from o1_synth.job.draw import Failure, draw
+from o1_synth.checks import Known, Passages
+from o1_synth.job.draw import Failure, Spent, draw
 from o1_synth.remix import Domain, annotate, clean, write
 
 QUERY = Query(query_id="q", text="why is the sky blue")
@@ -69,9 +69,10 @@ def test_samples_that_fail_are_drawn_again_and_every_sample_ends(tmp_path, monke
         }
     )
     drawn = asyncio.run(draw(expert, QUERY, range(4), checks=Checks(), redraws=1))
-    assert ends(drawn) == {0: scattered, 1: "short waves are scattered most", 2: "exhausted", 3: "timeout"}
+    assert ends(drawn) == {0: scattered, 1: "short waves are scattered most", 2: "duplicate", 3: "timeout"}
     assert expert.requests == [(QUERY, (0, 1, 2, 3), 0), (QUERY, (1, 2), 1)]
-    assert (drawn.prompt_tokens, drawn.completion_tokens) == (20, 15)
+    assert drawn.spent == Spent(requests=2, prompt_tokens=20, completion_tokens=15)
+    assert [(it.sample, it.draws) for it in drawn.rejected] == [(1, 1), (2, 2)]
     assert drawn.answered_by == {"model-1"}
     assert list(Path().iterdir()) == []
 
@@ -79,7 +80,7 @@ def test_samples_that_fail_are_drawn_again_and_every_sample_ends(tmp_path, monke
 def test_near_copies_of_what_was_there_before_are_known():
     known = Known(["sunlight is scattered by the air"])
     expert = Scripted({(0, 0): "Sunlight is scattered by the air!"})
-    assert ends(asyncio.run(draw(expert, QUERY, [0], checks=Checks(), known=known))) == {0: "exhausted"}
+    assert ends(asyncio.run(draw(expert, QUERY, [0], checks=Checks(), known=known))) == {0: "duplicate"}
 
 
 def test_a_timeout_of_an_experts_own_is_not_the_deadline_of_the_run():
@@ -112,7 +113,7 @@ def test_passages_are_the_positives_of_examples_and_of_judged_documents():
         Qrel(query_id="x", doc_id="b", relevance=2),
     ]
     corpus = [Document(doc_id=name, title=name.upper(), text=f"text {name}") for name in "abc"]
-    passages = positives_of(examples, qrels, corpus)
+    passages = Passages(examples, qrels, corpus)
     assert list(passages(QUERY)) == ["one", "B text b"]
     assert list(passages(Query(query_id="x", text=""))) == ["B text b"]
     assert list(passages(Query(query_id="unknown", text=""))) == []

@@ -14,13 +14,13 @@ from o1_synth.__main__ import main
 from o1_synth.job.draw import Failure
 from o1_synth.job.journal import Journal, JournalReader
 from o1_synth.job.watch import Prices
-from o1_synth.prompt import read_template
+from o1_synth.template import read_template
 
 QUERIES = [Query(query_id=f"q{n}", text=f"how does number {n} work") for n in range(20)]
 
 
 def in_a_thread(server, out, **options):
-    expert = ChatExpert(server.base_url, "echo", retry=Retry(timeout=20, pause=0.01))
+    expert = ChatExpert(server.base_url, "echo", retry=Retry(timeout=20, pause=0.01, patience=0))
     thread = threading.Thread(target=lambda: think(QUERIES, expert, out=out, **options))
     thread.start()
     return thread
@@ -172,6 +172,7 @@ def test_elsewhere_than_on_a_terminal_the_progress_is_json(serve, tmp_path, caps
     assert (state["done"], state["failed"], state["in_flight"], state["total"]) == (19, 1, 0, 20)
     assert (state["prompt_tokens"], state["completion_tokens"]) == (19 * 7, 19 * 11)
     assert state["cost"] == pytest.approx(19 * (7 * 1000 + 11 * 2000) / 1e6, abs=1e-4)
+    assert state["all_runs"] == {name: state[name] for name in state["all_runs"]}
     assert {"tokens_per_s", "eta_seconds", "samples_per_s"} <= state.keys()
 
 
@@ -210,11 +211,15 @@ def test_templates_shape_the_prompt_and_the_fingerprint(tmp_path):
         prompt = Prompt(template=read_template(name))
         (message,) = prompt.messages(query)
         assert marker in message["content"]
-        assert "```\nopen {query} a {zip} file\n```" in message["content"]
+        fenced = "```\nopen {query} a {zip} file\n```"
+        assert (fenced in message["content"]) == (name != "keywords")
+        assert "open {query} a {zip} file" in message["content"]
         assert prompt.digest != Prompt().digest
     for text in ("no marker", "{query} {oops}"):
         own.write_text(text)
         with pytest.raises(InputError, match=r"own.txt: has markers"):
             read_template(own)
-    with pytest.raises(InputError, match=r"or one of keywords, paper, reason$"):
+    with pytest.raises(
+        InputError, match=r"or one of function, keywords, o1, paper, passage, reason, snippet$"
+    ):
         read_template("unheard")

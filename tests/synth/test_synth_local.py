@@ -18,7 +18,7 @@ pytestmark = pytest.mark.extra
 
 WORDS = ["alpha", "beta", "gamma", "delta", "omega", "query", "zip", "file", "`", "Query", ":"]
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-ROLES = ["<|user|>", "<|assistant|>"]
+ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 QUERIES = [Query(query_id=f"q{n}", text=f"zip file {WORDS[n]}") for n in range(3)]
 
 
@@ -28,7 +28,8 @@ def model(tmp_path_factory):
     tokenizer = word_tokenizer(WORDS, special=SPECIAL, lowercase=False)
     tokenizer.add_special_tokens({"additional_special_tokens": ROLES})
     tokenizer.chat_template = (
-        "<s>{% for message in messages %}<|user|> {{ message['content'] }} {% endfor %}<|assistant|>"
+        "<s>{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} {% endfor %}"
+        "<|assistant|>"
     )
     folder = tmp_path_factory.mktemp("model")
     return str(save_model(folder, tokenizer=tokenizer, bos_token_id=1, eos_token_id=2))
@@ -130,5 +131,7 @@ def test_one_request_at_a_time_is_asked_of_the_model_whatever_the_concurrency(mo
         think(QUERIES, local(model), out=tmp_path / "t.jsonl", job=Job(n_per_request=0))
     expert = local(model)
     for samples in (3, 5):  # in an event loop each
-        summary = think(QUERIES, expert, out=tmp_path / "t.jsonl", samples=samples, concurrency=9)
+        summary = think(
+            QUERIES, expert, out=tmp_path / "t.jsonl", samples=samples, concurrency=9, job=Job(redraws=9)
+        )
         assert summary.thoughts == 3 * samples

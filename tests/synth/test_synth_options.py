@@ -37,7 +37,7 @@ BOTH = [
     (name, read, out, suffix)
     for name, read in READ
     for other, out in WRITTEN
-    if name == other
+    if name == other and not role_of(out).folder
     for suffix in ("", *role_of(out).beside)
 ]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from o1_records import Document, Example, InputError, Qrel, Query
 from o1_synth import Prompt
-from o1_synth.prompt import TASK, fenced
+from o1_synth.prompt import TASK
+from o1_synth.template import fenced, read_template
 
 # Few ids and texts, so that shared positives, copies and equal queries are common.
 documents = st.builds(
@@ -42,10 +43,11 @@ def squeezed(text):
     query_records,
     st.integers(0, 5),
     st.integers(0, 3),
+    st.integers(0, 4),
 )
-def test_a_prompt_never_shows_a_query_its_own_positive(examples, qrels, query, count, seed):
+def test_a_prompt_never_shows_a_query_its_own_positive(examples, qrels, query, count, seed, sample):
     prompt = Prompt(examples=examples, qrels=qrels, exemplar_count=count, seed=seed)
-    shown = prompt.exemplars(query)
+    shown = prompt.exemplars(query, sample)
     assert len(shown) <= count
     own = [
         document
@@ -87,13 +89,34 @@ def test_a_copy_of_a_positive_known_only_by_its_id_is_not_shown_either():
     assert [exemplar.passage for exemplar in shown] == ["else"]
 
 
-def test_the_message_holds_task_exemplars_instruction_and_query():
+def test_each_sample_has_its_own_exemplars_and_they_do_not_depend_on_the_others():
+    prompt, query = Prompt(examples=POOL, exemplar_count=3), Query(query_id="x", text="t")
+    drawn = [tuple(prompt.exemplars(query, sample)) for sample in range(8)]
+    assert len(set(drawn)) > 5
+    assert drawn == [tuple(prompt.exemplars(query, sample)) for sample in range(8)]
+    contents = [prompt.messages(query, sample)[-1]["content"] for sample in range(8)]
+    assert all(exemplar.passage in content for shown, content in zip(drawn, contents, strict=True)
+               for exemplar in shown)  # fmt: skip
+
+
+def test_the_prompt_of_the_paper_is_laid_out_as_its_public_code_lays_it_out():
     query = Query(query_id="x", text="open a zip file", instruction="Find code.")
-    (message,) = Prompt(examples=POOL, exemplar_count=2).messages(query)
-    assert message["role"] == "user"
-    assert message["content"].startswith(TASK)
-    assert len(re.findall(r"passage \d+", message["content"])) == 2
-    assert message["content"].endswith("```\nFind code.\nopen a zip file\n```\n")
+    system, user = Prompt(examples=POOL, exemplar_count=2).messages(query)
+    assert (system["role"], user["role"]) == ("system", "user")
+    shown = Prompt(examples=POOL, exemplar_count=2).exemplars(query)
+    listed = "".join(f"Query: {it.query}\nResponse: {it.passage}\n" for it in shown)
+    assert user["content"] == (
+        f"Task:\n{TASK}\n\nExamples:\n{listed}\nQuery:\nFind code.\nopen a zip file\nResponse:"
+    )
+    (_, alone) = Prompt().messages(query)
+    assert alone["content"] == f"Task:\n{TASK}\n\nQuery:\nFind code.\nopen a zip file\nResponse:"
+
+
+def test_what_the_template_has_no_place_for_is_refused():
+    with pytest.raises(InputError, match=r"exemplars would not be used: the template has no \{exemplars\}"):
+        Prompt(examples=POOL, template=read_template("snippet"))
+    with pytest.raises(InputError, match=r"task would not be used: the template has no \{task\}"):
+        Prompt("Say it in verse.", template=read_template("reason"))
 
 
 @given(st.text(alphabet="`a{}\n", max_size=30))
@@ -124,13 +147,13 @@ def test_the_digest_names_everything_that_shapes_a_prompt():
 def test_exemplars_end_before_their_budget_and_none_is_cut():
     query = Query(query_id="x", text="t")
     whole = Prompt(examples=POOL, exemplar_count=5)
-    (message,) = whole.messages(query)
+    message = whole.messages(query)[-1]
     for tokens in (0, 10, 30, 60, 10_000):
         prompt = Prompt(examples=POOL, exemplar_count=5, exemplar_tokens=tokens)
         shown = prompt.exemplars(query)
         assert shown == whole.exemplars(query)[: len(shown)]
-        content = prompt.messages(query)[0]["content"]
-        assert (len(content) - len(Prompt().messages(query)[0]["content"])) / 4 <= tokens
+        content = prompt.messages(query)[-1]["content"]
+        assert sum(len(f"Query: {it.query}\nResponse: {it.passage}\n") for it in shown) / 4 <= tokens
         assert all(exemplar.passage in content for exemplar in shown)
     assert content == message["content"]
 
@@ -148,7 +171,8 @@ HOSTILE = [
 def test_whatever_a_text_says_it_stays_between_its_fences(text):
     asked = Query(query_id="z", text=f"other: {text}")
     pool = [Example(query=asked, positives=(Document(doc_id="d", text=text),))]
-    (message,) = Prompt(examples=pool).messages(Query(query_id="x", text=text))
+    prompt = Prompt(examples=pool, template=read_template("reason"))
+    (message,) = prompt.messages(Query(query_id="x", text=text))
     parts = re.findall(r"^(`{3,})\n(.*?)\n\1$", message["content"], re.DOTALL | re.MULTILINE)
     assert [part for _, part in parts] == [asked.text, text, text]
     assert message["role"] == "user"

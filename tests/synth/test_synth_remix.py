@@ -47,6 +47,9 @@ DOCUMENTS = [
 DOMAIN = Domain(name="biology", topic="biology", instruction="Given a post, find help.", group_size=8)
 
 
+CHECKS_OF = WrittenChecks(WritePrompt(DOMAIN))
+
+
 def fenced_texts(prompt: str) -> list[str]:
     return [text for _, text in re.findall(r"(`{3,})\n(.*?)\n\1", prompt, re.DOTALL)]
 
@@ -298,16 +301,16 @@ def test_a_score_is_read_from_any_analysis_or_not_at_all(analysis, number):
 )
 def test_a_written_query_stands_without_its_document(query, reason):
     document = Document(doc_id="d", text="Yeast makes bread rise, and heat sets it for good. " * 5)
-    fault = WrittenChecks().fault(document, f"Hm.\n<query>{query}</query>", "stop")
+    fault = CHECKS_OF.fault(document, f"Hm.\n<query>{query}</query>", "stop")
     assert fault == reason
 
 
 def test_a_copy_of_the_document_is_no_query():
     text = " ".join(f"word{n}" for n in range(60))
     document = Document(doc_id="d", text=text)
-    assert WrittenChecks().fault(document, f"<query>{text}</query>", "stop") == Reason.LEAK
-    assert WrittenChecks().fault(document, f"<query>{text[:200]}</query>", "stop") == Reason.LEAK
-    assert WrittenChecks().fault(document, "I'm sorry, but I can't help.", "stop") == Reason.REFUSAL
+    assert CHECKS_OF.fault(document, f"<query>{text}</query>", "stop") == Reason.LEAK
+    assert CHECKS_OF.fault(document, f"<query>{text[:200]}</query>", "stop") == Reason.LEAK
+    assert CHECKS_OF.fault(document, "I'm sorry, but I can't help.", "stop") == Reason.REFUSAL
 
 
 def test_a_query_is_what_stands_between_the_tags():
@@ -554,4 +557,4 @@ def test_a_template_of_ones_own_needs_its_markers(tmp_path, capsys):
     steps += ["--candidates", str(tmp_path / "r.trec"), "--out", str(tmp_path / "e.jsonl")]
     steps += ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--template", str(tmp_path / "own.txt")]
     assert main(steps) == 4
-    assert "it needs {document} and {query} and may have {instruction}" in capsys.readouterr().err
+    assert "it needs {query} and {document} and may have {document_type}, " in capsys.readouterr().err

@@ -12,15 +12,19 @@ import multiprocessing
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
 from o1_records import InputError, MissingExtraError
-from o1_synth.expert import Answer, ModelExpert, NoThought, Reason, Sampling, split_reasoning
+from o1_synth.answer import Answer, split_reasoning
+from o1_synth.expert import ModelExpert, NoThought, Reason, Sampling
 from o1_synth.local import ChatTokens, model_revision
-from o1_synth.prompt import Message, Prompting
+from o1_synth.prompt import Prompting
+from o1_synth.template import Message
+
+_PARAMETERS = ("temperature", "top_p", "max_tokens", "seed")
 
 # set before vLLM is imported, unless the caller has set them
 _ENVIRONMENT = {
@@ -32,6 +36,9 @@ _ENVIRONMENT = {
 
 class VLLMExpert(ModelExpert):
     """Asks a model, given as a folder or as an id of the hub; `options` go to vLLM's AsyncEngineArgs.
+
+    `chat_template_kwargs` go to its chat template. `omit` are parameters of the sampling that are left to
+    vLLM, such as `seed`. Answers begin with the prefix of the template.
 
     The engine starts with the first request of a run and ends with the run, so that its memory is free for
     what comes next. It runs in processes that vLLM starts: a script that uses it needs
@@ -48,6 +55,8 @@ class VLLMExpert(ModelExpert):
         *,
         prompt: Prompting | None = None,
         sampling: Sampling | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        omit: Sequence[str] = (),
         **options: Any,
     ) -> None:
         for name, value in _ENVIRONMENT.items():
@@ -64,12 +73,28 @@ class VLLMExpert(ModelExpert):
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"vLLM cannot run {model!r}: {error}") from error
         self._tokens = ChatTokens(
-            config.tokenizer, revision=config.tokenizer_revision, trust_remote_code=config.trust_remote_code
+            config.tokenizer,
+            chat_template_kwargs,
+            revision=config.tokenizer_revision,
+            trust_remote_code=config.trust_remote_code,
         )
+        if unknown := sorted(set(omit) - {*_PARAMETERS}):
+            raise InputError(
+                f"vLLM is asked without {unknown[0]!r} anyway; there are {', '.join(_PARAMETERS)}"
+            )
+        self._omit = sorted(set(omit))
         self._engine: _Engine | None = None
         self._failure: InputError | None = None
         self._requests = itertools.count()
-        super().__init__(model, model_revision(model, config.revision), prompt, sampling)
+        shape = {"omit": self._omit, "chat_template_kwargs": chat_template_kwargs}
+        super().__init__(
+            model,
+            model_revision(model, config.revision),
+            prompt,
+            sampling,
+            request={name: value for name, value in shape.items() if value},
+            continues=True,
+        )
 
     async def close(self) -> None:
         """End the engine; the next request starts another."""
@@ -84,15 +109,17 @@ class VLLMExpert(ModelExpert):
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        sampling = self.sampling
+        asked = dict(
+            zip(_PARAMETERS, (sampling.temperature, sampling.top_p, sampling.max_tokens, seed), strict=True)
+        )
         params = SamplingParams(
             n=count,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            max_tokens=self.sampling.max_tokens,
-            seed=seed,
+            stop=[*self.stop],
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **{name: value for name, value in asked.items() if name not in self._omit},
         )
-        prompt = self._tokens.encode(messages)
+        prompt = self._tokens.encode(messages, self.prefix)
         name = str(next(self._requests))
         try:
             # cancelling this task cancels the request in the engine, too
@@ -121,14 +148,12 @@ class VLLMExpert(ModelExpert):
         return self._engine.asynchronous
 
 
-def _answer(completion: Any, prompt_tokens: int) -> Answer | NoThought:
-    if completion.finish_reason not in ("stop", "length"):  # aborted by the engine, with or without a text
-        return NoThought(Reason.REJECTED, f"finish_reason {completion.finish_reason!r}")
+def _answer(completion: Any, prompt_tokens: int) -> Answer:
     text, reasoning = split_reasoning(completion.text)
     return Answer(
         text=text,
         reasoning=reasoning,
-        finish_reason=completion.finish_reason,
+        finish_reason=completion.finish_reason or "",
         prompt_tokens=prompt_tokens,
         completion_tokens=len(completion.token_ids),
     )

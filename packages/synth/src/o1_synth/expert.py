@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from o1_records import InputError, Query, Record, Source, quoted
-from o1_synth.prompt import Message, Prompt, Prompting
+from o1_synth.answer import Answer
+from o1_synth.prompt import Prompt, Prompting
+from o1_synth.template import Message
 
 RecordT = TypeVar("RecordT", bound=Record, contravariant=True)
 
@@ -30,55 +33,96 @@ class Reason(StrEnum):
     STALLED = "stalled"  # a stream that began and then brought no token for too long
     HTTP_STATUS = "http_status"  # the last attempt was answered with a 4xx or 5xx status
     UNREACHABLE = "unreachable"  # no connection, or a broken one
-    REJECTED = "rejected"  # the engine in this process does not accept the prompt, or aborted the answer
+    REJECTED = "rejected"  # the engine in this process does not accept the prompt
+    ABORTED = "aborted"  # the server or the engine ended the answer, neither the model nor max_tokens did
     MALFORMED = "malformed"  # not a chat completion: HTML, truncated JSON, no choice
     DEADLINE = "deadline"  # still in flight at the deadline of the whole run
     NOT_ASKED = "not_asked"  # the run ended before its turn
-    EMPTY = "empty"  # a well-formed answer without visible text
+    PENDING = "pending"  # asked for in a batch file; its result is not there yet
+    EMPTY = "empty"  # a well-formed answer without visible text, or without what its template keeps
     TRUNCATED = "truncated"  # cut off by max_tokens, where the checks refuse that
     REFUSAL = "refusal"  # the model, or a filter, declined
     ECHO = "echo"  # repeats the query and adds nothing
-    LEAK = "leak"  # copies a passage that the thought should not know
+    SCAFFOLD = "scaffold"  # repeats the prompt: its labels, its instructions, another query with an answer
+    LEAK = "leak"  # copies a passage that it should not know, or one that the prompt showed
     LOOP = "loop"  # ends in repeating itself
     LANGUAGE = "language"  # in another script than the query
     UNPARSED = "unparsed"  # not in the requested form: no <score>, no <query>, neither yes nor no
     DEPENDENT = "dependent"  # a query that refers to the document it was written from
+    LENGTH = "length"  # a query of another length than was drawn for it
+    OVERLAP = "overlap"  # a query in the words of its document
     DUPLICATE = "duplicate"  # a near-copy of another sample; counted as exhausted after the last draw
 
 
 REDRAWN = frozenset(
     {
+        Reason.ABORTED,
         Reason.EMPTY,
         Reason.TRUNCATED,
         Reason.REFUSAL,
         Reason.ECHO,
+        Reason.SCAFFOLD,
         Reason.LEAK,
         Reason.LOOP,
         Reason.LANGUAGE,
         Reason.UNPARSED,
         Reason.DEPENDENT,
+        Reason.LENGTH,
+        Reason.OVERLAP,
         Reason.DUPLICATE,
     }
 )
 """Reasons for which another seed may do better."""
 
+UNANSWERED = frozenset(
+    {
+        Reason.TIMEOUT,
+        Reason.STALLED,
+        Reason.HTTP_STATUS,
+        Reason.UNREACHABLE,
+        Reason.REJECTED,
+        Reason.MALFORMED,
+    }
+)
+"""Reasons that say nothing about the text: there was none."""
+
 
 class NoThought(Exception):  # noqa: N818  an outcome that the scheduler counts, not a defect
-    """An expert has no thought for one sample, for a typed reason."""
+    """An expert has no thought for one sample, for a typed reason.
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    Where a model answered all the same, these are the tokens of its answer.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        counted: bool = True,
+    ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
+        self.prompt_tokens, self.completion_tokens, self.counted = prompt_tokens, completion_tokens, counted
+
+
+class NotSamplingError(InputError):
+    """A model gives the same text whatever the seed, although it was asked to sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """The text of one thought and its source; `answered_by` is the model name that the server reports."""
+    """The text of one thought and its source.
+
+    `answered_by` is the model name that the server reports, `counted` says whether the server counted tokens.
+    """
 
     text: str
     source: Source
     answered_by: str = ""
+    counted: bool = True
 
 
 class ExpertOn(Protocol[RecordT]):
@@ -147,58 +191,45 @@ class Sampling:
                 raise InputError(f"{name} must be {wanted}, got {value}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One answer of a model. `text` is stripped, without reasoning, and may be empty.
-
-    `prompt_tokens` are those of the request, `completion_tokens` those of this answer; where only their sum
-    over several answers is known, an equal share of it. `model` is the name that the server reports.
-    """
-
-    text: str
-    reasoning: str = ""
-    refusal: str = ""
-    finish_reason: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    model: str = ""
-
-
-def split_reasoning(content: str) -> tuple[str, str]:
-    """Return (answer, reasoning) of a message whose reasoning stands between `<think>` and `</think>`.
-
-    Only a block that opens the message counts. Without `</think>` everything after `<think>` is reasoning;
-    without `<think>`, which some chat templates put into the prompt, everything before `</think>` is.
-    """
-    opening, closing = "<think>", "</think>"
-    content = content.strip()
-    if not content.startswith(opening):
-        before, found, after = content.partition(closing)
-        return (after.strip(), before.strip()) if found and opening not in before else (content, "")
-    reasoning, _, answer = content.removeprefix(opening).partition(closing)
-    return answer.strip(), reasoning.strip()
-
-
 class ModelExpert(ABC):
     """Asks one model with one prompt and one sampling; a subclass says how the model is reached.
 
     What it is asked about goes to the prompt as it is: a Query, or whatever record that prompt is for.
+    `request` is JSON: what else shapes the answers, for their source. `continues` says whether the model
+    can be made to go on after the prefix of the template.
     """
 
     def __init__(
-        self, model: str, revision: str, prompt: Prompting | None, sampling: Sampling | None
+        self,
+        model: str,
+        revision: str,
+        prompt: Prompting | None,
+        sampling: Sampling | None,
+        *,
+        request: Mapping[str, Any] | None = None,
+        continues: bool = False,
     ) -> None:
         self.prompt: Prompting = prompt or Prompt()
         self.sampling = sampling or Sampling()
+        self.prefix = self.prompt.template.prefix if continues else ""
+        more = self.prompt.template.stop_after_prefix if self.prefix else ()
+        self.stop: tuple[str, ...] = (*self.prompt.template.stop, *more)
+        request = {**(request or {}), **({"prefix": self.prefix} if self.prefix else {})}
+        unset = request.get("omit", ())
+        self._seeded = "seed" not in unset
         self._source = Source(
             model=model,
             revision=revision,
             prompt_digest=self.prompt.digest,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            max_tokens=self.sampling.max_tokens,
-            seed=self.sampling.seed,
+            **{
+                name: getattr(self.sampling, name)
+                for name in ("temperature", "top_p", "max_tokens")
+                if name not in unset
+            },
+            seed=self.sampling.seed if self._seeded else 0,
+            request=msgspec.json.encode(request, order="sorted").decode() if request else "",
         )
+        self._repeats = _Repeats()
 
     @property
     def source(self) -> Source:
@@ -218,9 +249,17 @@ class ModelExpert(ABC):
     async def think_together(
         self, query: Record, samples: Sequence[int], draw: int = 0
     ) -> list[Reply | NoThought]:
-        """Ask for several thoughts in one request, with the seed of the first sample."""
+        """Ask for several thoughts in one request, with the prompt and the seed of the first sample.
+
+        Raises NotSamplingError where texts repeat whatever the seed.
+        """
         seed = sample_seed(self.sampling.seed, key_of(query), samples[0], draw)
-        answers = await self._answers(self.prompt.messages(query), seed, len(samples))
+        messages = self.prompt.messages(query, samples[0])
+        answers = await self._answers(messages, seed, len(samples))
+        if self.sampling.temperature > 0:
+            said = [answer.text for answer in answers if isinstance(answer, Answer) and answer.whole]
+            if self._repeats.add(messages, said):
+                raise NotSamplingError(self._repeats.told(self._source.model, self.sampling.temperature))
         return [answer if isinstance(answer, NoThought) else self._reply(answer, seed) for answer in answers]
 
     @abstractmethod
@@ -232,19 +271,71 @@ class ModelExpert(ABC):
         """Return `count` answers to one request; raises as `think` does."""
 
     def _reply(self, answer: Answer, seed: int) -> Reply | NoThought:
+        """Return what an answer is worth: only the model, or max_tokens, can have ended a thought."""
+        none = partial(
+            NoThought,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            counted=answer.counted,
+        )
         if answer.finish_reason == "content_filter" or (answer.refusal and not answer.text):
-            return NoThought(Reason.REFUSAL, quoted(answer.refusal or answer.finish_reason, 200))
-        if not answer.text:
+            return none(Reason.REFUSAL, quoted(answer.refusal or answer.finish_reason, 200))
+        if not answer.whole:
+            return none(Reason.ABORTED, f"finish_reason {answer.finish_reason!r}")
+        text = self.prompt.template.clean(answer.text, continued=bool(self.prefix))
+        if not text:
             after = f", after {len(answer.reasoning)} characters of reasoning" if answer.reasoning else ""
-            return NoThought(Reason.EMPTY, f"finish_reason {answer.finish_reason!r}{after}")
+            said = f"; the model said {quoted(answer.text, 100)}" if answer.text else ""
+            return none(Reason.EMPTY, f"finish_reason {answer.finish_reason!r}{after}{said}")
         source = msgspec.structs.replace(
             self._source,
-            seed=seed,
+            seed=seed if self._seeded else 0,
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
         )
-        return Reply(text=answer.text, source=source, answered_by=answer.model)
+        return Reply(text=text, source=source, answered_by=answer.model, counted=answer.counted)
+
+
+class _Repeats:
+    """Notices a model that does not sample, by the texts that it repeats under different seeds.
+
+    Until two answers to one prompt differed, repeated texts are counted. One says little, and short ones (a
+    refusal, say) less than long ones: it takes 60 words in texts of a dozen words or more, or 20 texts.
+    """
+
+    _WORDS, _TEXTS, _LONG = 60, 20, 12
+    _REMEMBERED = 10_000  # prompts
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+        self._words = self._texts = 0
+        self._sampled = False
+
+    def add(self, messages: list[Message], said: Sequence[str]) -> bool:
+        """Take the texts that answer a prompt; return whether the model does not sample."""
+        prompt = hashlib.sha256(msgspec.json.encode(messages)).hexdigest()
+        for text in said:
+            if self._sampled:
+                return False
+            before = self._said.setdefault(prompt, text)
+            if before is not text and before == text:
+                self._texts += 1
+                self._words += len(text.split()) * (len(text.split()) >= self._LONG)
+            elif before != text:
+                self._sampled = True
+                self._said.clear()
+            if len(self._said) > self._REMEMBERED:
+                self._said.pop(next(iter(self._said)))
+        return self._words >= self._WORDS or self._texts >= self._TEXTS
+
+    def told(self, model: str, temperature: float) -> str:
+        """Return what to tell the user."""
+        return (
+            f"{model!r} gives the same text whatever the seed (temperature {temperature:g}): it does not "
+            "sample, or what is between does not pass the sampling on; correct that and run the same command "
+            "again, or ask for --samples 1 with --temperature 0"
+        )
 
 
 class ExpertOf(Protocol):

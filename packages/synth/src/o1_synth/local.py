@@ -7,22 +7,26 @@ For anything larger take vLLM (`o1_synth.engine`).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from o1_records import InputError, MissingExtraError
 from o1_records.kit.models import cached_folder, loading, model_digest, model_folder
-from o1_synth.expert import Answer, ModelExpert, NoThought, Sampling, split_reasoning
-from o1_synth.prompt import Message, Prompting
+from o1_synth.answer import Answer, split_reasoning
+from o1_synth.expert import ModelExpert, NoThought, Sampling
+from o1_synth.prompt import Prompting
+from o1_synth.template import Message
 
-_CONTENT = "\ue000content\ue000"  # stands for the user's text while the chat template is rendered
+_CONTENT = "\ue000{}\ue000"  # stands for the text of a message while the chat template is rendered
 
 
 class LocalExpert(ModelExpert):
     """Asks a causal language model, given as a folder or as an id of the hub.
 
-    A request that is running at the deadline of a run still finishes before the run ends. Raises InputError
-    where there is no such model, MissingExtraError without transformers.
+    `chat_template_kwargs` go to its chat template. Answers begin with the prefix of the template. A request
+    that is running at the deadline of a run still finishes before the run ends. Raises InputError where there
+    is no such model, MissingExtraError without transformers.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class LocalExpert(ModelExpert):
         *,
         prompt: Prompting | None = None,
         sampling: Sampling | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         device: str = "cpu",
     ) -> None:
         try:
@@ -43,16 +48,17 @@ class LocalExpert(ModelExpert):
         with loading(model, "a causal language model"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
         self._model = loaded.to(device).eval()
-        self._tokens = ChatTokens(str(folder))
+        self._tokens = ChatTokens(str(folder), chat_template_kwargs)
         self._one_at_a_time = asyncio.Lock()
-        super().__init__(model, model_revision(model), prompt, sampling)
+        shape = {"chat_template_kwargs": chat_template_kwargs} if chat_template_kwargs else {}
+        super().__init__(model, model_revision(model), prompt, sampling, request=shape, continues=True)
 
     async def close(self) -> None:
         """Forget the event loop; the next run may have another."""
         self._one_at_a_time = asyncio.Lock()
 
     async def _answers(self, messages: list[Message], seed: int, count: int) -> list[Answer | NoThought]:
-        prompt = self._tokens.encode(messages)
+        prompt = self._tokens.encode(messages, self.prefix)
         async with self._one_at_a_time:
             written = await asyncio.to_thread(self._generate, prompt, seed, count)
         return [self._answer(ids, len(prompt)) for ids in written]
@@ -70,6 +76,11 @@ class LocalExpert(ModelExpert):
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=not greedy,
+                **(
+                    {"stop_strings": list(self.stop), "tokenizer": self._tokens.tokenizer}
+                    if self.stop
+                    else {}
+                ),
                 pad_token_id=self._tokens.tokenizer.pad_token_id or 0,
                 **({} if greedy else how),
             )
@@ -77,20 +88,30 @@ class LocalExpert(ModelExpert):
 
     def _until_end(self, ids: list[int]) -> list[int]:
         """Return the ids up to and including the first end of text; the rest is padding."""
-        ends = self._model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
-        place = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        place = next((place for place, token in enumerate(ids) if self._ended(token)), len(ids))
         return ids[: place + 1]
 
+    def _ended(self, token: int) -> bool:
+        ends = self._model.generation_config.eos_token_id
+        return token == ends if isinstance(ends, int) else token in (ends or ())
+
     def _answer(self, ids: list[int], prompt_tokens: int) -> Answer:
-        text, reasoning = split_reasoning(self._tokens.tokenizer.decode(ids, skip_special_tokens=True))
+        written = self._tokens.tokenizer.decode(ids, skip_special_tokens=True)
+        text, reasoning = split_reasoning(until(written, self.stop))
+        whole = len(ids) < self.sampling.max_tokens or until(written, self.stop) != written
         return Answer(
             text=text,
             reasoning=reasoning,
-            finish_reason="length" if len(ids) == self.sampling.max_tokens else "stop",
+            finish_reason="stop" if whole or self._ended(ids[-1]) else "length",
             prompt_tokens=prompt_tokens,
             completion_tokens=len(ids),
         )
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first of some stop sequences."""
+    places = [place for sequence in stop if (place := text.find(sequence)) >= 0]
+    return text[: min(places)] if places else text
 
 
 class ChatTokens:
@@ -100,28 +121,51 @@ class ChatTokens:
     `options` go to transformers' AutoTokenizer. Raises InputError where the model has no tokenizer.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(
+        self, model: str, chat_template_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         from transformers import AutoTokenizer
 
+        self._model, self._settings = model, chat_template_kwargs or {}
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, **options)
         except (OSError, ValueError) as error:
             raise InputError(f"no tokenizer can be loaded from {model!r}: {error}") from error
 
-    def encode(self, messages: list[Message]) -> list[int]:
-        """Return the token ids of a prompt of one message."""
-        (message,) = messages
+    def encode(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
+        """Return the token ids of a prompt, and of how its answer begins.
+
+        Raises InputError where the chat template refuses the messages, such as one of the system.
+        """
+        from jinja2 import TemplateError
+
         if not self.tokenizer.chat_template:
-            return self._ids(message["content"], split_special_tokens=True)
-        asked = [{"role": message["role"], "content": _CONTENT}]
-        rendered = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        before, _, after = rendered.partition(_CONTENT)
-        parts = [(before, False), (message["content"], True), (after, False)]
-        return [
-            token
-            for text, plain in parts
-            for token in self._ids(text, add_special_tokens=False, split_special_tokens=plain)
-        ]
+            whole = "\n\n".join(message["content"] for message in messages)
+            return self._ids(whole, split_special_tokens=True) + self._written(prefix)
+        marks = [_CONTENT.format(place) for place in range(len(messages))]
+        marked = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                marked, tokenize=False, add_generation_prompt=True, **self._settings
+            )
+        except (ValueError, TypeError, TemplateError) as error:
+            raise InputError(f"the chat template of {self._model!r} refuses the messages: {error}") from error
+        ids: list[int] = []
+        for mark, message in zip(marks, messages, strict=True):
+            before, found, rendered = rendered.partition(mark)
+            if not found:
+                role = message["role"]
+                raise InputError(f"the chat template of {self._model!r} leaves out the message of the {role}")
+            ids += self._ids(before, add_special_tokens=False, split_special_tokens=False)
+            ids += self._written(message["content"])
+        return (
+            ids
+            + self._ids(rendered, add_special_tokens=False, split_special_tokens=False)
+            + self._written(prefix)
+        )
+
+    def _written(self, text: str) -> list[int]:
+        return self._ids(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
     def _ids(self, text: str, **options: bool) -> list[int]:
         ids: list[int] = self.tokenizer(text, **options)["input_ids"]

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from o1_records import InputError, quoted
-from o1_synth.chat.wire import StreamedAnswers, parse_answers
-from o1_synth.expert import Answer, NoThought, Reason
+from o1_synth.answer import Answer
+from o1_synth.chat.wire import StreamedAnswers, error_of, parse_answers
+from o1_synth.expert import NoThought, Reason
 
 if TYPE_CHECKING:
     import aiohttp
@@ -27,8 +28,8 @@ KEY_NAMES = ("O1_API_KEY", "OPENAI_API_KEY")
 _LISTING_TIMEOUT = 30.0
 _ASK_AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
 _SLOW_DOWN = frozenset({429, 503})
-# no sample can succeed after these: the key, the model or the address is wrong
-_HOPELESS = frozenset({401, 403, 404})
+_AWAY = frozenset({502, 504})  # what a proxy says whose server restarts
+_NO_LISTING = frozenset({403, 404, 405, 501})  # of a server that answers, but does not list its models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Retry:
         attempts: of one request.
         pause: before the second attempt; doubles with each further one.
         stall: the longest silence of a stream once tokens have come.
-        patience: how long to go on asking a server that is overloaded (429, 503), however many attempts.
+        patience: how long to go on asking a server that is overloaded (429, 503) or away (no connection, 502,
+            504), however many attempts. One that asks for a longer pause, over a minute, ends the run.
     """
 
     timeout: float = 300.0
@@ -63,20 +65,51 @@ class Retry:
 
 
 class TryAgain(Exception):  # noqa: N818
-    """An attempt failed in a way that another may not; the server asks for `wait` seconds of pause."""
+    """An attempt failed in a way that another may not; the server asks for `wait` seconds of pause.
 
-    def __init__(self, reason: Reason, detail: str, wait: float = 0.0, *, slow_down: bool = False) -> None:
+    `slow_down`: it is overloaded. `away`: it cannot be reached.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, wait: float = 0.0, *, slow_down: bool = False, away: bool = False
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.wait, self.slow_down = reason, detail, wait, slow_down
+        self.reason, self.detail, self.wait, self.slow_down, self.away = reason, detail, wait, slow_down, away
+
+
+def endpoint(base_url: str, path: str) -> str:
+    """Return the address of an endpoint below `base_url`; a query (`?api-version=...`) stays at the end."""
+    parts = urlsplit(base_url)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path))
 
 
 def model_root(base_url: str, model: str, headers: Mapping[str, str]) -> str:
     """Return what the server says is behind a model's name (`root` of vLLM), "" where it does not say.
 
-    Raises InputError, naming the address and the model, where the server does not answer, does not list its
-    models, or does not list this one.
+    A server that has chat completions but lists no models is believed to have this one; its first answer
+    shows. Raises InputError, naming the address and the model, where the server does not answer, has no chat
+    completions, or lists models and not this one.
     """
-    cards = {card.id: card for card in _listed(base_url, model, headers)}
+    asked = f"asked for model {model!r}"
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"base_url must begin with http:// or https://, got {base_url!r}; {asked}")
+    url = endpoint(base_url, "/models")
+    status, body = _ask(url, headers, asked)
+    if status in _NO_LISTING:
+        # is the address right at all? An empty request is refused by every server that has chat completions
+        status, said = _ask(endpoint(base_url, "/chat/completions"), headers, asked, b"{}")
+        if status not in (404, 405, 501):
+            return ""
+        body = said
+    try:
+        if status != 200:
+            raise ValueError(f"status {status}: {quoted(body.decode(errors='replace'), 200)}")
+        cards = {card.id: card for card in msgspec.json.decode(body, type=_Cards).data}
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{url} does not list models ({error}), {asked}; the address of an OpenAI-compatible server "
+            "mostly ends in /v1"
+        ) from error
     if model not in cards:
         named = ", ".join(sorted(cards)[:10]) or "none"
         more = f" and {len(cards) - 10} more" if len(cards) > 10 else ""
@@ -85,7 +118,8 @@ def model_root(base_url: str, model: str, headers: Mapping[str, str]) -> str:
     return "" if root == model else root
 
 
-def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card]:
+def _ask(url: str, headers: Mapping[str, str], asked: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Return status and body of one request; InputError where nobody answers, or the answer is elsewhere."""
     import http.client
     import urllib.error
     import urllib.request
@@ -94,32 +128,28 @@ def _listed(base_url: str, model: str, headers: Mapping[str, str]) -> list[_Card
         def redirect_request(self, *_: Any) -> None:
             """Return None: a redirect is an error, and the key goes to no other host."""
 
-    url, asked = f"{base_url}/models", f"asked for model {model!r}"
-    if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"base_url must begin with http:// or https://, got {base_url!r}; {asked}")
+    typed = {"content-type": "application/json"} if body is not None else {}
     try:
-        request = urllib.request.Request(url, headers=dict(headers))
-        with urllib.request.build_opener(NoRedirects).open(request, timeout=_LISTING_TIMEOUT) as response:
-            return msgspec.json.decode(response.read(), type=_Cards).data
+        request = urllib.request.Request(url, data=body, headers={**headers, **typed})
+        opener = urllib.request.build_opener(NoRedirects)
+        with opener.open(request, timeout=_LISTING_TIMEOUT) as response:
+            return response.status, response.read()
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
+        if error.code == 401:
             raise InputError(
-                f"{url} answers {error.code}, {asked}; set the environment variable {KEY_NAMES[0]} to the key"
+                f"{url} answers 401, {asked}; set the environment variable {KEY_NAMES[0]} to the key, or "
+                "give --header with what the server wants"
             ) from error
-        elsewhere = error.headers.get("location")
-        problem: Exception = ValueError(
-            f"status {error.code}" + (f", which redirects to {elsewhere}" if elsewhere else "")
-        )
+        if elsewhere := error.headers.get("location"):
+            raise InputError(
+                f"{url} does not list models (status {error.code}, which redirects to {elsewhere}), {asked}; "
+                "give that address"
+            ) from error
+        return error.code, error.read()
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
-            f"no server answers at {base_url} ({_said(error)}), {asked}; start it or correct the address"
+            f"no server answers at {url} ({_said(error)}), {asked}; start it or correct the address"
         ) from error
-    except (ValueError, RecursionError) as error:
-        problem = error
-    raise InputError(
-        f"{url} does not list models ({problem}), {asked}; the address of an OpenAI-compatible server mostly "
-        "ends in /v1"
-    ) from problem
 
 
 class _Card(msgspec.Struct):
@@ -134,8 +164,9 @@ class _Cards(msgspec.Struct):
 class Poster:
     """Posts to `base_url`/chat/completions, over as many connections as there are requests in flight."""
 
-    def __init__(self, base_url: str, model: str, headers: Mapping[str, str], retry: Retry) -> None:
-        self._base_url, self._model, self._headers, self._retry = base_url, model, headers, retry
+    def __init__(self, base_url: str, headers: Mapping[str, str], retry: Retry) -> None:
+        self.base_url, self._url = base_url, endpoint(base_url, "/chat/completions")
+        self._headers, self._retry = headers, retry
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> list[Answer]:
@@ -143,23 +174,20 @@ class Poster:
         import aiohttp
 
         session = self._session = self._session or self._connect()
-        url = f"{self._base_url}/chat/completions"
         try:
             async with (
                 asyncio.timeout(self._retry.timeout),
-                session.post(url, data=body, allow_redirects=False) as response,
+                session.post(self._url, data=body, allow_redirects=False) as response,
             ):
                 if response.status != 200:
                     raise self._refusal(response, await response.read())
-                if response.content_type == "text/event-stream":
-                    return await self._streamed(response)
-                return _parsed(parse_answers, await response.read())
+                return await self._read(response)
         except TimeoutError as error:
             raise TryAgain(Reason.TIMEOUT, f"no complete answer in {self._retry.timeout:g} s") from error
         except aiohttp.ClientResponseError as error:  # what came is not HTTP
             raise TryAgain(Reason.MALFORMED, _said(error)) from error
         except aiohttp.ClientError as error:
-            raise TryAgain(Reason.UNREACHABLE, _said(error)) from error
+            raise TryAgain(Reason.UNREACHABLE, _said(error), away=True) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -177,36 +205,57 @@ class Poster:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy(self._base_url),
+            proxy=_proxy(self.base_url),
         )
 
-    async def _streamed(self, response: aiohttp.ClientResponse) -> list[Answer]:
-        """Read events to the end; a silence of `stall` seconds, once tokens came, ends it."""
-        answers, loop = StreamedAnswers(), asyncio.get_running_loop()
+    async def _read(self, response: aiohttp.ClientResponse) -> list[Answer]:
+        """Read an answer to the end, events or a whole completion, whatever its type is said to be.
+
+        Of events, a silence of `stall` seconds, once tokens came, ends it.
+        """
+        body, events, loop = bytearray(), None, asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as silence:
                 async for received in response.content.iter_any():
-                    if _parsed(answers.feed, received):
+                    if events is None:
+                        body += received
+                        if not _are_events(body):
+                            continue
+                        events, received = StreamedAnswers(), bytes(body)
+                    if _parsed(events.feed, received):
                         silence.reschedule(loop.time() + self._retry.stall)
         except TimeoutError as error:
             if not silence.expired():
                 raise
             raise TryAgain(Reason.STALLED, f"no token for {self._retry.stall:g} s") from error
-        return _parsed(StreamedAnswers.answers, answers)
+        if events is None:
+            return _parsed(parse_answers, bytes(body))
+        return _parsed(StreamedAnswers.answers, events)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Exception:
         """Return what a status other than 200 ends: this attempt, this sample, or the whole job."""
         status = response.status
-        detail = f"{status}: {quoted(body.decode(errors='replace'), 200)}"
+        detail = f"{status}: {error_of(body)}"
         if status in _ASK_AGAIN or status >= 500:
-            wait = _seconds(response.headers.get("retry-after", ""))
-            return TryAgain(Reason.HTTP_STATUS, detail, wait, slow_down=status in _SLOW_DOWN)
+            return TryAgain(
+                Reason.HTTP_STATUS,
+                detail,
+                _pause_asked_for(response.headers),
+                slow_down=status in _SLOW_DOWN,
+                away=status in _AWAY,
+            )
         if 300 <= status < 400:
             place = quoted(response.headers.get("location", "elsewhere"), 200)
-            return InputError(f"{self._base_url} redirects to {place} ({status}); give that address")
-        if status in _HOPELESS:
-            return InputError(f"{self._base_url} refuses model {self._model!r}: {detail}")
+            return InputError(f"{self.base_url} redirects to {place} ({status}); give that address")
         return NoThought(Reason.HTTP_STATUS, detail)
+
+
+_EVENTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def _are_events(body: bytearray) -> bool:
+    """Whether a body begins as server-sent events do. Some servers send them as text/plain or as JSON."""
+    return bytes(body[:200]).lstrip(b"\xef\xbb\xbf \r\n").startswith(_EVENTS)
 
 
 def _proxy(url: str) -> str | None:
@@ -234,16 +283,20 @@ def _parsed(parse: Callable[[T], U], received: T) -> U:
         raise TryAgain(Reason.MALFORMED, f"{error}{shown}") from error
 
 
-def _seconds(retry_after: str) -> float:
-    """Return the seconds of a Retry-After header, a number or a date; 0 where it is neither."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
+def _pause_asked_for(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a refusal asks to wait, as a number or a date; 0 where it says neither."""
+    for name, unit in (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        text = headers.get(name, "")
         try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return seconds if 0 < seconds < float("inf") else 0.0
+            seconds = float(text) * unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(text).timestamp() - time.time()
+            except (ValueError, TypeError):
+                continue
+        if 0 < seconds < float("inf"):
+            return seconds
+    return 0.0
 
 
 def _said(error: Exception) -> str:

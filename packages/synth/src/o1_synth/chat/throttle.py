@@ -22,6 +22,7 @@ class Throttle:
         for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
             if not value > 0:
                 raise InputError(f"{name}_per_minute must be above 0, got {value}")
+        self.limits = (requests_per_minute, tokens_per_minute)
         self.window = math.inf  # most requests in flight; unbounded until a server refuses one
         self.in_flight = 0
         self._most = 0

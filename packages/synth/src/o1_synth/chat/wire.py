@@ -8,7 +8,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from o1_synth.expert import Answer, split_reasoning
+from o1_records import quoted
+from o1_synth.answer import Answer, known_end, split_reasoning
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -19,9 +20,29 @@ def parse_answers(body: bytes) -> list[Answer]:
     Raises ValueError for anything else: HTML, truncated JSON, a completion without a choice.
     """
     completion = _decoded(body, _Completion)
+    if completion.error is not None:
+        raise ValueError(f"the server reports an error: {_sentence(completion.error)}")
     ordered = sorted(completion.choices, key=lambda choice: choice.index)  # servers that give none send 0
-    choices = [(choice.message, choice.finish_reason or "") for choice in ordered]
-    return _answers(choices, completion.usage or _Usage(), completion.model or "")
+    choices = [(choice.message or _Message(), choice.finish_reason or "") for choice in ordered]
+    return _answers(choices, completion.usage, completion.model or "")
+
+
+def error_of(body: bytes) -> str:
+    """Return the sentence in the body of an error, or its beginning where none is found."""
+    try:
+        return _sentence(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        return quoted(body.decode(errors="replace"), 200)
+
+
+def _sentence(error: object) -> str:
+    """Return the message in an error object, however deep the server puts it."""
+    found = error
+    while isinstance(found, dict):
+        found = next((found[name] for name in ("error", "message", "detail", "msg") if found.get(name)), None)
+    if isinstance(found, str):
+        return quoted(found, 300)
+    return quoted(msgspec.json.encode(error).decode(), 300)
 
 
 class StreamedAnswers:
@@ -30,7 +51,7 @@ class StreamedAnswers:
     def __init__(self) -> None:
         self._rest = b""
         self._choices: dict[int, _Parts] = {}
-        self._usage = _Usage()
+        self._usage: _Usage | None = None
         self._model = ""
         self._done = False
 
@@ -58,30 +79,47 @@ class StreamedAnswers:
             return False
         chunk = _decoded(data, _Chunk)
         if chunk.error is not None:
-            raise ValueError(f"the server reports an error: {msgspec.json.encode(chunk.error).decode()}")
+            raise ValueError(f"the server reports an error: {_sentence(chunk.error)}")
         self._usage = chunk.usage or self._usage
         self._model = chunk.model or self._model
-        brought = [self._choices.setdefault(choice.index, _Parts()).add(choice) for choice in chunk.choices]
+        brought = [
+            self._choices.setdefault(choice.index, _Parts()).add(choice) for choice in chunk.choices or ()
+        ]
         return any(brought)
 
 
-def _answers(choices: Sequence[tuple[_Message, str]], usage: _Usage, model: str) -> list[Answer]:
+def _answers(choices: Sequence[tuple[_Message, str]], usage: _Usage | None, model: str) -> list[Answer]:
     if not choices:
         raise ValueError("no choice")
+    counted = usage is not None and usage.completion_tokens is not None
+    usage = usage or _Usage()
+    share, rest = divmod(usage.completion_tokens or 0, len(choices))
     answers = []
-    for message, finish_reason in choices:
-        text, thinking = split_reasoning(message.content or "")
+    for place, (message, finish_reason) in enumerate(choices):
+        content, thinking, refusal = _said(message.content)
+        text, more = split_reasoning(content)
         answer = Answer(
             text=text,
-            reasoning=(message.reasoning_content or message.reasoning or thinking).strip(),
-            refusal=message.refusal or "",
-            finish_reason=finish_reason,
+            reasoning=(message.reasoning_content or message.reasoning or thinking or more).strip(),
+            refusal=message.refusal or refusal,
+            finish_reason=known_end(finish_reason),
             prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=(usage.completion_tokens or 0) // len(choices),
+            completion_tokens=share + (place < rest),
+            counted=counted,
             model=model,
         )
         answers.append(answer)
     return answers
+
+
+def _said(content: str | list[_Part] | None) -> tuple[str, str, str]:
+    """Return text, reasoning and refusal of the content of a message: a text, or a list of parts."""
+    if not isinstance(content, list):
+        return content or "", "", ""
+    text = "".join(part.text or "" for part in content if part.type in ("text", "output_text"))
+    thinking = "".join(_said(part.thinking)[0] for part in content)
+    refusal = "".join(part.refusal or "" for part in content)
+    return text, thinking, refusal
 
 
 def _decoded(data: bytes, kind: type[StructT]) -> StructT:
@@ -102,13 +140,14 @@ class _Parts:
 
     def add(self, choice: _StreamedChoice) -> bool:
         """Take a delta; return whether it brought a token."""
-        delta = choice.delta
+        delta = choice.delta or _Message()
+        content, thinking, refusal = _said(delta.content)
         self.finish_reason = choice.finish_reason or self.finish_reason
         brought = False
         for parts, text in (
-            (self.content, delta.content),
-            (self.reasoning, delta.reasoning_content or delta.reasoning),
-            (self.refusal, delta.refusal),
+            (self.content, content),
+            (self.reasoning, delta.reasoning_content or delta.reasoning or thinking),
+            (self.refusal, delta.refusal or refusal),
         ):
             if text:
                 parts.append(text)
@@ -123,10 +162,19 @@ class _Parts:
         )
 
 
+class _Part(msgspec.Struct):
+    """A part of what a choice says, where the server sends a list of them."""
+
+    type: str = "text"
+    text: str | None = None
+    thinking: str | list[_Part] | None = None
+    refusal: str | None = None
+
+
 class _Message(msgspec.Struct):
     """What a choice says. Servers have two names for the reasoning of a model."""
 
-    content: str | None = None
+    content: str | list[_Part] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -140,25 +188,26 @@ class _Usage(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: _Message
+    message: _Message | None = None
     index: int = 0
     finish_reason: str | None = None
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice]
+    choices: list[_Choice] = []
     usage: _Usage | None = None
     model: str | None = None
+    error: object = None
 
 
 class _StreamedChoice(msgspec.Struct):
-    delta: _Message = msgspec.field(default_factory=_Message)
+    delta: _Message | None = None
     index: int = 0
     finish_reason: str | None = None
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_StreamedChoice] = []
+    choices: list[_StreamedChoice] | None = None
     usage: _Usage | None = None
     model: str | None = None
     error: object = None

@@ -15,7 +15,7 @@ import msgspec
 from o1_records import InputError, Record, Thought
 from o1_records.jsonl import encode
 from o1_synth.checks import Checking, Known
-from o1_synth.expert import REDRAWN, ExpertOn, GroupExpert, NoThought, Reason, Reply, key_of
+from o1_synth.expert import REDRAWN, UNANSWERED, ExpertOn, GroupExpert, NoThought, Reason, Reply, key_of
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -43,14 +43,46 @@ class Outcome:
     body: bytes
 
 
-@dataclass
-class Drawn:
-    """What came of one request: an outcome for each sample, the tokens spent, the models that answered."""
+@dataclass(frozen=True)
+class Rejected:
+    """A sample whose answer failed a check: how many draws failed so far, and the last of these answers."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    key: str
+    sample: int
+    draws: int
+    body: bytes
+
+
+@dataclass
+class Spent:
+    """Requests and tokens; `uncounted` are the answers whose tokens the server did not count."""
+
+    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    uncounted: int = 0
+
+    def add(self, other: Spent) -> None:
+        """Add what was spent elsewhere."""
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.uncounted += other.uncounted
+
+
+@dataclass
+class Drawn:
+    """What came of samples of a record.
+
+    An outcome for each sample, the answers that failed checks, what was spent, the models that answered, and
+    the last reason why the server gave no answer ("" where it gave one).
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
     answered_by: set[str] = field(default_factory=set)
+    unanswered: str = ""
 
 
 async def draw(
@@ -60,6 +92,7 @@ async def draw(
     *,
     checks: Checking[RecordT] | None = None,
     redraws: int = 0,
+    first: int = 0,
     known: Known | None = None,
     deadline: float | None = None,
 ) -> Drawn:
@@ -71,17 +104,19 @@ async def draw(
         samples: the numbers of the samples.
         checks: what a text has to pass.
         redraws: how often a sample that fails a check is drawn again.
+        first: the number of the first draw: how many were drawn, and failed a check, in earlier runs.
         known: what the query has so far, to recognise near-copies by; accepted texts are added.
         deadline: a time of the event loop; samples without an outcome by then fail with DEADLINE.
 
     Raises InputError where no sample can succeed.
     """
     key, drawn, settled = key_of(query), Drawn(), dict[int, Outcome]()
+    rejected: dict[int, Rejected] = {}
     known = known or Known()
     left = samples
     try:
         async with asyncio.timeout_at(deadline) as limit:
-            for number in range(redraws + 1):
+            for number in range(first, first + redraws + 1):
                 replies = await _replies(expert, query, left, number)
                 _count(replies, drawn)
                 again = []
@@ -89,12 +124,13 @@ async def draw(
                     made = _judged(query, key, sample, reply, checks, known)
                     if isinstance(made, Outcome):
                         settled[sample] = made
-                    elif made.reason in REDRAWN and number < redraws:
+                        continue
+                    if made.reason in REDRAWN:
+                        rejected[sample] = Rejected(key, sample, number + 1, _kept(key, sample, reply))
+                    if made.reason in REDRAWN and number < first + redraws:
                         again.append(sample)
-                    elif made.reason == Reason.DUPLICATE:  # the model has nothing else to say
-                        settled[sample] = _failed(key, sample, NoThought(Reason.EXHAUSTED, made.detail))
                     else:
-                        settled[sample] = _failed(key, sample, made)
+                        settled[sample] = failure_of(key, sample, made)
                 left = again
                 if not left:
                     break
@@ -102,32 +138,38 @@ async def draw(
         late = NoThought(Reason.DEADLINE, "in flight at the deadline of the run")
         none = late if limit.expired() else NoThought(Reason.TIMEOUT, str(error))
         for sample in samples:
-            settled.setdefault(sample, _failed(key, sample, none))
-    drawn.outcomes = list(settled.values())
+            settled.setdefault(sample, failure_of(key, sample, none))
+    drawn.outcomes, drawn.rejected = list(settled.values()), list(rejected.values())
     return drawn
 
 
 async def _replies(
     expert: ExpertOn[RecordT], query: RecordT, samples: Sequence[int], number: int
-) -> list[Reply | NoThought]:
+) -> Sequence[Reply | NoThought]:
     try:
         if len(samples) == 1:
             return [await expert.think(query, samples[0], number)]
         return await cast("GroupExpert[RecordT]", expert).think_together(query, samples, number)
     except NoThought as none:
-        return [none] * len(samples)
+        # the tokens of a request that failed as a whole count once
+        rest = NoThought(none.reason, none.detail)
+        return [none, *[rest] * (len(samples) - 1)]
 
 
 def _count(replies: Sequence[Reply | NoThought], drawn: Drawn) -> None:
     """Add the tokens of one request; its prompt counts once, however many samples it asked for."""
-    prompt_tokens = 0
+    prompt_tokens, drawn.unanswered = 0, ""
     for reply in replies:
-        if isinstance(reply, Reply):
-            prompt_tokens = max(prompt_tokens, reply.source.prompt_tokens)
-            drawn.completion_tokens += reply.source.completion_tokens
-            if reply.answered_by:
-                drawn.answered_by.add(reply.answered_by)
-    drawn.prompt_tokens += prompt_tokens
+        spent = reply.source if isinstance(reply, Reply) else reply
+        prompt_tokens = max(prompt_tokens, spent.prompt_tokens)
+        drawn.spent.completion_tokens += spent.completion_tokens
+        drawn.spent.uncounted += not reply.counted
+        if isinstance(reply, Reply) and reply.answered_by:
+            drawn.answered_by.add(reply.answered_by)
+        elif isinstance(reply, NoThought) and reply.reason in UNANSWERED:
+            drawn.unanswered = str(reply)
+    drawn.spent.prompt_tokens += prompt_tokens
+    drawn.spent.requests += 1
 
 
 def _judged(
@@ -143,17 +185,46 @@ def _judged(
         return reply
     if not reply.text.strip():
         return NoThought(Reason.EMPTY)
-    if checks is not None:
-        fault = checks.fault(query, reply.text, reply.source.finish_reason)
-        if fault is not None:
-            return NoThought(fault, reply.text[:200])
-        if Reason.DUPLICATE in checks.names and not known.add(checks.compared(reply.text)):
-            return NoThought(Reason.DUPLICATE, "nearly the same as another sample of this query")
-    thought = Thought(query_id=key, thought_id=f"{key}#{sample}", text=reply.text, source=reply.source)
+    fault = fault_of(query, sample, reply.text, reply.source.finish_reason, checks, known)
+    if fault is not None:
+        return fault
     try:
-        return thought_outcome(sample, thought)
+        return Outcome(key, sample, "", thought_of(key, sample, reply))
     except InputError as error:  # a lone surrogate, say
         return NoThought(Reason.MALFORMED, str(error))
+
+
+def fault_of(
+    query: RecordT,
+    sample: int,
+    text: str,
+    finish_reason: str,
+    checks: Checking[RecordT] | None,
+    known: Known,
+) -> NoThought | None:
+    """Return what is wrong with a text by the checks, or None; a text that passes is known from then on."""
+    if checks is None:
+        return None
+    fault = checks.fault(query, text, finish_reason, sample)
+    if fault is not None:
+        return NoThought(fault, text[:200])
+    if Reason.DUPLICATE in checks.names and not known.add(checks.compared(text)):
+        return NoThought(Reason.DUPLICATE, "nearly the same as another sample of this query")
+    return None
+
+
+def _kept(key: str, sample: int, reply: Reply | NoThought) -> bytes:
+    """Return an answer that failed a check, for when the checks change; b"" where there is no text."""
+    try:
+        return thought_of(key, sample, reply) if isinstance(reply, Reply) else b""
+    except InputError:
+        return b""
+
+
+def thought_of(key: str, sample: int, reply: Reply) -> bytes:
+    """Return a sample as an encoded thought. Raises InputError where it is blank or not UTF-8."""
+    thought = Thought(query_id=key, thought_id=f"{key}#{sample}", text=reply.text, source=reply.source)
+    return thought_outcome(sample, thought).body
 
 
 def thought_outcome(sample: int, thought: Thought) -> Outcome:
@@ -169,6 +240,7 @@ def failed_outcome(failure: Failure) -> Outcome:
     return Outcome(failure.query_id, failure.sample, failure.reason, body)
 
 
-def _failed(key: str, sample: int, none: NoThought) -> Outcome:
+def failure_of(key: str, sample: int, none: NoThought) -> Outcome:
+    """Return the outcome of a sample that has no thought."""
     detail = none.detail.encode(errors="backslashreplace").decode()  # whatever the model wrote
     return failed_outcome(Failure(query_id=key, sample=sample, reason=none.reason, detail=detail))

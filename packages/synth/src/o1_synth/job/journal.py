@@ -1,9 +1,11 @@
 """The journal of a job: what is asked about, and how each sample ended. A file of `o1_records.kit.job`.
 
 ```
-OUT.job/journal.sqlite   item(key, text, payload, wanted)       a query, a document or a pair; payload is JSON
-                         outcome(key, sample, reason, body)     body is an encoded Thought or Failure
-                         published(samples)                     how many samples the last output was made of
+OUT.job/journal.sqlite  item(key, text, payload, wanted)          a query, document or pair; payload is JSON
+                        outcome(key, sample, reason, body, run)   body is an encoded Thought or Failure
+                        rejected(key, sample, draws, body)        how many draws failed a check, the last one
+                        spent(run, ...)                           requests, tokens and seconds of each run
+                        published(samples)                        of how many samples the output was made
 ```
 Nothing is paired by position: every row carries its key, and an outcome also its sample.
 """
@@ -11,6 +13,8 @@ Nothing is paired by position: every row carries its key, and an outcome also it
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -20,7 +24,7 @@ from o1_records import InputError, Record, Thought, quoted
 from o1_records.jsonl import encode
 from o1_records.kit.job import Database, Job, job_folder, refuse_changed
 from o1_synth.expert import Reason, key_of
-from o1_synth.job.draw import Failure, Outcome
+from o1_synth.job.draw import Failure, Outcome, Rejected, Spent
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -29,10 +33,20 @@ CREATE TABLE IF NOT EXISTS item (
     key TEXT PRIMARY KEY, text TEXT NOT NULL, payload TEXT NOT NULL, wanted INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outcome (
     key TEXT NOT NULL, sample INTEGER NOT NULL, reason TEXT NOT NULL, body TEXT NOT NULL,
+    run INTEGER NOT NULL,
     PRIMARY KEY (key, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejected (
+    key TEXT NOT NULL, sample INTEGER NOT NULL, draws INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (key, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (
+    run INTEGER PRIMARY KEY, seconds REAL NOT NULL, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL, uncounted INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS published (samples INTEGER PRIMARY KEY);
 """
 _WANTED = "FROM outcome JOIN item USING (key) WHERE wanted AND sample < ?"
+SETTLED = ("", Reason.EXHAUSTED, Reason.DUPLICATE)
+"""How a sample ends that is not asked for again: a model that repeats itself has nothing else to say."""
+
 _PAGE = 500
 
 
@@ -62,6 +76,14 @@ class JournalReader:
         """Return how many wanted samples ended with each reason; thoughts count under ""."""
         return dict(self.db.rows(f"SELECT reason, count(*) {_WANTED} GROUP BY reason", samples))
 
+    def details(self, samples: int) -> dict[str, str]:
+        """Return the detail of one failure of each reason."""
+        rows = self.db.rows(
+            f"SELECT reason, min(body) {_WANTED} AND reason NOT IN ({_listed(SETTLED)}) GROUP BY reason",
+            samples,
+        )
+        return {reason: msgspec.json.decode(body, type=Failure).detail for reason, body in rows}
+
     def items(self) -> int:
         """Return how many items are wanted."""
         (count,) = self.db.row("SELECT count(*) FROM item WHERE wanted")
@@ -72,6 +94,13 @@ class JournalReader:
         decoder = msgspec.json.Decoder(Thought)
         for (body,) in self.db.rows(f"SELECT body {_WANTED} AND reason = '' ORDER BY key, sample", samples):
             yield decoder.decode(body)
+
+    def spent(self) -> tuple[Spent, float, int]:
+        """Return what all runs together spent, their seconds, and how many runs there were."""
+        names = ("requests", "prompt_tokens", "completion_tokens", "uncounted", "seconds")
+        sums = ", ".join(f"sum({name})" for name in names)
+        *counts, seconds, runs = self.db.row(f"SELECT {sums}, count(*) FROM spent")
+        return Spent(*(count or 0 for count in counts)), seconds or 0.0, runs
 
     def note(self, name: str) -> str | None:
         """Return what was noted under a name: `samples`, `status`, `answers as`."""
@@ -109,6 +138,8 @@ class Journal(JournalReader, Generic[RecordT]):
         self._job = Job(out, made_from, schema=_SCHEMA, outputs=outputs, inputs=("item",), new_job=new_job)
         self._kind, self._line = kind, msgspec.json.Decoder(kind)
         self.folder, self.db, self.moved = self._job.folder, self._job.db, self._job.moved
+        (last,) = self.db.row("SELECT max(run) FROM spent")
+        self.run = (last or 0) + 1
 
     def __exit__(self, *_: object) -> None:
         self._job.close()
@@ -127,32 +158,108 @@ class Journal(JournalReader, Generic[RecordT]):
                 count += 1
         return count
 
-    def remaining(self, samples: int, together: int) -> Iterator[tuple[RecordT, tuple[int, ...]]]:
-        """Yield the samples that have no thought and are not exhausted, ordered by key; lazily.
+    def remaining(self, samples: int, together: int) -> Iterator[tuple[RecordT, tuple[int, ...], int]]:
+        """Yield the samples that have no thought, and the number of the draw that is next; lazily.
 
-        Up to `together` samples of a record at a time.
+        Up to `together` samples of a record at a time, ordered by key: first what was never asked for, so
+        that nothing that fails again and again is in its way, then what failed in an earlier run.
         """
-        sql = "SELECT key, text, payload FROM item WHERE wanted AND key > ? ORDER BY key LIMIT ?"
-        after = ""
-        while page := list(self.db.rows(sql, after, _PAGE)):
-            for after, text, payload in page:
-                done = self._settled(after)
-                left = [sample for sample in range(samples) if sample not in done]
+        for again in (False, True):
+            for record, ends in self._wanted(again, samples):
+                if again:
+                    left = [s for s in range(samples) if s in ends and self._failed_before(*ends[s])]
+                else:
+                    left = [s for s in range(samples) if s not in ends]
                 if left:
-                    record = self._record(text, payload)
+                    draws = self._draws(key_of(record))
                     for start in range(0, len(left), together):
-                        yield record, tuple(left[start : start + together])
+                        chosen = tuple(left[start : start + together])
+                        yield record, chosen, max(draws.get(sample, 0) for sample in chosen)
 
-    def record(self, outcomes: Iterable[Outcome], *, status: str | None = None) -> None:
-        """Commit outcomes, and the status of the run, in one transaction. A thought is never replaced."""
+    def _failed_before(self, reason: str, run: int) -> bool:
+        return reason not in SETTLED and run < self.run
+
+    def _wanted(self, failed: bool, samples: int) -> Iterator[tuple[RecordT, dict[int, tuple[str, int]]]]:
+        """Yield the wanted records, or those with a sample that `failed`, and how their samples ended."""
+        some = (
+            f"AND EXISTS (SELECT 1 FROM outcome WHERE outcome.key = item.key AND sample < {samples} AND "
+            f"reason NOT IN ({_listed(SETTLED)}))"
+        )
+        sql = f"SELECT key, text, payload FROM item WHERE wanted AND key > ? {some if failed else ''}"
+        after = ""
+        while page := list(self.db.rows(f"{sql} ORDER BY key LIMIT ?", after, _PAGE)):
+            for after, text, payload in page:
+                ends = self.db.rows("SELECT sample, reason, run FROM outcome WHERE key = ?", after)
+                yield self._record(text, payload), {sample: (reason, run) for sample, reason, run in ends}
+
+    def _draws(self, key: str) -> dict[int, int]:
+        return dict(self.db.rows("SELECT sample, draws FROM rejected WHERE key = ?", key))
+
+    def record(
+        self,
+        outcomes: Iterable[Outcome],
+        *,
+        rejected: Iterable[Rejected] = (),
+        spent: Spent | None = None,
+        seconds: float = 0.0,
+        status: str | None = None,
+    ) -> None:
+        """Commit outcomes and what this run spent so far, in one transaction; no thought is replaced."""
         with self.db.transaction():
             self.db.execute_many(
-                "INSERT INTO outcome VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                "SET reason = excluded.reason, body = excluded.body WHERE reason != ''",
-                ((made.key, made.sample, made.reason, made.body) for made in outcomes),
+                "INSERT INTO outcome VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET reason = excluded.reason, body = excluded.body, run = excluded.run WHERE reason != ''",
+                ((made.key, made.sample, made.reason, made.body, self.run) for made in outcomes),
             )
+            self._reject(rejected)
+            if spent is not None:
+                counts = (spent.requests, spent.prompt_tokens, spent.completion_tokens, spent.uncounted)
+                self.db.execute(
+                    "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", self.run, seconds, *counts
+                )
             if status is not None:
                 self.db.execute("INSERT OR REPLACE INTO note VALUES ('status', ?)", status)
+
+    def _reject(self, rejected: Iterable[Rejected]) -> None:
+        self.db.execute_many(
+            "INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?)",
+            ((it.key, it.sample, it.draws, it.body) for it in rejected),
+        )
+
+    def texts_of_all(self) -> Iterator[tuple[RecordT, list[tuple[int, Thought, bool]]]]:
+        """Yield each item with its texts: (sample, text, whether it is a thought or failed a check)."""
+        decoder = msgspec.json.Decoder(Thought)
+        sql = (
+            "SELECT item.key, item.text, payload, sample, found.body, passed FROM ("
+            "SELECT key, sample, body, 1 AS passed FROM outcome WHERE reason = '' UNION ALL "
+            "SELECT rejected.key, sample, rejected.body, 0 FROM rejected "
+            "LEFT JOIN outcome USING (key, sample) "
+            "WHERE rejected.body != '' AND (outcome.reason IS NULL OR outcome.reason != '')"
+            ") AS found JOIN item USING (key) WHERE wanted ORDER BY item.key, passed DESC, sample"
+        )
+        for _, group in groupby(self.db.rows(sql), itemgetter(0)):
+            rows = list(group)
+            yield (
+                self._record(*rows[0][1:3]),
+                [(s, decoder.decode(body), bool(passed)) for *_, s, body, passed in rows],
+            )
+
+    def change(self, changes: Iterable[tuple[Outcome, Rejected | None]]) -> None:
+        """Replace outcomes: a thought that fails a check now, with its text, or a text that passes now."""
+        with self.db.transaction():
+            for outcome, text in list(changes):  # the tables are read meanwhile
+                if text is not None:
+                    draws = self._draws(text.key).get(text.sample, 0) + 1
+                    self._reject([Rejected(text.key, text.sample, draws, text.body)])
+                self.db.execute(
+                    "INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, 0)",
+                    outcome.key, outcome.sample, outcome.reason, outcome.body,
+                )  # fmt: skip
+
+    def ask_for_duplicates(self) -> None:
+        """Let samples that were near-copies of others be asked for again."""
+        with self.db.transaction():
+            self.db.execute("DELETE FROM outcome WHERE reason = ?", Reason.DUPLICATE)
 
     def set_note(self, name: str, value: str) -> None:
         """Note something about the job."""
@@ -176,14 +283,16 @@ class Journal(JournalReader, Generic[RecordT]):
     def failures(self, samples: int) -> Iterator[Failure]:
         """Yield the wanted samples without a thought and their reasons, ordered by key and sample."""
         decoder = msgspec.json.Decoder(Failure)
-        for record, (sample,) in self.remaining(samples, 1):
+        for record, ends in self._wanted(False, samples):
             key = key_of(record)
-            row = self.db.row("SELECT body FROM outcome WHERE key = ? AND sample = ?", key, sample)
-            yield (
-                decoder.decode(row[0])
-                if row
-                else Failure(query_id=key, sample=sample, reason=Reason.NOT_ASKED)
-            )
+            for sample in range(samples):
+                if sample not in ends:
+                    yield Failure(query_id=key, sample=sample, reason=Reason.NOT_ASKED)
+                elif ends[sample][0] not in SETTLED:
+                    (body,) = self.db.row(
+                        "SELECT body FROM outcome WHERE key = ? AND sample = ?", key, sample
+                    )
+                    yield decoder.decode(body)
 
     def texts(self, key: str) -> list[str]:
         """Return the texts of the thoughts about one item."""
@@ -191,9 +300,9 @@ class Journal(JournalReader, Generic[RecordT]):
         rows = self.db.rows("SELECT body FROM outcome WHERE key = ? AND reason = ''", key)
         return [decoder.decode(body).text for (body,) in rows]
 
-    def _settled(self, key: str) -> set[int]:
-        sql = "SELECT sample FROM outcome WHERE key = ? AND reason IN ('', ?)"
-        return {sample for (sample,) in self.db.rows(sql, key, Reason.EXHAUSTED)}
+    def _begun(self, key: str) -> bool:
+        sql = f"SELECT 1 FROM outcome WHERE key = ? AND reason IN ({_listed(SETTLED)})"
+        return self.db.row(sql, key) is not None
 
     def _want(self, record: RecordT) -> None:
         key, text, payload = self._row(record)
@@ -201,7 +310,7 @@ class Journal(JournalReader, Generic[RecordT]):
         begun = execute("SELECT text, payload, wanted FROM item WHERE key = ?", (key,)).fetchone()
         if begun and begun[2]:
             raise InputError(f"duplicate {' and '.join(record.key_fields)} {quoted(key)}; keep one of them")
-        if begun and begun[:2] != (text, payload) and self._settled(key):
+        if begun and begun[:2] != (text, payload) and self._begun(key):
             before = self._record(*begun[:2])
             refuse_changed(
                 f"{self.folder}: {type(record).__name__.lower()} {quoted(key)}",
@@ -222,6 +331,10 @@ class Journal(JournalReader, Generic[RecordT]):
     def _record(self, text: str, payload: str) -> RecordT:
         fields: dict[str, Any] = msgspec.json.decode(payload)
         return msgspec.convert({**fields, "text": text}, self._kind)
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    return ", ".join(f"'{reason}'" for reason in reasons)
 
 
 def _fields(record: Record) -> dict[str, str]:

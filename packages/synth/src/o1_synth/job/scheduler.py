@@ -8,23 +8,26 @@ running event loop (a notebook) the work gets a loop and a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from o1_records import InputError, Query, Record, Source, Thought, write_jsonl
+from o1_records import Document, InputError, Query, Record, Source, Thought, write_jsonl
 from o1_synth.checks import Checking, Known, Siblings
-from o1_synth.expert import Expert, ExpertOn, Reason, key_of
-from o1_synth.job.draw import Drawn, Outcome, draw
-from o1_synth.job.journal import Journal
-from o1_synth.job.watch import Prices, Watch
+from o1_synth.expert import Expert, ExpertOn, NotSamplingError, Reason, key_of
+from o1_synth.job.draw import Drawn, Failure, Outcome, Rejected, Spent, draw, failure_of, fault_of
+from o1_synth.job.journal import SETTLED, Journal
+from o1_synth.job.watch import Prices, Watch, of_document
+from o1_synth.prompt import Prompting
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -33,6 +36,18 @@ FAILURES = ".failures.jsonl"
 
 _COMMIT_EVERY = 0.1  # seconds
 _ANSWERS_AS = "answers as"  # the note with the model name that the server reports
+_CHECKS, _SEED = "checks", "seed"  # the notes with the checks and the seed of the last run
+_VARIABLE = re.compile(r"[\w-]*\d[\w-]*")  # a number or an id in an error, which is another every time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed:
+    """One sample that was asked for to be looked at: what the model was told, and what came of it."""
+
+    key: str
+    sample: int
+    messages: list[dict[str, str]]
+    outcome: Thought | Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,40 +55,52 @@ class Job:
     """How a job is run.
 
     Args:
-        checks: what every text has to pass.
-        redraws: how often a sample that fails a check is drawn again.
+        checks: what every text has to pass; with other checks than before, finished work is checked again.
+        redraws: how often a sample that fails a check is drawn again in one run; draws go on in the next.
         n_per_request: how many samples of a query one request asks for.
         deadline: after so many seconds, what is in flight is given up and listed.
+        give_up: after so many equal failures of the server, with no answer between, the run ends, if there is
+            more to ask for; 0: never.
         stop: once set, what is in flight is finished and nothing more is asked for.
         new_job: move earlier work with another model, prompt or sampling aside, with its outputs.
         prices: to show the cost.
+        preview: ask only about so many records, hand what came of it to `show`, and write nothing.
+        show: what is called with each of them.
     """
 
-    checks: Checking[Query] | None = None
+    checks: Checking[Any] | None = None
     redraws: int = 2
     n_per_request: int = 1
     deadline: float | None = None
+    give_up: int = 20
     stop: threading.Event = field(default_factory=threading.Event)
     new_job: bool = False
     prices: Prices = field(default_factory=Prices)
+    preview: int = 0
+    show: Callable[[Previewed], object] = lambda previewed: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """How a job ended: every (query, sample) is a thought, exhausted or a failure.
 
-    `failures` counts the samples by reason; `not_asked` are those that had no turn yet. `asked` counts the
-    samples asked for in this run. When `interrupted`, nothing was published. `moved` is where earlier work
-    lies that `new_job` moved aside.
+    `failures` counts the samples by reason, `examples` has the detail of one of each; `not_asked` are those
+    that had no turn yet. `asked` counts the samples asked for in this run. When `interrupted`, nothing was
+    published. `spent` is of all runs. `withdrawn` thoughts failed checks that were not made before,
+    `restored` texts pass now. `moved` is where earlier work lies that `new_job` moved aside.
     """
 
     queries: int
     thoughts: int
     exhausted: int
     failures: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     failures_path: Path
     asked: int
     interrupted: bool = False
+    spent: Spent = field(default_factory=Spent)
+    withdrawn: int = 0
+    restored: int = 0
     moved: tuple[Path, ...] = ()
 
     @property
@@ -114,6 +141,36 @@ def think(
         progress=progress,
         job=job,
         publish=lambda answers: write_jsonl(out, (thought for _, thought in answers())),
+    )
+
+
+def think_about_documents(
+    documents: Iterable[Document],
+    expert: ExpertOn[Document],
+    *,
+    out: str | Path,
+    samples: int = 1,
+    concurrency: int = 64,
+    progress: bool = False,
+    job: Job | None = None,
+) -> Summary:
+    """Write `samples` thoughts about each document to `out`, DocumentThought records; otherwise as `think`.
+
+    The expert's prompt is a `DocumentPrompt`.
+    """
+    job = job or Job()
+    return run_job(
+        documents,
+        Document,
+        expert,
+        job.checks,
+        command="think about documents",
+        outputs=[Path(out)],
+        samples=samples,
+        concurrency=concurrency,
+        progress=progress,
+        job=job,
+        publish=lambda answers: write_jsonl(out, (of_document(thought) for _, thought in answers())),
     )
 
 
@@ -167,6 +224,11 @@ def run_job(
     if job.checks is not None and job.checks is not checks:
         raise InputError(f"job.checks has no effect: {command} has checks of its own; leave it out")
     failures_path = path_beside(outputs[0], FAILURES)
+    if job.preview:
+        _run(_preview(islice(records, job.preview), expert, checks, samples, job.show))
+        return Summary(
+            queries=0, thoughts=0, exhausted=0, failures_path=failures_path, asked=job.preview * samples
+        )
     with Journal(
         outputs[0],
         kind,
@@ -176,14 +238,23 @@ def run_job(
     ) as journal:
         total = journal.plan(records) * samples
         journal.set_note("samples", str(samples))
+        journal.set_note("prices", msgspec.json.encode(job.prices).decode())
+        withdrawn, restored = _check_again(journal, checks)
+        if journal.note(_SEED) != str(expert.source.seed):
+            journal.ask_for_duplicates()
+            journal.set_note(_SEED, str(expert.source.seed))
         before = journal.counts(samples)
-        settled = before.get("", 0) + before.get(Reason.EXHAUSTED, 0)
-        with Watch(total, settled, job.prices, shown=progress) as watch:
-            books = _Bookkeeper(journal, watch, checks)
+        settled = sum(before.get(reason, 0) for reason in SETTLED)
+        with Watch(total, settled, job.prices, journal.spent()[0], shown=progress) as watch:
+            books = _Bookkeeper(journal, watch, checks, job.give_up)
             todo = journal.remaining(samples, job.n_per_request)
-            _run(_Scheduler(expert, checks, job, books, todo).work(concurrency))
+            try:
+                _run(_Scheduler(expert, checks, job, books, todo).work(concurrency))
+            except NotSamplingError:
+                journal.ask_for_duplicates()  # they were no sign that there is nothing else to say
+                raise
         counts = journal.counts(samples)
-        whole = counts.get("", 0) + counts.get(Reason.EXHAUSTED, 0) == total
+        whole = sum(counts.get(reason, 0) for reason in SETTLED) == total
         interrupted = job.stop.is_set() and not whole
         if not interrupted:
             journal.publishing(samples)
@@ -197,13 +268,75 @@ def run_job(
         return Summary(
             queries=total // samples,
             thoughts=counts.pop("", 0),
-            exhausted=counts.pop(Reason.EXHAUSTED, 0),
+            exhausted=counts.pop(Reason.EXHAUSTED, 0) + counts.pop(Reason.DUPLICATE, 0),
             failures=counts,
+            examples=journal.details(samples),
             failures_path=failures_path,
             asked=watch.asked,
             interrupted=interrupted,
+            spent=journal.spent()[0],
+            withdrawn=withdrawn,
+            restored=restored,
             moved=tuple(journal.moved),
         )
+
+
+async def _preview(
+    records: Iterable[RecordT],
+    expert: ExpertOn[RecordT],
+    checks: Checking[RecordT] | None,
+    samples: int,
+    show: Callable[[Previewed], object],
+) -> None:
+    try:
+        for record in records:
+            known = Known()
+            for sample in range(samples):
+                drawn = await draw(expert, record, (sample,), checks=checks, known=known)
+                (outcome,) = drawn.outcomes
+                prompt: Prompting | None = getattr(expert, "prompt", None)
+                previewed = Previewed(
+                    key=outcome.key,
+                    sample=sample,
+                    messages=prompt.messages(record, sample) if prompt else [],
+                    outcome=_decoded(outcome),
+                )
+                show(previewed)
+    finally:
+        await expert.close()
+
+
+def _decoded(outcome: Outcome) -> Thought | Failure:
+    if outcome.reason:
+        return msgspec.json.decode(outcome.body, type=Failure)
+    return msgspec.json.decode(outcome.body, type=Thought)
+
+
+def _check_again(journal: Journal[RecordT], checks: Checking[RecordT] | None) -> tuple[int, int]:
+    """Apply changed checks to finished work; return how many thoughts fail now, and how many texts pass."""
+    digest = "none" if checks is None else checks.digest
+    before = journal.note(_CHECKS)
+    journal.set_note(_CHECKS, digest)
+    if before in (None, digest):
+        return 0, 0
+    counts = [0, 0]
+
+    def changes() -> Iterator[tuple[Outcome, Rejected | None]]:
+        for record, texts in journal.texts_of_all():
+            key, known = key_of(record), Known()
+            for sample, thought, passed in texts:
+                ended = thought.source.finish_reason
+                fault = fault_of(record, sample, thought.text, ended, checks, known)
+                body = msgspec.json.encode(thought)
+                if passed and fault is not None:
+                    counts[0] += 1
+                    yield failure_of(key, sample, fault), Rejected(key, sample, 0, body)
+                elif not passed and fault is None:
+                    counts[1] += 1
+                    yield Outcome(key, sample, "", body), None
+
+    journal.change(changes())
+    return counts[0], counts[1]
 
 
 def path_beside(out: str | Path, suffix: str) -> Path:
@@ -212,7 +345,7 @@ def path_beside(out: str | Path, suffix: str) -> Path:
 
 
 def _made_from(command: str, source: Source, job: Job) -> dict[str, str]:
-    fields = {name: str(value) for name, value in msgspec.to_builtins(source).items()}
+    fields = {name: str(value) for name, value in msgspec.to_builtins(source).items() if name != "seed"}
     return {"command": command, **fields, "n_per_request": str(job.n_per_request)}
 
 
@@ -225,10 +358,11 @@ class _Scheduler(Generic[RecordT]):
         checks: Checking[RecordT] | None,
         job: Job,
         books: _Bookkeeper[RecordT],
-        todo: Iterator[tuple[RecordT, tuple[int, ...]]],
+        todo: Iterator[tuple[RecordT, tuple[int, ...], int]],
     ) -> None:
         self._expert, self._checks, self._job, self._books = expert, checks, job, books
         self._todo = todo
+        self._all_asked = False
         self._deadline: float | None = None
 
     async def work(self, concurrency: int) -> None:
@@ -250,14 +384,14 @@ class _Scheduler(Generic[RecordT]):
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             try:
-                self._books.commit()
+                self._books.commit(last=True)
             finally:
                 await self._expert.close()
 
     async def _worker(self) -> None:
         """Take one request after another from the list that all workers share."""
         while not self._over() and (request := next(self._todo, None)):
-            record, samples = request
+            record, samples, first = request
             with self._books.begin(record, len(samples)) as known:
                 drawn = await draw(
                     self._expert,
@@ -265,11 +399,13 @@ class _Scheduler(Generic[RecordT]):
                     samples,
                     checks=self._checks,
                     redraws=self._job.redraws,
+                    first=first,
                     known=known,
                     deadline=self._deadline,
                 )
-            self._books.end(drawn)
+            self._books.end(drawn, more=not self._all_asked)
             await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
+        self._all_asked = True
 
     def _over(self) -> bool:
         late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
@@ -279,20 +415,28 @@ class _Scheduler(Generic[RecordT]):
 class _Bookkeeper(Generic[RecordT]):
     """What happened so far: outcomes until they are committed, what is known of each record, the counts."""
 
-    def __init__(self, journal: Journal[RecordT], watch: Watch, checks: Checking[RecordT] | None) -> None:
-        self._journal, self._watch, self._checks = journal, watch, checks
+    def __init__(
+        self, journal: Journal[RecordT], watch: Watch, checks: Checking[RecordT] | None, give_up: int
+    ) -> None:
+        self._journal, self._watch, self._checks, self._give_up = journal, watch, checks, give_up
         self._siblings = Siblings(self._written_before)
         self._answers_as = journal.note(_ANSWERS_AS) or ""
         self._finished: list[Outcome] = []
+        self._rejected: list[Rejected] = []
+        self._failing, self._alike = "", 0
 
     def begin(self, record: RecordT, samples: int) -> AbstractContextManager[Known]:
         """Count a request that begins; the context holds what is known of its record while it runs."""
         self._watch.begin(samples)
         return self._siblings.of(key_of(record))
 
-    def end(self, drawn: Drawn) -> None:
-        """Keep what came of a request. Raises InputError where another model answered than before."""
-        self._watch.spent(drawn.prompt_tokens, drawn.completion_tokens)
+    def end(self, drawn: Drawn, *, more: bool) -> None:
+        """Keep what came of a request; `more` says whether there are others to ask for.
+
+        Raises InputError where another model answered than before, and where nothing but the same failure of
+        the server has come for a while and there is more to ask for.
+        """
+        self._watch.spent.add(drawn.spent)
         for name in sorted(drawn.answered_by - {self._answers_as}):
             if self._answers_as:
                 raise InputError(
@@ -302,15 +446,34 @@ class _Bookkeeper(Generic[RecordT]):
             self._answers_as = name
             self._journal.set_note(_ANSWERS_AS, name)
         self._finished += drawn.outcomes
+        self._rejected += drawn.rejected
         self._watch.end(drawn.outcomes)
+        self._hopeless(drawn, more=more)
 
-    def commit(self) -> None:
-        """Write finished outcomes, and from time to time the status, to the journal."""
-        state = self._watch.tick()
+    def _hopeless(self, drawn: Drawn, *, more: bool) -> None:
+        """Raise InputError once `give_up` failures in a row were alike, numbers and ids in them aside."""
+        alike = _VARIABLE.sub("#", drawn.unanswered)
+        self._alike = self._alike + 1 if alike and alike == self._failing else bool(alike)
+        self._failing = alike
+        if more and self._give_up and self._alike >= self._give_up:
+            raise InputError(
+                f"the last {self._alike} requests all failed alike: {drawn.unanswered}; what was done is "
+                "kept; correct that and run the same command again"
+            )
+
+    def commit(self, *, last: bool = False) -> None:
+        """Write finished outcomes to the journal, and from time to time and at the `last` one the status."""
+        state = self._watch.state() if last else self._watch.tick()
         if self._finished or state:
-            status = msgspec.json.encode(state).decode() if state else None
-            self._journal.record(self._finished, status=status)
+            self._journal.record(
+                self._finished,
+                rejected=self._rejected,
+                spent=self._watch.spent,
+                seconds=self._watch.seconds,
+                status=msgspec.json.encode(state).decode() if state else None,
+            )
             self._finished.clear()
+            self._rejected.clear()
 
     def _written_before(self, key: str) -> list[str]:
         """Return what is compared of the texts in the journal, where the checks compare texts."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from o1_records import InputError, write_jsonl
+from o1_records import DocumentThought, InputError, Thought, write_jsonl
 from o1_records.kit.job import holder
 from o1_synth.expert import Reason
-from o1_synth.job.draw import Outcome
-from o1_synth.job.journal import JournalReader
+from o1_synth.job.draw import Outcome, Spent
+from o1_synth.job.journal import SETTLED, JournalReader
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -32,15 +32,24 @@ class Prices:
     prompt: float = 0.0
     completion: float = 0.0
 
+    def of(self, spent: Spent) -> float:
+        """Return what the tokens cost."""
+        return (spent.prompt_tokens * self.prompt + spent.completion_tokens * self.completion) / 1e6
+
 
 class Watch:
-    """Counts what happens in a run, and shows it on stderr where `shown`; a context manager."""
+    """Counts what happens in a run, and shows it on stderr where `shown`; a context manager.
 
-    def __init__(self, total: int, settled: int, prices: Prices, *, shown: bool) -> None:
+    `before` is what earlier runs of the job spent.
+    """
+
+    def __init__(
+        self, total: int, settled: int, prices: Prices, before: Spent | None = None, *, shown: bool
+    ) -> None:
         from tqdm import tqdm
 
         self.asked = self.failed = self.in_flight = self.settled_now = 0
-        self.prompt_tokens = self.completion_tokens = 0
+        self.spent, self._earlier = Spent(), before or Spent()
         self._total, self._before, self._prices = total, settled, prices
         self._began = self._printed = self._noted = time.monotonic()
         terminal = shown and sys.stderr.isatty()
@@ -62,20 +71,15 @@ class Watch:
         self.asked += samples
         self.in_flight += samples
 
-    def spent(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count the tokens of a request."""
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
-
     def end(self, outcomes: Iterable[Outcome]) -> None:
         """Count the samples of a request as thoughts or failures."""
         for outcome in outcomes:
             self.in_flight -= 1
             self.settled_now += 1
-            self.failed += outcome.reason not in ("", Reason.EXHAUSTED)
+            self.failed += outcome.reason not in SETTLED
             self._bar.update()
 
-    def tick(self) -> dict[str, float | int | str] | None:
+    def tick(self) -> dict[str, Any] | None:
         """Update what is shown; return the status when it is time to note it in the journal."""
         now = time.monotonic()
         if not self._bar.disable:
@@ -88,48 +92,62 @@ class Watch:
         self._noted = now
         return self.state()
 
-    def state(self) -> dict[str, float | int | str]:
-        """Return the status; `done` counts earlier runs as well, everything else only this one."""
-        seconds = max(time.monotonic() - self._began, 1e-9)
+    def state(self) -> dict[str, Any]:
+        """Return the status: `done` and `all_runs` are of all runs so far, the rest is of this one."""
+        seconds = max(self.seconds, 1e-9)
+        everything = Spent()
+        everything.add(self._earlier)
+        everything.add(self.spent)
         done = self._before + self.settled_now - self.failed
         left = self._total - self._before - self.settled_now
         rate = self.settled_now / seconds
-        state: dict[str, float | int | str] = {
+        state: dict[str, Any] = {
             "done": done,
             "failed": self.failed,
             "in_flight": self.in_flight,
             "total": self._total,
             "seconds": round(seconds, 1),
             "samples_per_s": round(rate, 2),
-            "tokens_per_s": round(self.completion_tokens / seconds, 1),
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
+            "tokens_per_s": round(self.spent.completion_tokens / seconds, 1),
+            **tokens_of(self.spent, self._prices),
+            "all_runs": tokens_of(everything, self._prices),
             "eta_seconds": round(left / rate) if rate else -1,
             "time": round(time.time(), 1),
         }
-        if self.cost:
-            state["cost"] = round(self.cost, 4)
         return state
 
     @property
-    def cost(self) -> float:
-        """Return the price of the tokens of this run."""
-        prices = self._prices
-        return (self.prompt_tokens * prices.prompt + self.completion_tokens * prices.completion) / 1e6
+    def seconds(self) -> float:
+        """Return how long this run is at work."""
+        return time.monotonic() - self._began
 
     def _print(self) -> None:
         sys.stderr.write(json.dumps(self.state()) + "\n")
         sys.stderr.flush()
 
     def _line(self) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-9)
         line = f"{self.failed} failed, {self.in_flight} in flight"
-        line += f", {self.completion_tokens / seconds:.0f} tokens/s"
-        return f"{line}, cost {self.cost:.2f}" if self.cost else line
+        line += f", {self.spent.completion_tokens / max(self.seconds, 1e-9):.0f} tokens/s"
+        cost = self._prices.of(self._earlier) + self._prices.of(self.spent)
+        return f"{line}, cost {cost:.2f}" if cost else line
+
+
+def tokens_of(spent: Spent, prices: Prices) -> dict[str, float | int]:
+    """Return what was spent, by name; the cost where prices are known."""
+    counts: dict[str, float | int] = {
+        "requests": spent.requests,
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+    }
+    if spent.uncounted:
+        counts["answers_without_count"] = spent.uncounted
+    if cost := prices.of(spent):
+        counts["cost"] = round(cost, 4)
+    return counts
 
 
 def status(path: str | Path) -> dict[str, Any]:
-    """Return the counts of a job, who is working on it, and what its last run noted about itself.
+    """Return the counts of a job, what all its runs spent, who is working on it, what the last run noted.
 
     `path` is the output of the job, or its folder. A job that is running is not disturbed.
     """
@@ -137,9 +155,13 @@ def status(path: str | Path) -> dict[str, Any]:
         samples = int(journal.note("samples") or 0)
         counts, items = journal.counts(samples), journal.items()
         noted = msgspec.json.decode(journal.note("status") or "{}")
+        prices = msgspec.json.decode(journal.note("prices") or "{}", type=Prices)
+        spent, seconds, runs = journal.spent()
         running = holder(journal.folder / "lock")
-    thoughts, exhausted = counts.pop("", 0), counts.pop(Reason.EXHAUSTED, 0)
+    thoughts = counts.pop("", 0)
+    exhausted = counts.pop(Reason.EXHAUSTED, 0) + counts.pop(Reason.DUPLICATE, 0)
     total = items * samples
+    last = {name: noted[name] for name in noted if name not in ("done", "failed", "total", "all_runs")}
     return {
         "job": str(journal.folder),
         "running": running or "no",
@@ -149,7 +171,8 @@ def status(path: str | Path) -> dict[str, Any]:
         "exhausted": exhausted,
         "failed": counts,
         "not asked": total - thoughts - exhausted - sum(counts.values()),
-        "last run": {name: noted[name] for name in noted if name not in ("done", "failed", "total")},
+        "all runs": {"runs": runs, "seconds": round(seconds, 1), **tokens_of(spent, prices)},
+        "last run": last,
     }
 
 
@@ -161,7 +184,7 @@ def export(path: str | Path, out: str | Path) -> tuple[int, int]:
     """
     with JournalReader(path) as journal:
         command = journal.made_from("command")
-        if command != "think":
+        if command not in ("think", "think about documents"):
             raise InputError(
                 f"{journal.folder}: the answers of {command} are not thoughts, and cannot be exported; "
                 "run its own command to publish them"
@@ -170,4 +193,14 @@ def export(path: str | Path, out: str | Path) -> tuple[int, int]:
         total = journal.items() * samples
         if not total:
             raise InputError(f"{journal.folder}: nothing was asked for yet")
-        return write_jsonl(out, journal.thoughts(samples)), total
+        thoughts = journal.thoughts(samples)
+        if command == "think":
+            return write_jsonl(out, thoughts), total
+        return write_jsonl(out, map(of_document, thoughts)), total
+
+
+def of_document(thought: Thought) -> DocumentThought:
+    """Return a thought about a document as its record; the journal keeps it under the doc_id."""
+    return DocumentThought(
+        doc_id=thought.query_id, thought_id=thought.thought_id, text=thought.text, source=thought.source
+    )

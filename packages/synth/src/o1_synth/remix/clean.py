@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,23 +11,24 @@ from o1_records import Document, InputError, write_jsonl
 from o1_synth.checks import Parses
 from o1_synth.expert import ExpertOf
 from o1_synth.job.scheduler import Answers, Job, Summary, run_job
-from o1_synth.prompt import Message, fenced, filled, read_template
+from o1_synth.prompt import template_digest
 from o1_synth.remix.domain import Domain
+from o1_synth.template import CLEAN, Message, Template, as_template
 
 
 class CleanPrompt:
     """Asks whether a document belongs to a topic."""
 
-    def __init__(self, topic: str, template: str | Path = "remix_clean") -> None:
+    def __init__(self, topic: str, template: Template | str | Path = "remix_clean") -> None:
         if not topic.strip():
             raise InputError("cleaning needs a topic: name a domain")
         self.topic = topic
-        self._template = read_template(template, {"document"}, {"topic"})
-        self.digest = hashlib.sha256(f"{topic}\0{self._template}".encode()).hexdigest()[:16]
+        self.template = as_template(template, CLEAN)
+        self.digest = template_digest(self.template, topic)
 
-    def messages(self, document: Document) -> list[Message]:
+    def messages(self, document: Document, sample: int = 0) -> list[Message]:
         """Return the question about a document."""
-        return filled(self._template, {"topic": self.topic, "document": fenced(document.full_text)})
+        return self.template.messages({"topic": self.topic, "document": document.full_text})
 
 
 def yes_or_no(text: str) -> str | None:
@@ -51,7 +51,7 @@ def clean(
     *,
     out: str | Path,
     domain: Domain,
-    template: str | Path = "remix_clean",
+    template: Template | str | Path = "remix_clean",
     concurrency: int = 64,
     progress: bool = False,
     job: Job | None = None,

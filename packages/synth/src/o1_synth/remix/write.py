@@ -1,4 +1,8 @@
-"""Queries written from documents, of a sampled length and level of education (ReasonEmbed, section 3.1)."""
+"""Queries written from documents, of a sampled length and level of education (ReasonEmbed, section 3.1).
+
+What is asked for is checked: whether a query has the length that was drawn for it, and whether it is more
+than the words of its document in another order.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,20 @@ import hashlib
 import heapq
 import random
 import re
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from o1_records import Document, Exclusion, InputError, Query, Thought, quoted, write_jsonl
-from o1_synth.checks import is_loop, is_other_script, is_refusal, leaks
+from o1_records.kit.text import words
+from o1_synth.checks import RULES, is_loop, is_other_script, is_refusal, leaks
 from o1_synth.expert import ExpertOf, Reason
 from o1_synth.job.scheduler import Answers, Job, Summary, path_beside, run_job
-from o1_synth.prompt import Message, fenced, filled, read_template
+from o1_synth.prompt import template_digest
 from o1_synth.remix.domain import Domain
+from o1_synth.template import WRITE, Message, Template, as_template
 
 # the choices of ReasonEmbed, and their weights
 LENGTHS = {
@@ -25,72 +32,147 @@ LENGTHS = {
     "200 to 300 words": 3,
     "300 to 400 words": 3,
     "400 to 500 words": 2,
-    "500 words or more": 1,
+    "at least 500 words": 1,
 }
+_BANDS = {
+    "less than 100 words": (1, 100),
+    "100 to 200 words": (100, 200),
+    "200 to 300 words": (200, 300),
+    "300 to 400 words": (300, 400),
+    "400 to 500 words": (400, 500),
+    "at least 500 words": (500, 10**9),
+}
+_TOLERANCE = 0.2  # of a limit of length
+_OVERLAP = 0.6  # of the long words of a query, at most, are words of its document
+_LONG = 6  # letters of a long word
 LEVELS = {"high school": 1, "college": 2, "doctoral": 2}
 
 SOURCES = ".sources.jsonl"
 """What follows the name of the queries in the name of the file that says what they were written from."""
 
 _QUERY = re.compile(r"<query>(.*?)</query>", re.DOTALL)
-_DOCUMENT = r"(passage|document|text|article|excerpt|paragraph|snippet)"
-_REFERS_TO_IT = re.compile(
-    rf"\b(this|the (above|given|provided|following)|above|according to the|(in|from|of) the) {_DOCUMENT}\b"
-    rf"|\bthe {_DOCUMENT} (above|below|says|states|describes|mentions|explains|discusses)\b",
-    re.IGNORECASE,
+_TEXT = r"(?:passage|text|document|article|excerpt|paragraph|snippet|paper|study)"
+_WRITER = r"(?:authors?|writers?|researchers|source)"
+_SAYS = (
+    r"(?:sa(?:y|ys|id)|states?|mentions?|describes?|explains?|discuss(?:es)?|argues?|gives?|suggests?"
+    r"|impl(?:y|ies)|concludes?|uses?|finds?|means?|calls?|lists?|presents?|provides?|answers?|supports?|shows?"
+    r"|was written|is about)"
+)
+_OF = (
+    r"(?:according to|based on|in|from|per|of|to|about|at|with reference to|in light of|considering|using|see"
+    r"|read|reading|with|by|on|if|summari[sz]e)"
+)
+_OTHER = (
+    r"(?: (?:of|between|through|on|for|in|above|i|my|sign|editor|scanner|frequency|database|field"
+    r"|online)\b)"
+)
+_SHOWN = r"(?:mentioned|described|discussed|presented|shown|given|provided|stated|listed|outlined|used)"
+_REFERS_TO_IT = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # "this passage", "the given text", "in the document", "the text states"
+        rf"\b(?:this|the (?:above|given|provided|following|previous)|given|above|following|provided)"
+        rf" (?:\w+ )?{_TEXT}\b(?! i\b)",
+        rf"\b{_OF} the {_TEXT}\b(?!{_OTHER})(?! \w+ (?:file|editor))",
+        rf"\bthe {_TEXT} (?:above|below|here|itself)\b(?! an?\b)|\bthe {_TEXT} (?:\w+ )?{_SAYS}\b",
+        rf"\b(?:do|does|did|could|would) the {_TEXT} {_SAYS}\b",
+        # "does the author give"
+        rf"\b(?:according to|do|does|did|by) the {_WRITER}\b(?! (?:of|field)\b)|\bthe {_WRITER} {_SAYS}\b",
+        rf"\b{_WRITER} (?:of|in) this\b",
+        # "described above", "the above example", "Figure 2"
+        rf"\b{_SHOWN} (?:above|below|earlier|here|previously)\b",
+        r"\bthe (?:above|given|provided|following) (?:\w+ )?(?:information|example|code|function"
+        r"|method|algorithm"
+        r"|description|context|details|data|table|list|statement)\b",
+        r"\bthe (?:code|table|function|snippet|example|description|data|list|information|details)"
+        r" (?:above|below|(?:given|provided) (?:above|below|here|in))\b",
+        r"\b(?:in|from) the (?:above|table above)\b|\b(?:figure|fig\.|table|paragraph|section) (?:\d+"
+        r"|one|two|three)\b",
+        r"\bin this (?:context|case|scenario|excerpt|example),|\binformation provided,|\bgiven the above\b"
+        r"|\bgiven (?:code|function)\b",
+    )
 )
 
 
 class WritePrompt:
-    """Asks for a query from a document; its length and its level are drawn by the doc_id."""
+    """Asks for a query from a document; its length and its level are drawn by doc_id and sample."""
 
-    def __init__(self, domain: Domain, template: str | Path = "remix_write", seed: int = 0) -> None:
+    def __init__(
+        self, domain: Domain, template: Template | str | Path = "remix_write", seed: int = 0
+    ) -> None:
         self.domain, self.seed = domain, seed
-        self._template = read_template(template, {"document"}, {"task", "length", "level"})
-        settings = repr((self._template, domain.task, seed, LENGTHS, LEVELS))
-        self.digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        self.template = as_template(template, WRITE)
+        self.digest = template_digest(self.template, domain.task, seed, LENGTHS, LEVELS)
 
-    def messages(self, document: Document) -> list[Message]:
-        """Return the request for a query from a document."""
-        draw = random.Random(f"{self.seed}\0{document.doc_id}")
+    def drawn(self, doc_id: str, sample: int) -> tuple[str, str]:
+        """Return the length and the level that a query is asked for with."""
+        draw = random.Random(f"{self.seed}\0{doc_id}" + (f"\0{sample}" if sample else ""))
         (length,) = draw.choices(list(LENGTHS), list(LENGTHS.values()))
         (level,) = draw.choices(list(LEVELS), list(LEVELS.values()))
-        text = fenced(document.full_text)
-        return filled(
-            self._template, {"task": self.domain.task, "length": length, "level": level, "document": text}
-        )
+        return length, level
+
+    def messages(self, document: Document, sample: int = 0) -> list[Message]:
+        """Return the request for a query from a document."""
+        length, level = self.drawn(document.doc_id, sample)
+        parts = {"task": self.domain.task, "length": length, "level": level, "document": document.full_text}
+        return self.template.messages(parts)
+
+
+CHECKS = ("dependent", "refusal", "leak", "loop", "language", "length", "overlap", "duplicate")
+"""The checks that there are; that a query stands between its tags is always one."""
+
+CHOSEN = ("dependent", "refusal", "leak", "loop", "language", "duplicate")
+"""The checks that are made unless others are named."""
 
 
 class WrittenChecks:
-    """The checks of a written query: it stands between its tags, needs no document, and is not a copy."""
+    """The checks of a written query, such as that it needs no document, and is not a copy of one."""
 
-    names = (
-        Reason.UNPARSED,
-        Reason.DEPENDENT,
-        Reason.REFUSAL,
-        Reason.LEAK,
-        Reason.LOOP,
-        Reason.LANGUAGE,
-        Reason.DUPLICATE,
-    )
+    def __init__(self, prompt: WritePrompt, names: Sequence[str] = CHOSEN) -> None:
+        if unknown := sorted(set(names) - set(CHECKS)):
+            raise InputError(f"unknown checks {', '.join(map(repr, unknown))}; there are {', '.join(CHECKS)}")
+        self._prompt = prompt
+        self.names: Sequence[str] = (Reason.UNPARSED, *names)
+        self.digest = hashlib.sha256(repr((RULES, sorted(names))).encode()).hexdigest()[:16]
 
-    def fault(self, document: Document, text: str, finish_reason: str) -> Reason | None:
+    def fault(self, document: Document, text: str, finish_reason: str, sample: int = 0) -> Reason | None:
         """Return the first thing that is wrong with what was written from a document, or None."""
         query, full_text = written_query(text), document.full_text
         if query is None:
             return Reason.REFUSAL if is_refusal(text) else Reason.UNPARSED
+        length, _ = self._prompt.drawn(document.doc_id, sample)
         tests: dict[Reason, Callable[[], bool]] = {
-            Reason.DEPENDENT: lambda: bool(_REFERS_TO_IT.search(query)),
+            Reason.DEPENDENT: lambda: is_dependent(query),
+            Reason.REFUSAL: lambda: is_refusal(query),
             # in both directions: a short query copied from the document, and the document inside the query
             Reason.LEAK: lambda: leaks(query, full_text) or leaks(full_text, query),
             Reason.LOOP: lambda: is_loop(query),
             Reason.LANGUAGE: lambda: is_other_script(document.text, query),
+            Reason.LENGTH: lambda: not has_length(query, length),
+            Reason.OVERLAP: lambda: overlap(full_text, query) > _OVERLAP,
         }
-        return next((reason for reason, test in tests.items() if test()), None)
+        return next((reason for reason, test in tests.items() if reason in self.names and test()), None)
 
     def compared(self, text: str) -> str:
         """Return the query, without what the model thought before it."""
         return written_query(text) or ""
+
+
+def is_dependent(query: str) -> bool:
+    """Whether a query speaks of the document that it was written from: "according to the passage"."""
+    return any(pattern.search(query) for pattern in _REFERS_TO_IT)
+
+
+def has_length(query: str, length: str) -> bool:
+    """Whether a query has a length of `LENGTHS`, a fifth more or less."""
+    low, high = _BANDS[length]
+    return low * (1 - _TOLERANCE) <= len(query.split()) <= high * (1 + _TOLERANCE)
+
+
+def overlap(document: str, query: str) -> float:
+    """Return the share of the long words of a query, each counted once, that are words of its document."""
+    long = {word for word in words(query) if len(word) >= _LONG}
+    return len(long & set(words(document))) / len(long) if long else 0.0
 
 
 def written_query(text: str) -> str | None:
@@ -101,10 +183,17 @@ def written_query(text: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """How the writing ended, and how many documents were left out, by reason."""
+    """How the writing ended, how many documents were left out, by reason, and what the queries are like.
+
+    `lengths` has for each length that was drawn the number of queries, of those that have it (a fifth more or
+    less), and their median of words. `overlap` is the median share of a query's long words that its document
+    has, too.
+    """
 
     summary: Summary
     left_out: dict[str, int]
+    lengths: dict[str, tuple[int, int, float]]
+    overlap: float
 
 
 def write(
@@ -118,7 +207,8 @@ def write(
     shortest: int = 200,
     longest: int = 5000,
     count: int | None = None,
-    template: str | Path = "remix_write",
+    template: Template | str | Path = "remix_write",
+    checks: Sequence[str] = CHOSEN,
     seed: int = 0,
     concurrency: int = 64,
     progress: bool = False,
@@ -142,6 +232,7 @@ def write(
             depends on its id and the seed alone. Without: all that fit.
         template: the prompt; a file of your own with `{document}` and, optionally, `{task}`, `{length}` and
             `{level}`.
+        checks: what is checked, of `CHECKS`.
         seed: of the draws of documents, lengths and levels.
         concurrency: requests in flight.
         progress: show progress on stderr.
@@ -175,7 +266,12 @@ def write(
             counts = ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items()))
             raise InputError(f"there is no document to write a query from (left out: {counts or 'none'})")
 
+    prompt = WritePrompt(domain, template, seed)
+    profile = _Profile(prompt)
+
     def publish(answers: Answers[Document]) -> None:
+        for document, said in answers():
+            profile.add(document, said)
         sources_of = (
             Exclusion(query_id=said.thought_id, doc_id=document.doc_id) for document, said in answers()
         )
@@ -185,8 +281,8 @@ def write(
     summary = run_job(
         named(),
         Document,
-        expert(prompt=WritePrompt(domain, template, seed)),
-        WrittenChecks(),
+        expert(prompt=prompt),
+        WrittenChecks(prompt, checks),
         command="remix write",
         outputs=[Path(out), path_beside(out, SOURCES)],
         samples=samples,
@@ -195,7 +291,37 @@ def write(
         job=job or Job(),
         publish=publish,
     )
-    return Written(summary=summary, left_out=dict(left_out))
+    return Written(
+        summary=summary, left_out=dict(left_out), lengths=profile.lengths(), overlap=profile.overlap()
+    )
+
+
+class _Profile:
+    """What the written queries are like, beside what was asked for."""
+
+    def __init__(self, prompt: WritePrompt) -> None:
+        self._prompt = prompt
+        self._words: defaultdict[str, list[int]] = defaultdict(list)
+        self._having: Counter[str] = Counter()
+        self._overlaps: list[float] = []
+
+    def add(self, document: Document, said: Thought) -> None:
+        query = _query(said, "").text
+        sample = int(said.thought_id.rpartition("#")[2])
+        length, _ = self._prompt.drawn(document.doc_id, sample)
+        self._words[length].append(len(query.split()))
+        self._having[length] += has_length(query, length)
+        self._overlaps.append(overlap(document.full_text, query))
+
+    def lengths(self) -> dict[str, tuple[int, int, float]]:
+        return {
+            length: (len(self._words[length]), self._having[length], median(self._words[length]))
+            for length in LENGTHS
+            if length in self._words
+        }
+
+    def overlap(self) -> float:
+        return median(self._overlaps) if self._overlaps else 0.0
 
 
 def sources(

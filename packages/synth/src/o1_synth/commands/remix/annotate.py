@@ -7,12 +7,20 @@ import sys
 import threading
 
 from o1_records import Thought, open_documents, open_queries, read_jsonl
-from o1_records.kit.command import gentle, reads, writes
+from o1_records.kit.command import at_least, between, gentle, reads, writes
 from o1_records.trec import read_run
-from o1_synth.commands.options import declare_step, domain_of, model_job, report, step_expert
+from o1_synth.commands.options import (
+    StepExpert,
+    declare_step,
+    domain_of,
+    model_job,
+    report,
+    template_of,
+)
 from o1_synth.expert import Sampling
 from o1_synth.job.scheduler import FAILURES
-from o1_synth.remix.annotate import DROPPED, annotate
+from o1_synth.remix.annotate import DROPPED, POSITIVE, annotate
+from o1_synth.template import ANNOTATE
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -24,36 +32,62 @@ def declare(command: argparse.ArgumentParser) -> None:
     writes(command, "--out", required=True, beside=[FAILURES, DROPPED], help="JSONL of Example records")
     writes(command, "--flagembedding", metavar="OUT", help="the same examples in FlagEmbedding's format")
     writes(
+        command, "--judgements", metavar="OUT", help="the scores of every pair, each with its justification"
+    )
+    writes(
         command,
         "--distill",
         metavar="OUT",
         help="what the annotator wrote, without the hidden thinking of a reasoning model, as chat JSONL",
+    )
+    add = command.add_argument
+    add("--scores", type=at_least(1), default=1, help="scores of each pair; their mean counts")
+    add(
+        "--positive-score",
+        type=between(1, 5, open_low=True),
+        default=POSITIVE,
+        help="the lowest of a positive",
+    )
+    add(
+        "--negative-score",
+        type=between(1, 5),
+        help="the highest of a negative, if not all below the positives",
     )
     declare_step(command, "remix_annotate", Sampling(temperature=0.6, top_p=0.95, max_tokens=4096))
 
 
 def run(args: argparse.Namespace) -> int:
     """Annotate; return 0 when done, 3 when scores are missing."""
-    stop = threading.Event()
+    stop, expert = threading.Event(), StepExpert(args)
     with gentle(stop):
         made = annotate(
             open_queries(args.queries),
             read_run(args.candidates),
             open_documents(args.corpus),
-            step_expert(args),
+            expert,
             out=args.out,
             domain=domain_of(args),
+            scores=args.scores,
+            positive=args.positive_score,
+            negative=args.negative_score,
             thoughts=read_jsonl(args.thoughts, Thought) if args.thoughts else (),
+            judgements=args.judgements,
             distill=args.distill,
             flagembedding=args.flagembedding,
-            template=args.template,
+            template=template_of(args, ANNOTATE),
             concurrency=args.concurrency,
             progress=True,
             job=model_job(args, stop),
         )
+    if args.preview:
+        return 0
+    if made.agreement is not None:
+        print(f"all scores of a pair are equal for {made.agreement:.0%} of the pairs", file=sys.stderr)
+    if made.undecided:
+        print(f"{made.undecided} documents are neither positive nor negative", file=sys.stderr)
     if made.dropped:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in sorted(made.dropped.items()))
         count, listed = sum(made.dropped.values()), f"{args.out}{DROPPED}"
         print(f"{count} queries made no example ({reasons}), listed in {listed}", file=sys.stderr)
     did = f"{made.examples} examples of {made.summary.thoughts} scores"
-    return report(made.summary, did, args.out, args.typed)
+    return report(made.summary, did, args.out, args.typed, expert.last)

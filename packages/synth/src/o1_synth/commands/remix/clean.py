@@ -7,10 +7,18 @@ import threading
 
 from o1_records import InputError, open_documents
 from o1_records.kit.command import gentle, reads, writes
-from o1_synth.commands.options import declare_step, domain_of, model_job, report, step_expert
+from o1_synth.commands.options import (
+    StepExpert,
+    declare_step,
+    domain_of,
+    model_job,
+    report,
+    template_of,
+)
 from o1_synth.expert import Sampling
 from o1_synth.job.scheduler import FAILURES
 from o1_synth.remix.clean import clean
+from o1_synth.template import CLEAN
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -25,18 +33,20 @@ def run(args: argparse.Namespace) -> int:
     """Ask about each; return 0 when done, 3 when answers are missing."""
     domain = domain_of(args)
     if domain is None:
-        raise InputError("clean needs --domains and --domain, to know what to ask about")
-    stop = threading.Event()
+        raise InputError("clean needs --domain, to know what to ask about")
+    stop, expert = threading.Event(), StepExpert(args)
     with gentle(stop):
         made = clean(
             open_documents(args.corpus),
-            step_expert(args),
+            expert,
             out=args.out,
             domain=domain,
-            template=args.template,
+            template=template_of(args, CLEAN),
             concurrency=args.concurrency,
             progress=True,
             job=model_job(args, stop),
         )
+    if args.preview:
+        return 0
     did = f"{made.kept} documents kept of {made.summary.thoughts} judged"
-    return report(made.summary, did, args.out, args.typed)
+    return report(made.summary, did, args.out, args.typed, expert.last)
