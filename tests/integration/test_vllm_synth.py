@@ -24,7 +24,7 @@ from o1_synth.__main__ import main
 from o1_synth.engine import VLLMExpert
 from o1_synth.expert import sample_seed
 from o1_synth.job.journal import JournalReader
-from o1_synth.prompt import read_template
+from o1_synth.template import read_template
 
 pytestmark = pytest.mark.vllm
 
