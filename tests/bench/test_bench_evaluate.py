@@ -12,6 +12,7 @@ from o1_bench import Collection, Pipeline, evaluate, save_result
 from o1_bench.controls import empty_thoughts, thought_texts
 from o1_bench.results.result import Milliseconds, System
 from o1_bench.results.verify import verify_result
+from o1_bench.running.about import About
 from o1_bench.running.retrieve import Appended, from_run, fused
 from o1_bench.score import parse_measure
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank, read_jsonl
@@ -72,14 +73,14 @@ def whole(queries, k):
 
 
 def test_any_callable_is_scored_and_the_result_verifies(tmp_path):
-    result = evaluate(COLLECTION, whole, system=System(name="mine", device="cpu"), folder=tmp_path, k=5)
+    result = evaluate(COLLECTION, whole, system=System(name="mine"), folder=tmp_path, k=5)
     assert result.name == "mine"
     assert result.metrics["RR@10"] == 1.0
     assert verify_result(tmp_path) == []
     assert result.system.milliseconds.search > 0
     assert result.system.milliseconds.think is None
     assert result.system.peak_memory_bytes > 10 * 2**20
-    assert (result.k, result.system.device) == (5, "cpu")
+    assert (result.k, result.system.device, result.measured) == (5, "", True)
     assert result.measures["nDCG@10"] == "ir-measures, pytrec_eval"
     assert evaluate(COLLECTION, whole).metrics == result.metrics
 
@@ -179,46 +180,67 @@ def test_a_rerun_repeats_nothing_and_new_measures_only_score_again(tmp_path):
     assert again.asked == []
 
 
+def telling(**told):
+    """A retriever that says something of itself."""
+
+    class Telling:
+        about = About(**told)
+
+        def __call__(self, queries, k):
+            return whole(queries, k)
+
+    return Telling()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        ({"system": System(name="other")}, "system 'run', this run has system 'other'"),
         (
-            {"system": System(name="other", encoder={"model": "a"})},
-            "system 'run', this run has system 'other'",
-        ),
-        (
-            {"system": System(name="run", encoder={"model": "b"})},
+            {"retrieve": telling(fingerprint={"model": "b"})},
             "encoder model 'a', this run has encoder model 'b'",
         ),
         (
-            {"system": System(name="run", encoder={"model": "a"}, sampling={"samples": 3})},
+            {"system": System(name="run", sampling={"samples": 3})},
             "sampling samples not given, this run has sampling samples '3'",
         ),
         (
-            {"system": System(name="run", encoder={"model": "a"}, prompts={"query": "Q: "})},
+            {"retrieve": telling(fingerprint={"model": "a"}, prompts={"query": "Q: "})},
             "prompt query not given, this run has prompt query 'Q: '",
         ),
         (
-            {"system": System(name="run", encoder={"model": "a"}, kind="oracle", device="cuda")},
+            {
+                "retrieve": telling(fingerprint={"model": "a"}, device="cuda"),
+                "system": System(name="run", kind="oracle"),
+            },
             "device '', kind 'system', this run has device 'cuda', kind 'oracle'",
         ),
         (
-            {"system": System(name="run", encoder={"model": "a"}, milliseconds=Milliseconds(think=2.0))},
+            {"system": System(name="run", milliseconds=Milliseconds(think=2.0))},
             "think milliseconds not given, this run has think milliseconds '2.0'",
+        ),
+        ({"system": System(name="run", seed=3)}, "seed '', this run has seed '3'"),
+        (
+            {"collection": COLLECTION.changed(instruction="Find it.")},
+            "instruction '', this run has instruction 'Find it.'",
         ),
         ({"k": 7}, "k '1000', this run has k '7'"),
         ({"part": 3}, "part '256', this run has part '3'"),
     ],
 )
 def test_what_another_run_made_is_refused_with_every_difference(tmp_path, change, named):
-    settings = {"system": System(name="run", encoder={"model": "a"})}
-    evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run")
+    settings = {
+        "collection": COLLECTION,
+        "retrieve": telling(fingerprint={"model": "a"}),
+        "system": System(name="run"),
+    }
+    evaluate(**settings, folder=tmp_path / "run")
     before = contents(tmp_path / "run")
     settings |= change
     with pytest.raises(ChangedJobError, match=f"was made with {named}; .*--new-job"):
-        evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run")
+        evaluate(**settings, folder=tmp_path / "run")
     assert contents(tmp_path / "run") == before
-    moved = evaluate(COLLECTION, whole, **settings, folder=tmp_path / "run", new_job=True)
+    moved = evaluate(**settings, folder=tmp_path / "run", new_job=True)
     assert contents(tmp_path / "run.old1") == before
     assert verify_result(tmp_path / "run.old1") == verify_result(tmp_path / "run") == []
     assert moved.name == settings["system"].name
@@ -291,7 +313,7 @@ def test_two_runs_in_one_process_on_one_folder_are_refused(tmp_path):
         return whole(queries, k)
 
     assert evaluate(COLLECTION, again, folder=tmp_path).metrics["RR@10"] == 1.0
-    assert evaluate(COLLECTION, whole, folder=tmp_path).metrics["RR@10"] == 1.0
+    assert evaluate(COLLECTION, again, folder=tmp_path).metrics["RR@10"] == 1.0
 
 
 def test_a_second_process_in_the_folder_is_refused(tmp_path):
@@ -368,16 +390,16 @@ def test_a_foreign_run_is_cut_in_the_one_total_order():
 
 
 def test_result_json_says_all_that_a_reader_needs_to_check_it(tmp_path):
-    system = System(
-        name="all",
-        encoder={"model": "m", "digest": "sha256:1"},
-        prompts={"query": "Query: "},
-        sampling={"temperature": 0.7},
-        index_bytes=400,
+    about = About(
+        fingerprint={"model": "m", "digest": "sha256:1"}, prompts={"query": "Query: "}, index_bytes=400
     )
-    evaluate(COLLECTION, Calls().pipeline(), system=system, folder=tmp_path)
+    system = System(name="all", sampling={"temperature": 0.7})
+    evaluate(COLLECTION, Calls().pipeline(about=about), system=system, folder=tmp_path)
     said = json.loads((tmp_path / "result.json").read_text())
-    assert said["collection"].keys() >= {"name", "revision", "digests", "instruction"}
+    assert said["collection"].keys() >= {"name", "revision", "digests", "instruction", "protocol"}
+    assert said["system"]["encoder"] == about.fingerprint
+    assert (said["system"]["prompts"], said["system"]["index_bytes"]) == ({"query": "Query: "}, 400)
+    assert said["collection"]["protocol"]["name"] == "plain"
     assert said["collection"]["digests"].keys() == {"documents", "queries", "qrels", "excluded"}
     assert said["system"].keys() >= {
         "encoder", "prompts", "sampling", "milliseconds", "thought_tokens", "index_bytes",

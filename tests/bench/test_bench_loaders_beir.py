@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from o1_bench.datasets.beir import load_beir, load_public
+from o1_bench.datasets.beir import load_beir
 from o1_records import InputError
 
 DOCUMENTS = [
@@ -108,24 +108,33 @@ def test_an_id_nan_stays_a_name(zipped):
     assert found["NaN"].text == "Not a number."
 
 
-def test_a_public_set_never_counts_a_document_that_has_the_querys_id(zipped):
-    loaded = load_public("scifact", zipped)
+def called(folder, name):
+    """The folder under another name."""
+    folder.with_name(name).parent.mkdir(exist_ok=True)
+    return folder.rename(folder.with_name(name))
+
+
+def test_a_public_set_is_known_by_its_folder_and_never_counts_a_document_that_has_the_querys_id(zipped):
+    loaded = load_beir(called(zipped, "scifact"))
     assert loaded.name == "beir/scifact/test"
+    assert loaded.protocol.name == "beir"
     assert loaded.excluded == {"1": {"1"}, "NaN": {"NaN"}}
 
 
 def test_ms_marco_is_reported_on_its_dev_split(zipped):
     write_tsv(zipped / "qrels" / "dev.tsv")
     (zipped / "qrels" / "test.tsv").unlink()
-    assert load_public("msmarco", zipped).name == "beir/msmarco/dev"
+    loaded = load_beir(called(zipped, "msmarco"))
+    assert (loaded.name, loaded.protocol.measures[0]) == ("beir/msmarco/dev", "nDCG@10")
 
 
 def test_arguana_may_lack_five_judged_documents_and_no_other_set_may(zipped):
     with (zipped / "qrels" / "test.tsv").open("a") as file:
         file.writelines(f"1\tlost-{number}\t1\n" for number in range(5))
-    assert len(load_public("arguana", zipped).qrels) == 8
+    arguana = called(zipped, "arguana")
+    assert len(load_beir(arguana).qrels) == 8
     with pytest.raises(InputError, match="5 judged documents are not in the corpus"):
-        load_public("scifact", zipped)
+        load_beir(called(arguana, "scifact"))
 
 
 @pytest.mark.extra

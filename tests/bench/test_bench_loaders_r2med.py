@@ -32,15 +32,15 @@ def test_a_task_is_read_from_its_three_files(folder):
         ("0", "light/Phototaxis_3.txt", 1),
         ("1", "b", 2),
     ]
-    assert loaded.instruction == "Given a Biology post, retrieve relevant passages that help answer the post"
+    assert loaded.instruction == "Given a Biology post, retrieve relevant passages that help answer the post."
 
 
 def test_clinical_cases_look_for_similar_cases():
     assert len(TASKS) == 8
     assert instruction("PMC-Clinical") == (
-        "Given a Clinical Case, retrieve similar cases that help diagnose the case"
+        "Given a Clinical Case, retrieve similar cases that help diagnose the case."
     )
-    assert instruction("PMC-Treatment").endswith("relevant passages that help answer the case")
+    assert instruction("PMC-Treatment").endswith("relevant passages that help answer the case.")
 
 
 def test_repeated_documents_are_refused_or_merged_on_request(folder):

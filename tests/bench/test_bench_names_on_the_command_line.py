@@ -47,11 +47,11 @@ def test_a_name_brings_its_exclusions_and_measures_to_score(root, capsys):
     scored = ("score", "--run", root / "mine.trec", "--qrels", root / "data/beir/scifact")
     assert run_with(*scored) == 0
     alone = printed(capsys)
-    assert alone == {"nDCG@10": "1.0000", "R@100": "1.0000"}
+    assert alone == {"nDCG@10": "1.0000", "RR@10": "1.0000", "R@100": "1.0000"}
     assert run_with(*scored, "--result", root / "kept", "--per-query", root / "m.jsonl") == 0
     assert printed(capsys) == alone
     kept = load_result(root / "kept")
-    assert kept.metrics == {"nDCG@10": 1.0, "R@100": 1.0}
+    assert kept.metrics == {"nDCG@10": 1.0, "RR@10": 1.0, "R@100": 1.0}
     lines = [json.loads(line) for line in (root / "m.jsonl").read_text().splitlines()]
     assert {line["value"] for line in lines} == {1.0}
     assert run_with("verify", root / "kept") == 0
@@ -63,7 +63,11 @@ def test_given_exclusions_take_the_place_of_a_names_own(root, capsys, kept):
     qrels = root / "data/beir/scifact"
     scored = ("score", "--run", root / "mine.trec", "--qrels", qrels)
     options = [*kept, root / "kept"] if kept else []
-    assert run_with(*scored, "--excluded", root / "excluded.jsonl", *options) == 0
+    excluded = ("--excluded", root / "excluded.jsonl")
+    # they are the data's; that a document with the query's id never counts is the protocol's
+    assert run_with(*scored, *excluded, *options) == 0
+    assert printed(capsys)["nDCG@10"] == "1.0000"
+    assert run_with(*scored, *excluded, "--protocol", "plain", *options) == 0
     assert printed(capsys)["nDCG@10"] == "0.6309"
 
 

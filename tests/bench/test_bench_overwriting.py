@@ -123,19 +123,22 @@ def actions():
 
 DECLARED = {
     "fetch": {"out"},
-    "run": {"model", "hybrid", "out", "collection", "data", "thoughts"},
+    "run": {"model", "hybrid", "rerank", "out", "collection", "data", "thoughts"},
     "bm25": {"collection", "run", "thoughts"},
     "score": {"run", "qrels", "excluded", "per_query", "result"},
     "compare": {"baseline", "others", "qrels"},
+    "table": {"results"},
     "report": {"results", "out", "collection", "thoughts"},
-    "leaderboard": {"results"},
+    "leaderboard": {"results", "mteb"},
+    "export": {"results", "out"},
     "verify": {"results"},
 }
 NO_PATHS = {
     "allow_different", "b", "baseline", "batch", "controls", "device", "document_prompt", "embed_ms",
-    "embed_options", "examples", "focus", "k", "k1", "kind", "max_length", "measure", "measures", "name",
-    "new_job", "note", "oracle", "query_prompt", "query_times", "search_ms", "seed", "split",
-    "split_identifiers", "suite", "think", "think_ms", "think_options", "title",
+    "embed_options", "examples", "focus", "format", "fusion", "hybrid_name", "k", "k1", "kind", "letters",
+    "max_length", "measure", "measures", "name", "new_job", "note", "oracle", "permutations", "protocol",
+    "query_prompt", "query_times", "query_weights", "rerank_top", "search_ms", "seed", "split",
+    "split_identifiers", "suite", "think", "think_ms", "think_options", "title", "weights",
 }  # fmt: skip
 
 

@@ -219,7 +219,9 @@ def test_an_oracle_is_never_the_headline_by_itself(results):
 def test_results_that_do_not_belong_together_are_refused(tmp_path, results):
     with pytest.raises(InputError, match="no results"):
         table([])
-    with pytest.raises(InputError, match="two results are called 'plain'"):
+    with pytest.raises(
+        InputError, match="2 results are called 'plain' on tiny/test; give them different names, or a seed"
+    ):
         table([results[0], results[0]])
     with pytest.raises(InputError, match="no result is called 'x'; there are 'plain', 'thinking'"):
         table(results, baseline="x")

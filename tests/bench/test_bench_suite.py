@@ -4,7 +4,9 @@ import pytest
 
 from o1_bench import Collection, save_result, write_report
 from o1_bench.compare import holm, paired_test, paired_test_over_tasks
+from o1_bench.datasets.averages import AVERAGES
 from o1_bench.datasets.suites import ENTRIES, SUITES
+from o1_bench.protocol import PROTOCOLS
 from o1_bench.reporting.leaderboard import leaderboard, published
 from o1_bench.reporting.rows import by_collection, gain_by_length, over_tasks
 from o1_bench.reporting.words import suite_table, table
@@ -27,6 +29,7 @@ def collection(name, count):
         queries=tuple(Query(query_id=f"q{n}", text=f"find {n}") for n in range(count)),
         qrels=tuple(Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(count)),
         instruction="Given a post, retrieve passages that help.",
+        protocol=PROTOCOLS["bright" if name.startswith("bright/") else "plain"],
     )
 
 
@@ -121,7 +124,7 @@ def test_a_small_task_weighs_as_much_as_a_large_one():
 
 def test_the_suites_table_has_a_column_a_task(results):
     lines = suite_table(results).splitlines()
-    assert lines[0].split()[:6] == ["run", *TASKS, "average", "ms/query"]
+    assert lines[0].split()[:8] == ["run", *TASKS, "mean", "of", "3", "ms/query"]
     assert lines[1].split()[:5] == ["BM25", "0.500", "0.500", "0.500", "0.500"]
     assert lines[3].startswith("filler (control)")
     with pytest.raises(InputError, match="measured on different"):
@@ -140,9 +143,10 @@ def test_gain_is_shown_against_the_length_of_thoughts(results):
 
 
 def test_published_figures_name_known_collections_and_their_sources():
-    families = {name.partition("/")[0] for name in ENTRIES}
+    known = {*(entry.name for entry in ENTRIES.values()), *(average.name for average in AVERAGES)}
     for each in published():
-        assert each.collection in ENTRIES or each.collection in families, each
+        assert each.collection in known, each
+        assert each.protocol in PROTOCOLS or "not stated" in each.protocol, each
         assert 0 < each.value < 1
         assert each.source
         assert str(parse_measure(each.measure)) == each.measure
@@ -154,17 +158,22 @@ def test_averages_of_published_tasks_are_as_published():
     """A slip of the hand in a copied table would show here."""
     values = {(e.system, e.source, e.collection): e.value for e in published() if e.measure == "nDCG@10"}
     compared = 0
-    for (system, source, suite), average in values.items():
-        tasks = [values.get((system, source, name)) for name in SUITES.get(suite, ())]
-        if tasks and None not in tasks:
+    named = {average.name: average for average in AVERAGES}
+    for (system, source, name), published_average in values.items():
+        if name not in named:
+            continue
+        found = named[name].of({task: values.get((system, source, task)) for task in named[name].collections})
+        if found is not None:
             compared += 1
-            assert sum(tasks) / len(tasks) == pytest.approx(average, abs=0.001), (system, suite)
+            assert found == pytest.approx(published_average, abs=0.001), (system, name)
     assert compared > 30
 
 
 def test_ours_stand_beside_published_figures_where_there_are_some(results):
     board = leaderboard(results)
-    assert board.columns == ("bright/biology", "bright/pony")
+    assert [(c.collection, c.measure) for c in board.columns] == [
+        ("bright/biology", "nDCG@10"), ("bright/pony", "nDCG@10"),
+    ]  # fmt: skip
     ours = [entry for entry in board.entries if entry.ours]
     assert [entry.system for entry in ours] == ["thinking", "BM25"]  # no control, no oracle
     theirs = {entry.system: entry.values for entry in board.entries if not entry.ours}
@@ -183,9 +192,15 @@ def test_a_whole_published_suite_gets_its_average(tmp_path):
         for task in SUITES["bright"]
     ]  # fmt: skip
     board = leaderboard(made)
-    assert board.columns[-1] == "bright"
-    assert board.entries[0].values[-1] == pytest.approx(0.5)
-    assert {entry.values[-1] for entry in board.entries if entry.system == "BM25"} == {0.145}
+    columns = [column.collection for column in board.columns]
+    assert columns[12:] == ["BRIGHT", "BRIGHT StackExchange", "BRIGHT Theorem", "BRIGHT Coding"]
+    (ours,) = [entry for entry in board.entries if entry.ours]
+    assert ours.values[12:] == pytest.approx([0.5] * 4)
+    (bm25,) = [entry for entry in board.entries if entry.system == "BM25"]
+    assert bm25.values[12] == 0.145
+    # its groups are the means of the tasks that were published
+    assert bm25.values[13] == pytest.approx(sum(bm25.values[:7]) / 7)
+    assert board.apart == ()
 
 
 @pytest.mark.extra

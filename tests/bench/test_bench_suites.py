@@ -17,8 +17,10 @@ from o1_bench.datasets.suites import (
     load_collection,
     load_collections,
     load_from_irds,
-    measures,
+    protocol_of,
 )
+from o1_bench.protocol import PROTOCOLS
+from o1_bench.score import parse_measures
 from o1_records import InputError
 
 COMMIT = "d56462d0e63a25450459c4f213e49ffdb866f7f9"
@@ -46,15 +48,56 @@ def root(tmp_path):
 
 
 def test_the_suites_are_those_of_the_papers():
-    assert len(SUITES["o1"]) == len(SUITES["bright"]) == 12
+    assert len(SUITES["o1-standard"]) == len(SUITES["bright"]) == 12
     assert len(SUITES["r2med"]) == len(SUITES["bright-long"]) == 8
-    assert set(SUITES["reasonembed"]) == {*SUITES["bright"], *SUITES["r2med"]}
-    assert sum(name.startswith("beir/") for name in SUITES["o1"]) == 8
-    assert {name for suite in SUITES.values() for name in suite} <= set(ENTRIES)
+    plain = [name.partition("@")[0] for name in SUITES["reasonembed"]]
+    assert set(plain) == {*SUITES["bright"], *SUITES["r2med"]}
+    assert sum(name.startswith("beir/") for name in SUITES["o1-standard"]) == 8
+    assert {name.partition("@")[0] for suite in SUITES.values() for name in suite} <= set(ENTRIES)
+
+
+def test_suite_o1_is_what_the_public_code_evaluates():
+    """scripts/eval.sh at 28b4583: MS MARCO with titles, dev, dl19 and dl20, and ten sets of BEIR."""
+    named = [name.partition("@") for name in SUITES["o1"]]
+    passages = [(name, protocol) for name, _, protocol in named if name.startswith("msmarco")]
+    assert passages == [
+        ("msmarco-titles/dev", "o1-dev"), ("msmarco-titles/dl19", "o1-dl"), ("msmarco-titles/dl20", "o1-dl"),
+    ]  # fmt: skip
+    sets = [name.removeprefix("beir/") for name, _, protocol in named if protocol == "o1-beir"]
+    assert sets == (
+        [
+            "fiqa",
+            "nfcorpus",
+            "scidocs",
+            "scifact",
+            "trec-covid",
+            "webis-touche2020",
+            "dbpedia-entity",
+            "nq",
+            "hotpotqa",
+            "fever",
+        ]
+    )
+    measures = {measure for name in SUITES["o1"] for measure in protocol_of(name).measures}
+    assert measures == {"nDCG@10", "RR@10", "R@1000"}  # every grade of 1 or more is relevant
+    identical = {name for name in SUITES["o1"] if protocol_of(name).ignore_identical_ids}
+    assert identical == {f"beir/{name}@o1-beir" for name in sets}
+    # both are named, and the TREC track's own stands beside it
+    assert protocol_of("msmarco/dl19").name == "trec-dl"
+    assert "R(rel=2)@1000" in protocol_of("msmarco/dl19").measures
+
+
+def test_suite_reasonembed_has_its_prompt_and_its_token_limits():
+    limits = {name: protocol_of(name).max_length for name in SUITES["reasonembed"]}
+    assert {limit for name, limit in limits.items() if name.startswith("bright/")} == {8192}
+    assert {limit for name, limit in limits.items() if name.startswith("r2med/")} == {512}
+    prompts = {protocol_of(name).query_prompt for name in SUITES["reasonembed"]}
+    assert prompts == {"Instruct: {instruction}\nQuery: "}
 
 
 def test_every_collection_has_a_protocol_that_can_be_computed_and_a_source():
-    assert all(measures(name) for name in ENTRIES)
+    assert all(parse_measures(entry.protocol.measures) for entry in ENTRIES.values())
+    assert all(parse_measures(protocol.measures) for protocol in PROTOCOLS.values())
     assert all(entry.source and entry.folder for entry in ENTRIES.values())
     pinned = [entry.repository.revision for entry in ENTRIES.values() if entry.repository]
     assert all(len(revision) == 40 for revision in pinned)
@@ -63,14 +106,16 @@ def test_every_collection_has_a_protocol_that_can_be_computed_and_a_source():
 @pytest.mark.parametrize(
     ("name", "protocol"),
     [
-        ("msmarco/dev", ["RR@10", "R@1000"]),
+        ("msmarco/dev", ["RR@10", "R@50", "R@1000"]),
         ("msmarco/dl19", ["nDCG@10", "RR(rel=2)@10", "AP(rel=2)@1000", "R(rel=2)@1000"]),
-        ("beir/scifact", ["nDCG@10", "R@100"]),
+        ("beir/scifact", ["nDCG@10", "RR@10", "R@100"]),
+        ("beir/msmarco", ["nDCG@10", "RR@10", "R@100"]),
+        ("bright-long/biology", ["R@1", "nDCG@10"]),
         ("bright/biology", ["nDCG@10", "R@100"]),
     ],
 )
 def test_the_first_measure_is_the_published_one(name, protocol):
-    assert [str(measure) for measure in measures(name)] == protocol
+    assert list(protocol_of(name).measures) == protocol
 
 
 def test_a_name_finds_its_folder_protocol_and_revision(root):
@@ -127,8 +172,6 @@ def test_what_is_not_on_the_hub_or_in_ir_datasets_says_so(tmp_path):
 def test_a_path_may_end_in_a_name(root):
     by_path = load_collection(root / "beir" / "scifact", "test")
     assert (by_path.name, by_path.excluded) == ("beir/scifact/test", {"1": {"1"}})
-    # a BEIR folder of that name is a BEIR folder
-    assert load_collection(root / "scifact", "test").name == "scifact/test"
     with pytest.raises(InputError, match="r2med/Biology has a split of its own"):
         load_collection(root / "r2med" / "Biology", "dev")
     with pytest.raises(InputError, match="a collection is a BEIR folder, or ROOT/NAME such as data/"):

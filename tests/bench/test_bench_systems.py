@@ -11,6 +11,7 @@ from o1_bench.__main__ import main
 from o1_bench.collection import digest
 from o1_bench.results.result import System
 from o1_bench.results.verify import verify_result
+from o1_bench.running.about import About
 from o1_bench.running.encoder import Stopwatch
 from o1_bench.running.retrieve import ExactSearch
 from o1_bench.running.systems import GROUP, open_system, run_hybrid
@@ -121,7 +122,7 @@ def test_a_foreign_run_is_a_system(collection, tmp_path, given):
     write_run(path, rank("q0", {"d4": 2.0, "d0": 1.0}))
     (result,) = run_model(str(path if given == "file" else tmp_path), task(collection, tmp_path))
     assert result.per_query["RR@10"] == {"q0": 1.0, "q1": 0.0, "q2": 0.0}
-    assert result.system.encoder["sha256"]
+    assert len(result.system.encoder["hits (sha256)"]) == 64
     # looking its hits up is not what finding them took
     assert (result.system.milliseconds.total, result.system.peak_memory_bytes) == (None, None)
     assert verify_result(tmp_path / "results" / slug(result.name)) == []
@@ -138,7 +139,8 @@ def test_the_costs_of_what_is_fused_add_up(collection, tmp_path):
         yield from rank("q0", {"d0": 1.0}, k)
 
     here = task(collection, tmp_path)
-    first, second = (here.run(System(name=name, index_bytes=3, index_seconds=2.0), search) for name in "ab")
+    search.about = About(fingerprint={"a": 1}, index_bytes=3, index_seconds=2.0)
+    first, second = (here.run(System(name=name), search) for name in "ab")
     both = run_hybrid(first, second, here).system
     assert both.milliseconds.search > first.system.milliseconds.search + second.system.milliseconds.search
     assert (both.index_bytes, both.index_seconds, both.note) == (6, 4.0, "reciprocal rank fusion")
@@ -169,6 +171,7 @@ def test_bm25_runs_with_thoughts_and_their_controls_at_the_same_cost(collection,
         "BM25 + empty thought": "control",
         "BM25 + shuffled thought": "control",
         "BM25 + filler thought": "control",
+        "BM25 + copy thought": "control",
     }
     assert results["BM25 + thought"].metrics["RR@10"] == 1.0
     assert results["BM25 + empty thought"].per_query == results["BM25"].per_query
@@ -214,7 +217,7 @@ def test_the_command_runs_a_model_with_controls_and_a_hybrid_and_resumes(folder,
     assert "BM25 + mine" in out
     made = folder / "results" / "tiny-test"
     stamps = {path: path.stat().st_mtime_ns for path in made.glob("*/result.json")}
-    assert len(stamps) == 7
+    assert len(stamps) == 8
     assert run_with(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in made.glob("*/result.json")} == stamps
     assert run_with("verify", *stamps) == 0
@@ -274,6 +277,10 @@ class Model:
         texts = [each[0] if each else query.text for query, each in zip(queries, own, strict=True)]
         return self.vectors(text if isinstance(text, str) else text.text for text in texts)
 
+    def sample(self, queries, documents):
+        asked = [f"<query> {{query.instruction}} {{query.text}} <emb>" for query in queries]
+        return asked, [f"<doc> {{document.text}} <emb>" for document in documents]
+
     def think(self, queries):
         self.note("think")
         source = Source(model="fake", completion_tokens=4)
@@ -323,9 +330,9 @@ def model(site, tmp_path, monkeypatch):
     registered = f"[{GROUP}]\nfake = fake_thinker:open_model\n"
     install(site, "fake-thinker", registered, FAKE.format(words=words, texts=TEXTS))
     monkeypatch.delitem(sys.modules, "fake_thinker", raising=False)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("1")
-    return tmp_path / "model"
+    (tmp_path / "thinker").mkdir()
+    (tmp_path / "thinker" / "weights").write_text("1")
+    return tmp_path / "thinker"
 
 
 def calls(model):
@@ -358,36 +365,38 @@ def test_a_model_that_thinks_runs_with_given_and_own_thoughts_and_all_controls(c
     options = {"think_options": ["--samples", "2"], "embed_options": ["--with-query"]}
     results = by_name(run_model(str(model), here, **options))
     assert {name: result.system.kind for name, result in results.items()} == {
-        "model": "system",
-        "model + thought": "system",
-        "model + empty thought": "control",
-        "model + shuffled thought": "control",
-        "model + filler thought": "control",
-        "model, thinking": "system",
-        "model, empty thoughts": "control",
-        "model, shuffled thoughts": "control",
-        "model, filler thoughts": "control",
+        "thinker": "system",
+        "thinker + thought": "system",
+        "thinker + empty thought": "control",
+        "thinker + shuffled thought": "control",
+        "thinker + filler thought": "control",
+        "thinker + copy thought": "control",
+        "thinker, thinking": "system",
+        "thinker, empty thoughts": "control",
+        "thinker, shuffled thoughts": "control",
+        "thinker, filler thoughts": "control",
+        "thinker, copy thoughts": "control",
     }
-    assert results["model + thought"].metrics["RR@10"] == 1.0
-    thinking = results["model, thinking"]
+    assert results["thinker + thought"].metrics["RR@10"] == 1.0
+    thinking = results["thinker, thinking"]
     assert thinking.per_query["RR@10"]["q0"] == thinking.per_query["RR@10"]["q1"] == 1.0
     assert thinking.system.thought_tokens == 16
     assert thinking.system.milliseconds.think > 0
-    for control in ("empty", "shuffled", "filler"):
-        system = results[f"model, {control} thoughts"].system
+    for control in ("empty", "shuffled", "filler", "copy"):
+        system = results[f"thinker, {control} thoughts"].system
         assert system.milliseconds.think == thinking.system.milliseconds.think
         assert system.thought_tokens == 16
     # an empty thought is not the same as none: it is what the model is given
-    assert results["model, empty thoughts"].per_query != results["model"].per_query
-    assert results["model, empty thoughts"].thought_words == {"q0": 0, "q1": 0, "q2": 0}
-    assert results["model"].system.encoder == {"weights": "1"}
+    assert results["thinker, empty thoughts"].per_query != results["thinker"].per_query
+    assert results["thinker, empty thoughts"].thought_words == {"q0": 0, "q1": 0, "q2": 0}
+    assert results["thinker"].system.encoder == {"weights": "1"}
     assert thinking.system.encoder == {"weights": "1", "with_query": True}
     assert thinking.system.sampling == {"thinking": {"samples": 2}}
     assert (thinking.system.index_bytes, thinking.system.device) == (5 * 13 * 4, "cpu")
     assert thinking.system.index_seconds > 0
-    lines = (tmp_path / "results" / "model" / "run.trec").read_text().splitlines()
+    lines = (tmp_path / "results" / "thinker" / "run.trec").read_text().splitlines()
     assert not [line for line in lines if line.startswith("q0 Q0 d4 ")]  # excluded
-    assert verify_result(tmp_path / "results" / "model-thinking") == []
+    assert verify_result(tmp_path / "results" / "thinker-thinking") == []
 
 
 @pytest.mark.extra
@@ -399,7 +408,7 @@ def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection,
     (model / "stop").unlink()
     calls(model)
     first = run_model(str(model), here)
-    assert calls(model) == ["documents", "queries", "think", *["queries"] * 4]
+    assert calls(model) == ["documents", "queries", "think", *["queries"] * 5]
     assert run_model(str(model), here) == first
     assert calls(model) == []
     (model / "weights").write_text("2")
@@ -407,13 +416,13 @@ def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection,
         run_model(str(model), here)
     second = run_model(str(model), replace(here, new_job=True))
     assert calls(model).count("documents") == 1
-    assert [result.system.encoder["weights"] for result in second] == ["2"] * 5
+    assert [result.system.encoder["weights"] for result in second] == ["2"] * 6
     moved = [path.name for path in (tmp_path / "results").iterdir() if path.name.endswith(".old1")]
     assert sorted(moved) == [
-        "model-empty-thoughts.old1", "model-filler-thoughts.old1", "model-shuffled-thoughts.old1",
-        "model-thinking.old1", "model.documents.old1", "model.old1",
+        "thinker-copy-thoughts.old1", "thinker-empty-thoughts.old1", "thinker-filler-thoughts.old1",
+        "thinker-shuffled-thoughts.old1", "thinker-thinking.old1", "thinker.documents.old1", "thinker.old1",
     ]  # fmt: skip
-    assert load_result(tmp_path / "results" / "model.old1") == first[0]
+    assert load_result(tmp_path / "results" / "thinker.old1") == first[0]
 
 
 @pytest.mark.extra
@@ -422,13 +431,13 @@ def test_other_thinking_embeds_no_document_again_and_is_refused_by_name(collecti
     first = run_model(str(model), here)
     calls(model)
     other = {"think_options": ["--samples", "2"]}
-    with pytest.raises(ChangedJobError, match=r'model-thinking: .*thinking .{"samples":1}.*{"samples":2}'):
+    with pytest.raises(ChangedJobError, match=r'thinker-thinking: .*thinking .{"samples":1}.*{"samples":2}'):
         run_model(str(model), here, **other)
     assert calls(model) == []
     second = run_model(str(model), replace(here, new_job=True), **other)
     assert calls(model) == ["think", "queries"]
     assert second[0] == first[0]
-    assert [path.name for path in (tmp_path / "results").glob("*.old*")] == ["model-thinking.old1"]
+    assert [path.name for path in (tmp_path / "results").glob("*.old*")] == ["thinker-thinking.old1"]
 
 
 @pytest.mark.extra
@@ -453,18 +462,18 @@ def test_what_a_model_refuses_is_one_error(folder, model, capsys):
         ("--model bm25 --think", "--think has no effect on bm25; leave it out"),
         ("--model bm25 --device cuda", "--device has no effect on bm25"),
         ("--model bm25 --embed-options=--seed", "--embed-options has no effect on bm25"),
-        ("--model mine.trec --k1 1.2", "--k1 has no effect on a TREC run"),
-        ("--model mine.trec --thoughts thoughts.jsonl", "--thoughts has no effect on a TREC run"),
+        ("--model mine.trec --k1 1.2", "--k1 has no effect on a run"),
+        ("--model mine.trec --thoughts thoughts.jsonl", "--thoughts has no effect on a run"),
         (
             "--model mine.trec --hybrid bm25 --max-length 9",
-            "--max-length has no effect on a TREC run and bm25",
+            "--max-length has no effect on a run and bm25",
         ),
         ("--model bm25 --query-times 5", "--query-times has an effect only with --thoughts"),
         ("--model bm25 --oracle", "--oracle has an effect only with --thoughts"),
         ("--model bm25 --think-ms 3", "--think-ms has an effect only with --thoughts"),
         ("--model bm25 --controls", "--controls has an effect only with --thoughts or --think"),
-        ("--model model --think-options=--seed", "--think-options has an effect only with --think"),
-        ("--model model --batch 9", "--batch has no effect on a model that thinks"),
+        ("--model thinker --think-options=--seed", "--think-options has an effect only with --think"),
+        ("--model thinker --batch 9", "--batch has no effect on a model that thinks"),
     ],
 )
 def test_an_option_without_an_effect_is_refused(folder, model, capsys, monkeypatch, options, said):
@@ -533,7 +542,7 @@ def test_encoded_documents_are_kept_and_those_of_another_prompt_refused(collecti
     asking = SentenceEncoder(str(tiny_encoder), query_prompt="how {instruction}: ")
     assert encoded(asking).seconds == kept.seconds  # the documents' prompt is the same
     other = SentenceEncoder(str(tiny_encoder), document_prompt="to ")
-    with pytest.raises(ChangedJobError, match=r"with digest .*''\", this run has digest .*'to '\""):
+    with pytest.raises(ChangedJobError, match=r"with digest .*''.*this run has digest .*'to "):
         encoded(other)
     encoded(other, new_job=True)
     assert len(list((tmp_path / "documents.old1").glob("shard-*.safetensors"))) == 1

@@ -5,7 +5,18 @@ from __future__ import annotations
 import sys
 
 import o1_bench
-from o1_bench.commands import bm25, compare, fetch, leaderboard, report, run, score, verify
+from o1_bench.commands import (
+    bm25,
+    compare,
+    export,
+    fetch,
+    leaderboard,
+    report,
+    run,
+    score,
+    table,
+    verify,
+)
 from o1_records.kit.command import Program
 
 main = Program(
@@ -16,8 +27,10 @@ main = Program(
         "bm25": (bm25, "search a collection with BM25"),
         "score": (score, "score a run"),
         "compare": (compare, "test runs against a baseline, query by query"),
+        "table": (table, "results as text, Markdown, LaTeX or CSV"),
         "report": (report, "write one HTML file about results"),
         "leaderboard": (leaderboard, "published figures beside ours"),
+        "export": (export, "write results as mteb, BEIR, FlagEmbedding or BRIGHT have them"),
         "verify": (verify, "recompute the metrics of results from their files"),
     },
     version=o1_bench.__version__,

@@ -20,7 +20,10 @@ _BLOCK = 2**20  # numbers in memory at a time: 8 MB
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """How run a compares with run b; `difference` is a - b, in the unit of the measure."""
+    """How run a compares with run b; `difference` is a - b, in the unit of the measure.
+
+    `permutations` is the number of random signs and samples that were drawn, with `seed`.
+    """
 
     difference: float
     low: float
@@ -29,6 +32,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     wins: int
     ties: int
     losses: int
+    permutations: int = 10_000
+    seed: int = 0
+
+    @property
+    def floor(self) -> float:
+        """The smallest p-value that so many permutations can give."""
+        return 1 / (1 + self.permutations)
 
     @property
     def queries(self) -> int:
@@ -70,6 +80,8 @@ def paired_test(
         wins=int((differences > 0).sum()),
         ties=int((differences == 0).sum()),
         losses=int((differences < 0).sum()),
+        permutations=permutations,
+        seed=seed,
     )
 
 
@@ -77,39 +89,47 @@ def paired_test_over_tasks(
     a: Mapping[str, Mapping[str, float]],
     b: Mapping[str, Mapping[str, float]],
     *,
+    weights: Mapping[str, float] | None = None,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
     """Compare the mean over tasks of the tasks' means: `{task: {query_id: value}}`, as suites report.
 
-    Every task counts the same, whatever its number of queries. Signs are flipped and queries drawn
-    within each task; with a single task this is `paired_test`.
+    Every task counts the same, whatever its number of queries, or by its weight (they sum to 1; see
+    `o1_bench.datasets.averages`). Signs are flipped and queries drawn within each task; with a single task
+    this is `paired_test`.
 
-    Raises InputError when a and b do not have the same tasks and queries, or have none.
+    Raises InputError when a and b do not have the same tasks and queries, or have none, and where a task has
+    no weight.
     """
     _check(a, b)
+    if weights is not None:
+        _check(a, weights)
     tasks = sorted(a)
     for task in tasks:
         _check(a[task], b[task])
     differences = [np.array([a[t][query_id] - b[t][query_id] for query_id in sorted(a[t])]) for t in tasks]
+    shares = [1 / len(tasks) if weights is None else weights[task] for task in tasks]
     rng = np.random.default_rng(seed)
-    means = np.array([values.mean() for values in differences])
+    mean = sum(share * values.mean() for share, values in zip(shares, differences, strict=True))
     flipped, drawn = np.zeros(permutations), np.zeros(permutations)
-    for values in differences:
-        flipped += _flipped_sums(values, permutations, rng) / len(values)
-        drawn += _resampled_means(values, permutations, rng)
+    for share, values in zip(shares, differences, strict=True):
+        flipped += share * _flipped_sums(values, permutations, rng) / len(values)
+        drawn += share * _resampled_means(values, permutations, rng)
     tolerance = 1e-12 * sum(np.abs(values).mean() for values in differences)
-    extreme = (np.abs(flipped) >= abs(means.sum()) - tolerance).sum()
-    low, high = np.quantile(drawn / len(tasks), [0.025, 0.975])
+    extreme = (np.abs(flipped) >= abs(mean) - tolerance).sum()
+    low, high = np.quantile(drawn, [0.025, 0.975])
     every = np.concatenate(differences)
     return Comparison(
-        difference=float(means.mean()),
+        difference=float(mean),
         low=float(low),
         high=float(high),
         p_value=float((1 + extreme) / (1 + permutations)),
         wins=int((every > 0).sum()),
         ties=int((every == 0).sum()),
         losses=int((every < 0).sum()),
+        permutations=permutations,
+        seed=seed,
     )
 
 

@@ -3,21 +3,33 @@
 Thoughts are texts by query_id here, not records, because the empty thought is one of them and a
 `Thought` is never blank: `{"q1": ["first thought", "second thought"], ...}`. Each control keeps
 the queries and the number of thoughts of each, so that sampling and averaging cost the same and
-smooth alike. Every function is pure; none depends on the order of the mapping.
+smooth alike. The controls are made in `o1_records.kit.controls`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from o1_records import InputError, Thought, quoted
+from o1_records import Query, Thought
+from o1_records.kit.controls import (
+    Texts,
+    copied_thoughts,
+    empty_thoughts,
+    filler_thoughts,
+    shuffled_thoughts,
+)
 
-Texts = dict[str, list[str]]
-
-# stop words only: no content, and a lexical retriever ignores them
-_FILLER = ("and", "so", "it", "is", "as", "it", "was", "and", "that", "is", "how", "it", "is")
+__all__ = [
+    "Control",
+    "Texts",
+    "controls_of",
+    "copied_thoughts",
+    "empty_thoughts",
+    "filler_thoughts",
+    "shuffled_thoughts",
+    "thought_texts",
+]
 
 
 def thought_texts(thoughts: Iterable[Thought]) -> Texts:
@@ -29,43 +41,21 @@ def thought_texts(thoughts: Iterable[Thought]) -> Texts:
     return texts
 
 
-def empty_thoughts(thoughts: Mapping[str, Sequence[str]]) -> Texts:
-    """Return as many empty thoughts for each query as it has: what does having a thought at all do?"""
-    return {query_id: [""] * len(texts) for query_id, texts in thoughts.items()}
+class Control(NamedTuple):
+    """Texts that should not help, and the note that results carry."""
+
+    texts: Texts
+    note: str
 
 
-def shuffled_thoughts(thoughts: Mapping[str, Sequence[str]], seed: int = 0) -> Texts:
-    """Return for each query all thoughts of another query, never its own: does their content matter?
+def controls_of(thoughts: Mapping[str, Sequence[str]], queries: Iterable[Query]) -> dict[str, Control]:
+    """Return all controls of given thoughts by name; `queries` are those that the thoughts are about.
 
-    `seed` decides an order of the queries, and each query takes the thoughts of the next one.
-
-    Raises:
-        InputError: there are fewer than two queries.
+    Raises InputError as `shuffled_thoughts` and `copied_thoughts` do.
     """
-    if len(thoughts) < 2:
-        raise InputError(
-            f"shuffling needs the thoughts of two queries or more, got {quoted(sorted(thoughts))}"
-        )
-    circle = sorted(thoughts, key=lambda query_id: (_draw(seed, query_id), query_id))
-    other = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
-    return {query_id: list(thoughts[other[query_id]]) for query_id in thoughts}
-
-
-def filler_thoughts(thoughts: Mapping[str, Sequence[str]]) -> Texts:
-    """Return thoughts of as many words without content: what does length alone do?"""
     return {
-        query_id: [" ".join(islice(cycle(_FILLER), len(text.split()))) for text in texts]
-        for query_id, texts in thoughts.items()
+        "empty": Control(empty_thoughts(thoughts), "room for a thought"),
+        "shuffled": Control(shuffled_thoughts(thoughts), "another query's thought"),
+        "filler": Control(filler_thoughts(thoughts), "same length"),
+        "copy": Control(copied_thoughts(thoughts, queries), "the query again"),
     }
-
-
-CONTROLS: dict[str, tuple[Callable[[Mapping[str, Sequence[str]]], Texts], str]] = {
-    "empty": (empty_thoughts, "room for a thought"),
-    "shuffled": (shuffled_thoughts, "another query's thought"),
-    "filler": (filler_thoughts, "same length"),
-}
-"""The controls by name, each with the note that results carry."""
-
-
-def _draw(seed: int, query_id: str) -> bytes:
-    return hashlib.sha256(f"{seed} {query_id}".encode()).digest()

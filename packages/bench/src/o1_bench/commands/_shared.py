@@ -9,14 +9,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from o1_bench._partly import PartlyDoneError
 from o1_bench.datasets.suites import files_read
+from o1_bench.protocol import PROTOCOLS
 from o1_bench.results.result import EXCLUDED, QRELS, RESULT, RUN, THOUGHTS, find_results
 from o1_bench.score import Measure, parse_measure
 from o1_records import InputError
-from o1_records.kit.command import between, reads
+from o1_records.kit.command import at_least, between, reads
 
 RESULT_FILES = (RUN, QRELS, EXCLUDED, THOUGHTS, RESULT)
 COLLECTION = "a BEIR folder, or ROOT/NAME such as data/bright/biology"
@@ -28,8 +29,49 @@ def collection(command: Any, flag: str, **options: Any) -> None:
 
 
 def split(command: Any) -> None:
-    """Add `--split`."""
-    command.add_argument("--split", default="test", metavar="NAME", help="split of a BEIR folder")
+    """Add `--split` and `--protocol`."""
+    command.add_argument(
+        "--split", metavar="NAME", help="split of a BEIR folder; else test (of MS MARCO dev)"
+    )
+    command.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        metavar="NAME",
+        help=f"how it is evaluated: {', '.join(PROTOCOLS)}; else its own (collection.json, or by its name)",
+    )
+
+
+def measures(command: Any, says: str) -> None:
+    """Add `--measures`."""
+    command.add_argument(
+        "--measures", nargs="+", type=measure, metavar="MEASURE",
+        help=f"such as nDCG@10 R_cap@100 RR(rel=2)@10, {says}",
+    )  # fmt: skip
+
+
+def tests(command: Any) -> None:
+    """Add the settings of significance tests."""
+    command.add_argument("--seed", type=at_least(0), metavar="N", help="seed of the tests; else 0")
+    command.add_argument(
+        "--permutations", type=at_least(1), metavar="N",
+        help="random sign flips and bootstrap samples of each test; else 10000",
+    )  # fmt: skip
+
+
+def tested(args: argparse.Namespace) -> dict[str, int]:
+    """Return the settings of tests that were given."""
+    settings = {"seed": args.seed, "permutations": args.permutations}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def given_of_tests(args: argparse.Namespace) -> list[str]:
+    """Return the options of tests that were given."""
+    return [f"--{name}" for name in tested(args)]
+
+
+def usage(text: str) -> NoReturn:
+    """Raise InputError: options do not belong together."""
+    raise InputError(text)
 
 
 def lexical(command: Any) -> None:
@@ -37,6 +79,16 @@ def lexical(command: Any) -> None:
     command.add_argument("--split-identifiers", action="store_true", help="BM25: for code")
     command.add_argument("--k1", type=between(0, math.inf), default=0.9, help="BM25: k1")
     command.add_argument("--b", type=between(0, 1), default=0.4, help="BM25: b")
+    command.add_argument(
+        "--query-weights",
+        action="store_true",
+        help="BM25: weigh the terms of queries too, as BRIGHT's published baseline does",
+    )
+
+
+def unescaped(text: str) -> str:
+    r"""Return text of the command line with \n and \t as a new line and a tab, as FlagEmbedding does."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def milliseconds(command: Any, flag: str, text: str) -> None:

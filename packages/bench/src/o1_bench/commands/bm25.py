@@ -26,7 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search query by query; the run appears whole or not at all."""
     written = write_bm25_run(
-        load_collection(args.collection, args.split),
+        load_collection(args.collection, args.split, protocol=args.protocol),
         args.run,
         thoughts=read_jsonl(args.thoughts, Thought) if args.thoughts else None,
         k=args.k,
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         k1=args.k1,
         b=args.b,
         split_identifiers=args.split_identifiers,
+        query_weights=args.query_weights,
     )
     each = f"{written.milliseconds:.1f} ms per query"
     _shared.say(f"{args.run}: {written.hits} hits for {written.queries} queries, {each}")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 
 from o1_bench.commands import _shared
-from o1_bench.reporting.words import interval, p_value, signed, value
+from o1_bench.reporting.words import interval, p_value, resampling, signed, value
 from o1_bench.results.runs import compare_runs
 from o1_bench.score import DEFAULT
-from o1_records.kit.command import at_least
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
     _shared.results(
-        command, "baseline", once=True, help="a result, metrics of single queries (.jsonl) or a TREC run"
+        command, "baseline", once=True, help="a result, metrics of single queries (.jsonl) or a run"
     )
     _shared.results(command, "others", once=True, nargs="+", metavar="other", help="the same")
     command.add_argument("--measure", type=_shared.measure, default=str(DEFAULT[0]), help="what is compared")
-    command.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="seed of the tests")
+    _shared.tests(command)
     command.add_argument(
         "--allow-different",
         action="store_true",
@@ -34,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
         measure=args.measure,
         qrels=args.qrels,
         split=args.split,
-        seed=args.seed,
+        protocol=args.protocol,
         allow_different=args.allow_different,
+        **_shared.tested(args),
     )
     print("\t".join(["run", str(args.measure), "difference", "95 % interval", "p", "moved"]))
     print(f"{base.path}\t{value(base.mean)}\tbaseline")
@@ -44,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
         if test is None or each.p_value is None:
             continue
         moved = f"{test.wins} better, {test.ties} equal, {test.losses} worse"
-        tested = (signed(test.difference), interval(test), p_value(each.p_value), moved)
+        floor = test.p_value <= test.floor
+        tested = (signed(test.difference), interval(test), p_value(each.p_value, at_floor=floor), moved)
         print(each.path, value(each.mean), *tested, sep="\t")
+    if others and others[0].against:
+        _shared.say(resampling(others[0].against, len(others)))
     if args.allow_different and others and others[0].against:
         count = others[0].against.queries
         _shared.say(f"compared on the {count} queries that all have; collections or protocols may differ")

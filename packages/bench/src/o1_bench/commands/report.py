@@ -6,7 +6,7 @@ import argparse
 
 from o1_bench.commands import _shared
 from o1_bench.reporting.page import report
-from o1_bench.reporting.rows import by_collection
+from o1_bench.reporting.rows import by_collection, chosen
 from o1_bench.reporting.words import suite_table, table
 from o1_records.kit.command import at_least, reads, writes
 
@@ -27,6 +27,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--focus", default="", metavar="NAME", help="result that the summary is about; else the best system"
     )
     command.add_argument("--title", default="Retrieval report", help="the headline")
+    _shared.measures(command, "the main one first; else those of the results")
+    _shared.tests(command)
     shown = command.add_argument_group("worked examples of one collection")
     _shared.collection(shown, "--collection", metavar="DIR", help=_shared.COLLECTION)
     _shared.split(shown)
@@ -34,7 +36,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         shown, "--thoughts", inside=("*.jsonl",), once=True, metavar="PATH",
         help="of the focus: JSONL, or a folder with one file per collection; else those beside its result",
     )  # fmt: skip
-    shown.add_argument("--examples", type=at_least(0), default=6, metavar="N", help="queries to show")
+    shown.add_argument("--examples", type=at_least(0), metavar="N", help="queries to show; else 6")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +48,15 @@ def run(args: argparse.Namespace) -> int:
         focus=args.focus,
         title=args.title,
         collection=args.collection,
+        measures=args.measures or (),
         split=args.split,
+        protocol=args.protocol,
         thoughts=args.thoughts,
         examples=args.examples,
+        **_shared.tested(args),
     )
+    results = chosen(results, args.measures or ())
     tables = suite_table if len(by_collection(results)) > 1 else table
-    print(tables(results, baseline=args.baseline))
+    print(tables(results, baseline=args.baseline, **_shared.tested(args)))
     _shared.say(f"{args.out}: {len(results)} results; open it in a browser")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,8 +14,9 @@ from o1_bench.reporting.rows import by_collection
 from o1_bench.reporting.words import suite_table, table
 from o1_bench.results.result import Result
 from o1_bench.running.run import run as run_models
-from o1_bench.running.systems import Options
-from o1_records.kit.command import EVERYTHING, at_least, new_job, reads, writes
+from o1_bench.running.systems import FUSIONS, Options
+from o1_records.kit.command import EVERYTHING, at_least, between, new_job, reads, writes
+from o1_records.kit.http import is_address
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -23,15 +25,18 @@ def declare(command: argparse.ArgumentParser) -> None:
         (
             "--model",
             True,
-            "bm25, a checkpoint of o1-model, a TREC run (or a folder with one per collection), or the "
-            "folder or hub id of a sentence-transformers model",
+            "bm25, a checkpoint of o1-model, a run (or a folder with one per collection; TREC, or JSON of "
+            "BEIR or FlagEmbedding), http://HOST/v1#NAME (an OpenAI-compatible server), or the folder or hub "
+            "id of a sentence-transformers model",
         ),
-        ("--hybrid", False, "a second model to fuse with, by reciprocal rank"),
+        ("--hybrid", False, "a second model to fuse with"),
+        ("--rerank", False, "a cross-encoder that orders the first hits of every system"),
     ):
         reads(
             command, flag, type=str, required=needed, inside=EVERYTHING, paths=_files_of_model,
             metavar="MODEL", help=says,
         )  # fmt: skip
+    command.add_argument("--name", default="", help="what results call the model; else after its file or id")
     writes(command, "--out", folder=True, required=True, metavar="DIR", help="the folder of all results")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -47,15 +52,26 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of all data of suites",
     )
-    command.add_argument(
-        "--measures", nargs="+", type=_shared.measure, metavar="MEASURE",
-        help="such as nDCG@10; else those of the collection's protocol",
-    )  # fmt: skip
+    _shared.measures(command, "instead of those of the collection's protocol")
     command.add_argument(
         "--k", type=at_least(1), default=1000, metavar="N", help="largest number of hits per query"
     )
     command.add_argument("--device", default="cpu", help="where models run")
+    command.add_argument(
+        "--seed", type=at_least(0), metavar="N",
+        help="of the model's training or sampling; results of several are one row, with the spread",
+    )  # fmt: skip
     new_job(command)
+    several = command.add_argument_group("several models")
+    several.add_argument("--hybrid-name", default="", metavar="NAME", help="what results call the second one")
+    several.add_argument(
+        "--fusion", choices=FUSIONS, help="rrf: by reciprocal rank; minmax, z, sum: of scores; else rrf"
+    )
+    several.add_argument(
+        "--weights", nargs=2, type=between(0, math.inf), metavar="W",
+        help="of the model and the second one, such as .75 .25; else equal",
+    )  # fmt: skip
+    several.add_argument("--rerank-top", type=at_least(1), metavar="N", help="hits to rerank; else 100")
     thoughts = command.add_argument_group("thoughts")
     reads(
         thoughts, "--thoughts", inside=("*.jsonl",), metavar="PATH",
@@ -65,7 +81,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     thoughts.add_argument("--oracle", action="store_true", help="the given thoughts look at the answer")
     thoughts.add_argument("--think", action="store_true", help="a checkpoint writes thoughts of its own")
     thoughts.add_argument(
-        "--controls", action="store_true", help="run empty, shuffled and filler thoughts too"
+        "--controls",
+        action="store_true",
+        help="run empty, another query's and filler thoughts and copies of the query too",
     )
     for name in ("think", "embed"):
         thoughts.add_argument(
@@ -78,17 +96,28 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--query-times", type=at_least(1), default=1, metavar="N",
         help="BM25: how often the query is repeated before thoughts",
     )  # fmt: skip
-    models.add_argument("--batch", type=at_least(1), default=32, metavar="N", help="encoder: texts at a time")
+    models.add_argument(
+        "--batch", type=at_least(1), default=32, metavar="N", help="encoder, reranker: texts at a time"
+    )
     models.add_argument(
         "--max-length",
         type=at_least(1),
         metavar="N",
-        help="encoder: tokens of a text; else the model's own limit",
+        help="encoder, reranker: tokens of a text; else the protocol's limit, or the model's own",
     )
     models.add_argument(
-        "--query-prompt", metavar="TEXT", help="encoder: goes before queries; {instruction} becomes the task"
+        "--query-prompt",
+        type=_shared.unescaped,
+        metavar="TEXT",
+        help="encoder: goes before queries; {instruction} becomes the task, \\n a new line; else the "
+        "protocol's or the model's own",
     )
-    models.add_argument("--document-prompt", metavar="TEXT", help="encoder: goes before documents")
+    models.add_argument(
+        "--document-prompt",
+        type=_shared.unescaped,
+        metavar="TEXT",
+        help="encoder: goes before documents; \\n becomes a new line",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,7 +128,13 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(outcome, Exception):
             _shared.say(f"error: {outcome}")
             return
-        print(f"{outcome[0].collection.name}\n{table(outcome)}\n")
+        first = outcome[0].collection
+        print(f"{first.name}\n{table(outcome)}\n")
+        if first.protocol is not None:
+            _shared.say(f"{first.name}: protocol {first.protocol.words}")
+        for result in outcome:
+            for sentence in result.said:
+                _shared.say(f"{first.name}, {result.name}: {sentence}")
         results.extend(outcome)
 
     with _shared.partly() as outcome:
@@ -110,7 +145,14 @@ def run(args: argparse.Namespace) -> int:
             collection=args.collection,
             data=args.data,
             split=args.split,
+            protocol=args.protocol,
+            name=args.name,
             hybrid=args.hybrid,
+            hybrid_name=args.hybrid_name,
+            fusion=args.fusion,
+            weights=args.weights,
+            rerank=args.rerank,
+            rerank_top=args.rerank_top,
             measures=args.measures,
             k=args.k,
             thoughts=args.thoughts,
@@ -118,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
             oracle=args.oracle,
             think=args.think,
             controls=args.controls,
+            seed=args.seed,
             options=Options(**{each.name: getattr(args, each.name) for each in fields(Options)}),
             new_job=args.new_job,
             tell=tell,
@@ -128,4 +171,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files_of_model(model: str) -> list[str]:
-    return [] if model == "bm25" else [model]
+    return [] if model == "bm25" or is_address(model) else [model]

@@ -8,17 +8,17 @@ from typing import get_args
 from o1_bench.commands import _shared
 from o1_bench.results.result import Kind, Milliseconds
 from o1_bench.results.runs import score_run
-from o1_records.kit.command import reads, writes
+from o1_records.kit.command import at_least, reads, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
-    reads(command, "--run", required=True, once=True, metavar="FILE", help="the TREC run to score")
-    _shared.qrels(command, required=True)
-    command.add_argument(
-        "--measures", nargs="+", type=_shared.measure, metavar="MEASURE",
-        help="such as nDCG@10 RR(rel=2)@10; else those of the collection's protocol",
+    reads(
+        command, "--run", required=True, once=True, metavar="FILE",
+        help="the run to score: TREC, or JSON of BEIR or FlagEmbedding",
     )  # fmt: skip
+    _shared.qrels(command, required=True)
+    _shared.measures(command, "instead of those of the collection's protocol")
     reads(
         command, "--excluded", once=True, metavar="FILE",
         help="documents that are never counted (JSONL), instead of the collection's own",
@@ -32,6 +32,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     kept.add_argument("--name", default="", help="of the system; else the name of the run's file")
     kept.add_argument("--kind", choices=get_args(Kind), default="system", help="what the run is")
     kept.add_argument("--note", default="", help="a line under the name")
+    kept.add_argument(
+        "--seed", type=at_least(0), metavar="N", help="of training or sampling; several make one row"
+    )
     for stage in ("think", "embed", "search"):
         _shared.milliseconds(kept, f"--{stage}-ms", f"time to {stage}, per query")
 
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         args.run,
         args.qrels,
         split=args.split,
+        protocol=args.protocol,
         measures=args.measures,
         excluded=args.excluded,
         per_query=args.per_query,
@@ -50,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         kind=args.kind,
         note=args.note,
+        seed=args.seed,
         milliseconds=times,
     )
-    if scored.without_hits:
-        count = f"{scored.without_hits} of {scored.judged}"
-        _shared.say(f"{count} judged queries retrieved nothing and count 0")
+    _shared.say(f"protocol {scored.protocol.words}")
+    for sentence in scored.said:
+        _shared.say(sentence)
     for measure, number in scored.means.items():
         print(f"{measure}\t{number:.4f}")
     return 0

@@ -8,20 +8,31 @@ folder/{corpus.jsonl,queries.jsonl,qrels/<split>.jsonl}                   hub: m
 Tables may be JSON lines, gzipped or not, or Parquet (`o1_bench.datasets.tables`). Sources: BEIR
 (arXiv 2104.08663, github.com/beir-cellar/beir), the file trees of BeIR/* and mteb/* on the hub, and
 mteb 2.26's task definitions for the pinned revisions.
+
+A folder is evaluated as BEIR's evaluator does: a document with the id of its query never counts. A file
+`collection.json` in it can say otherwise; every field may be left out:
+```
+{"name": "ours", "instruction": "Find the paragraph that answers.", "revision": "2026-05",
+ "protocol": "plain", "excluded": "excluded.jsonl"}
+```
+`protocol` is a name of `o1_bench.protocol.PROTOCOLS` or an object with the fields of `Protocol`, `excluded` a
+file of Exclusion records beside it. A folder with the name of a public set (`arguana`, `cqadupstack/gis`) is
+that set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from o1_bench.collection import Collection
+from o1_bench.collection import Collection, excluded_ids
 from o1_bench.datasets.tables import TableDocuments, find_table, need_table, read_rows, table_names
-from o1_records import Document, InputError, Qrel, Query, quoted
+from o1_bench.protocol import BEIR, Protocol, protocol_named
+from o1_records import Document, Exclusion, InputError, Qrel, Query, Record, quoted, read_jsonl
 from o1_records.beir import read_qrels_file
 from o1_records.types import Id
 
@@ -68,6 +79,9 @@ IRDS = {
 }
 """The sets in ir_datasets; those with a single split have no name for it."""
 
+DESCRIPTION = "collection.json"
+"""What a BEIR folder says of itself, if anything."""
+
 _REMEDY = "is this a BEIR folder?"
 
 
@@ -88,54 +102,137 @@ class _Qrel(msgspec.Struct, rename={"query_id": "query-id", "doc_id": "corpus-id
     score: int | Annotated[float, Meta(multiple_of=1)]
 
 
+class Description(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `collection.json` in a BEIR folder may say."""
+
+    name: str = ""
+    instruction: str = ""
+    revision: str = ""
+    protocol: str | Protocol = ""
+    excluded: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a split of a BEIR folder is called and evaluated."""
+
+    name: str
+    split: str
+    protocol: Protocol
+    excluded: Mapping[str, Set[str]]
+    instruction: str = ""
+    revision: str = ""
+    absent: int = 0
+    said: bool = True
+    """Whether the protocol was named, and is not just that of its layout."""
+
+
+def settings_of(
+    folder: str | Path,
+    split: str | None = None,
+    *,
+    protocol: Protocol | None = None,
+    excluded: Mapping[str, Set[str]] | None = None,
+) -> Settings:
+    """Return what the arguments, `collection.json`, the name of the folder and its layout say, in this order.
+
+    Nothing but `collection.json` and the exclusions it names are read. The split is `test` by default, and
+    `dev` for MS MARCO.
+
+    Raises InputError for a `collection.json` that is damaged or has unknown fields.
+    """
+    folder = Path(folder)
+    public = public_name(folder)
+    described = _described(folder)
+    if split is None:
+        split = split_of(public) if public else "test"
+    chosen = described.protocol if protocol is None else protocol
+    if isinstance(chosen, str) and chosen:
+        chosen = protocol_named(chosen)
+    own = {}
+    if described.excluded:
+        own = excluded_ids(read_jsonl(folder / described.excluded, Exclusion))
+    name = described.name or (f"beir/{public}" if public else folder.resolve().name)
+    return Settings(
+        name=f"{name}/{split}",
+        split=split,
+        protocol=chosen or BEIR,
+        excluded=own if excluded is None else excluded,
+        instruction=described.instruction,
+        revision=described.revision,
+        absent=ABSENT.get(public, 0),
+        said=bool(chosen or public),
+    )
+
+
 def load_beir(
     folder: str | Path,
-    split: str = "test",
+    split: str | None = None,
     *,
     name: str = "",
     instruction: str = "",
     revision: str = "",
     excluded: Mapping[str, Set[str]] | None = None,
     absent: int = 0,
+    protocol: Protocol | None = None,
 ) -> Collection:
     """Load one split of a BEIR folder, with the queries that the split judges.
 
-    The corpus stays on disk and is read again at every pass. The name is made of the folder's and the
-    split's unless one is given. `excluded` and `absent` are those of Collection. Raises InputError for a
-    file that is missing or wrong, and as Collection does.
+    The corpus stays on disk and is read again at every pass. What is not given is as `settings_of` says:
+    name, split, instruction, exclusions and protocol. `excluded` and `absent` are those of Collection.
+
+    Raises InputError for a file that is missing or wrong, for a document with its query's id that is judged
+    relevant, unless the protocol was named, and as Collection does.
     """
     folder = Path(folder)
-    qrels = tuple(read_judgements(folder, split))
+    settings = settings_of(folder, split, protocol=protocol, excluded=excluded)
+    qrels = tuple(read_judgements(folder, settings.split))
+    refuse_relevant_self(folder, qrels, settings)
     judged = {qrel.query_id for qrel in qrels}
     queries = (row for _, row in read_rows(need_table(folder, "queries", _REMEDY), _Query))
     return Collection(
-        name=name or f"{folder.resolve().name}/{split}",
+        name=name or settings.name,
         documents=TableDocuments(need_table(folder, "corpus", _REMEDY), _Document, _document),
         queries=tuple(Query(query_id=q.query_id, text=q.text) for q in queries if q.query_id in judged),
         qrels=qrels,
-        excluded=excluded or {},
-        instruction=instruction,
-        revision=revision,
-        absent=absent,
+        excluded=settings.excluded,
+        instruction=instruction or settings.instruction,
+        revision=revision or settings.revision,
+        absent=absent or settings.absent,
+        protocol=settings.protocol,
     )
 
 
-def load_public(name: str, folder: str | Path, *, revision: str = "") -> Collection:
-    """Load a public set by its BEIR name (`PUBLIC`), under BEIR's protocol.
+def refuse_relevant_self(folder: Path, qrels: Iterable[Qrel], settings: Settings) -> None:
+    """Raise InputError where the layout's protocol would leave out a relevant document for its id."""
+    if settings.said or not settings.protocol.ignore_identical_ids:
+        return
+    found = next((qrel.doc_id for qrel in qrels if qrel.query_id == qrel.doc_id and qrel.relevance > 0), None)
+    if found is not None:
+        raise InputError(
+            f"{folder}: document {quoted(found)} has the id of its query and is judged relevant, but BEIR's "
+            "evaluator never counts such documents; say what holds here: --protocol plain (it counts) or "
+            '--protocol beir, or {"protocol": "plain"} in collection.json'
+        )
 
-    A document with the id of the query is never counted: BEIR's evaluator ignores identical ids by
-    default, and otherwise ArguAna and Quora find the query itself.
-    """
-    split = split_of(name)
-    judged = {qrel.query_id for qrel in read_judgements(Path(folder), split)}
-    return load_beir(
-        folder,
-        split,
-        name=f"beir/{name}/{split}",
-        revision=revision,
-        excluded={query_id: {query_id} for query_id in judged},
-        absent=ABSENT.get(name, 0),
-    )
+
+def public_name(folder: Path) -> str:
+    """Return the name of the public set that a BEIR folder is called after; empty for any other folder."""
+    parts = folder.resolve().parts
+    return next((name for name in ("/".join(parts[-2:]), parts[-1]) if name in PUBLIC), "") if parts else ""
+
+
+def _described(folder: Path) -> Description:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return Description()
+    try:
+        content: Any = msgspec.json.decode(path.read_bytes())
+        if isinstance(content, dict) and "inputs" in content:
+            return Description()  # of a collection that `o1-bench fetch stdlib` built
+        return msgspec.convert(content, Description)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        known = ", ".join(Description.__struct_fields__)
+        raise InputError(f"{path}: {error}; it is a JSON object with {known}") from error
 
 
 def read_judgements(folder: Path, split: str) -> Iterator[Qrel]:

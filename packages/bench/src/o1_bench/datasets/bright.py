@@ -32,6 +32,7 @@ import msgspec
 
 from o1_bench.collection import Collection
 from o1_bench.datasets.tables import LastOfEach, TableDocuments, need_table, read_rows, with_merged, word
+from o1_bench.protocol import PROTOCOLS, Protocol
 from o1_records import Document, InputError, Qrel, Query, quoted
 from o1_records.types import Id
 
@@ -113,6 +114,7 @@ def load_bright(
     long: bool = False,
     merge: bool = False,
     revision: str = "",
+    protocol: Protocol | None = None,
 ) -> Collection:
     """Load one task.
 
@@ -124,6 +126,7 @@ def load_bright(
         merge: keep the last of several documents with the same id, as the official code does, and say in
             the revision how many were dropped; otherwise duplicates are refused.
         revision: the edition of the files, if it is known.
+        protocol: how it is evaluated; BRIGHT's by default.
 
     Raises:
         InputError: there is no such task, or a file is missing or wrong; and as Collection does.
@@ -163,6 +166,7 @@ def load_bright(
         excluded={example.query.query_id: example.excluded for example in examples if example.excluded},
         instruction=instruction(task, long=long),
         revision=with_merged(revision, documents),
+        protocol=protocol or PROTOCOLS["bright-long" if long else "bright"],
     )
 
 
@@ -171,7 +175,8 @@ def instruction(task: str, *, long: bool = False) -> str:
     what = TASKS[task]
     kind = what.split()[-1]
     wanted = _WANTED.get(task, "documents" if long else "passages")
-    return f"Given {what}, retrieve relevant {wanted} that help answer the {kind}."
+    stop = "" if long and task == "pony" else "."  # FlagEmbedding's table lacks it there
+    return f"Given {what}, retrieve relevant {wanted} that help answer the {kind}{stop}"
 
 
 def _hub_documents(folder: Path, task: str, *, long: bool) -> Iterable[Document]:

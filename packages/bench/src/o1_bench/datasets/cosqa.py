@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from o1_bench.collection import Collection
+from o1_bench.protocol import PLAIN, Protocol
 from o1_records import Document, InputError, Qrel, Query, quoted
 
 URL = "https://github.com/Jun-jie-Huang/CoCLR/tree/14ebcacf9e9bc3e7109102632bc63047876f27d2/data/search"
@@ -32,7 +33,9 @@ class _Pair(msgspec.Struct):
     retrieval_idx: int
 
 
-def load_cosqa(folder: str | Path, split: str = "test", *, revision: str = "") -> Collection:
+def load_cosqa(
+    folder: str | Path, split: str = "test", *, revision: str = "", protocol: Protocol = PLAIN
+) -> Collection:
     """Load the test or dev split. Raises InputError for files that are missing, wrong or inconsistent."""
     folder = Path(folder)
     if split not in ("test", "dev"):
@@ -54,6 +57,7 @@ def load_cosqa(folder: str | Path, split: str = "test", *, revision: str = "") -
         queries=tuple(Query(query_id=pair.idx, text=pair.doc) for pair in pairs),
         qrels=tuple(Qrel(query_id=pair.idx, doc_id=str(pair.retrieval_idx), relevance=1) for pair in pairs),
         revision=revision,
+        protocol=protocol,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from o1_bench.collection import Collection
+from o1_bench.protocol import PLAIN, Protocol
 from o1_records import Document, InputError, MissingExtraError, Qrel, Query, quoted
 
 _EXCLUDED = -100
@@ -28,12 +29,16 @@ class IrdsDocuments:
 
 
 def load_irds(
-    dataset_id: str, *, name: str = "", instruction: str = "", ignore_identical: bool = False, absent: int = 0
+    dataset_id: str,
+    *,
+    name: str = "",
+    instruction: str = "",
+    absent: int = 0,
+    protocol: Protocol = PLAIN,
 ) -> Collection:
     """Load a data set by ir_datasets' id (`msmarco-passage/trec-dl-2019`), with the queries that are judged.
 
-    With `ignore_identical` a document with the id of the query is never counted, as in BEIR. Raises
-    InputError for an unknown id and for a data set without documents, queries or qrels.
+    Raises InputError for an unknown id and for a data set without documents, queries or qrels.
     """
     try:
         import ir_datasets
@@ -54,8 +59,6 @@ def load_irds(
             excluded.setdefault(one.query_id, set()).add(one.doc_id)
     kept = {(one.query_id, one.doc_id): one.relevance for one in judgements if one.relevance != _EXCLUDED}
     judged = {query_id for query_id, _ in kept}
-    if ignore_identical:
-        excluded = {query_id: {query_id} for query_id in judged}
     return Collection(
         name=name or dataset_id,
         documents=IrdsDocuments(dataset),
@@ -69,4 +72,5 @@ def load_irds(
         instruction=instruction,
         revision=f"ir_datasets {ir_datasets.__version__}: {dataset_id}",
         absent=absent,
+        protocol=protocol,
     )

@@ -26,6 +26,7 @@ import msgspec
 
 from o1_bench.collection import Collection
 from o1_bench.datasets.tables import TableDocuments, find_table, text_lines
+from o1_bench.protocol import PROTOCOLS, Protocol
 from o1_records import Document, InputError, Query, quoted
 from o1_records.trec import read_qrels
 from o1_records.types import Id
@@ -64,7 +65,12 @@ class TsvDocuments:
 
 
 def load_msmarco(
-    folder: str | Path, queries: Queries = "dev", *, titles: bool = False, revision: str = ""
+    folder: str | Path,
+    queries: Queries = "dev",
+    *,
+    titles: bool = False,
+    revision: str = "",
+    protocol: Protocol | None = None,
 ) -> Collection:
     """Load the passages with the queries of one set that are judged.
 
@@ -73,6 +79,7 @@ def load_msmarco(
         queries: `dev`, `dl19` or `dl20`.
         titles: the passages with titles instead of the original ones.
         revision: the edition of the files, if it is known.
+        protocol: how it is evaluated; MS MARCO's or TREC's by default.
 
     Raises:
         InputError: a file is missing or wrong; and as Collection does.
@@ -95,6 +102,7 @@ def load_msmarco(
         queries=kept,
         qrels=qrels,
         revision=f"{revision}; {said}" if revision else said,
+        protocol=protocol or PROTOCOLS["msmarco" if queries == "dev" else "trec-dl"],
     )
 
 

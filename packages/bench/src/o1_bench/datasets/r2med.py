@@ -6,8 +6,9 @@ folder/query.jsonl    id, text
 folder/qrels.jsonl    q_id, p_id, score
 ```
 Each task is one hub repository (R2MED/Biology, ...), in the form that github.com/R2MED/R2MED reads
-(`src/eval_retrieval.py`); Parquet will do as well. The instructions are those that its code gives E5
-(`src/instrcution.py`). White space in document ids becomes `_`, as in BRIGHT.
+(`src/eval_retrieval.py`); Parquet will do as well. The instructions are ReasonEmbed's
+(`evaluation_r2med/code/prompts.py`), which are those that R2MED's own code gives E5 (`src/instrcution.py`),
+with a full stop behind them. White space in document ids becomes `_`, as in BRIGHT.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from msgspec import Meta
 
 from o1_bench.collection import Collection
 from o1_bench.datasets.tables import LastOfEach, TableDocuments, need_table, read_rows, with_merged, word
+from o1_bench.protocol import PROTOCOLS, Protocol
 from o1_records import Document, InputError, Qrel, Query, quoted
 from o1_records.types import Id
 
@@ -50,7 +52,14 @@ class _Qrel(msgspec.Struct):
     score: int | Annotated[float, Meta(multiple_of=1)]
 
 
-def load_r2med(folder: str | Path, task: str, *, merge: bool = False, revision: str = "") -> Collection:
+def load_r2med(
+    folder: str | Path,
+    task: str,
+    *,
+    merge: bool = False,
+    revision: str = "",
+    protocol: Protocol = PROTOCOLS["r2med"],
+) -> Collection:
     """Load one task from its folder.
 
     Args:
@@ -60,6 +69,7 @@ def load_r2med(folder: str | Path, task: str, *, merge: bool = False, revision: 
             in the revision; otherwise duplicates are refused. Bioinformatics seems to need it: its card
             says 47,473 documents, mteb counts 47,471 ids.
         revision: the edition of the files, if it is known.
+        protocol: how it is evaluated.
 
     Raises:
         InputError: there is no such task, or a file is missing or wrong; and as Collection does.
@@ -84,6 +94,7 @@ def load_r2med(folder: str | Path, task: str, *, merge: bool = False, revision: 
         ),
         instruction=instruction(task),
         revision=with_merged(revision, documents),
+        protocol=protocol,
     )
 
 
@@ -92,5 +103,5 @@ def instruction(task: str) -> str:
     what = TASKS[task][0]
     kind = what.split()[-1].lower()
     if task in _SIMILAR_CASES:
-        return f"Given {what}, retrieve similar cases that help diagnose the {kind}"
-    return f"Given {what}, retrieve relevant passages that help answer the {kind}"
+        return f"Given {what}, retrieve similar cases that help diagnose the {kind}."
+    return f"Given {what}, retrieve relevant passages that help answer the {kind}."

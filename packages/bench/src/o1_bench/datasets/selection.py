@@ -31,6 +31,7 @@ from o1_bench.datasets.functions import (
 )
 from o1_records import InputError
 from o1_records.kit.text import shingles
+from o1_records.progress import shown
 
 TEST_QUERIES = 500
 DEV_QUERIES = 300
@@ -98,10 +99,8 @@ def select(sites: Iterable[Path], package_limit: int) -> Selection:
 
     Raises InputError when the interpreter comes without the source of its library.
     """
-    from tqdm import tqdm  # 15 ms that `import o1_bench` does not need
-
     skipped: list[Path] = []
-    library = list(tqdm(stdlib_functions(skipped), "standard library", unit="", disable=None))
+    library = list(shown(stdlib_functions(skipped), "standard library"))
     # a query with a thought each, no sentence twice
     found = [group for group in groups(library) if owner(group).rest]
     found.sort(key=lambda group: _order(group[0].normalised))
@@ -113,8 +112,7 @@ def select(sites: Iterable[Path], package_limit: int) -> Selection:
     test, dev = found[:TEST_QUERIES], found[TEST_QUERIES:][:DEV_QUERIES]
     teaches = _training_filter([*test, *dev])
     own = [function for function in library if teaches(function)]
-    with tqdm(desc="installed packages", total=package_limit, unit="", disable=None) as bar:
-        others = _package_functions(sites, package_limit, teaches, skipped, bar.update)
+    others = _package_functions(sites, package_limit, teaches, skipped)
     return Selection(library=library, dev=dev, test=test, own=own, others=others, skipped=len(skipped))
 
 
@@ -154,11 +152,10 @@ def _package_functions(
     limit: int,
     teaches: Callable[[Function], bool],
     skipped: list[Path],
-    progress: Callable[[int], object],
 ) -> list[Function]:
     """Return up to `limit` functions, package after package; of the last one, those with the least sha256."""
     taken: list[Function] = []
-    for folder, name in installed_packages(sites):
+    for folder, name in shown(installed_packages(sites), "installed packages"):
         if len(taken) == limit:
             break
         found = list(package_functions(folder, name, skipped))
@@ -166,7 +163,6 @@ def _package_functions(
         # the filter is slow, so it stops at the limit
         new = list(islice(filter(teaches, found), limit - len(taken)))
         taken.extend(new)
-        progress(len(new))
     return taken
 
 

@@ -34,6 +34,7 @@ from o1_bench.datasets.functions import (
     installed_versions,
 )
 from o1_bench.datasets.selection import Group, Selection, groups, owner, select
+from o1_bench.protocol import PLAIN, Protocol
 from o1_records import (
     Document,
     InputError,
@@ -153,10 +154,16 @@ def write_selection(folder: Path, selection: Selection, inputs: str) -> Manifest
     return manifest
 
 
-def load_stdlib(folder: str | Path, split: str = "test") -> Collection:
+def load_stdlib(folder: str | Path, split: str = "test", *, protocol: Protocol = PLAIN) -> Collection:
     """Load the test or dev split of a built folder, with its revision."""
     manifest = read_manifest(Path(folder))
-    return load_beir(folder, split, name=f"stdlib/{split}", revision=manifest.revision)
+    return load_beir(folder, split, name=f"stdlib/{split}", revision=manifest.revision, protocol=protocol)
+
+
+def is_built(folder: Path) -> bool:
+    """Return whether a folder was built here: its `collection.json` says from what."""
+    path = folder / MANIFEST
+    return path.is_file() and b'"inputs"' in path.read_bytes()
 
 
 def read_manifest(folder: Path) -> Manifest:

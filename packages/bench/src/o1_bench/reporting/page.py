@@ -9,15 +9,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from o1_bench.datasets.averages import headline
 from o1_bench.datasets.suites import load_collection
 from o1_bench.reporting import words
 from o1_bench.reporting.examples import WorkedExample, worked_examples
 from o1_bench.reporting.leaderboard import leaderboard
-from o1_bench.reporting.pictures import Point, gain_curve, length_curve, quality_against_time
+from o1_bench.reporting.pictures import (
+    Point,
+    depth_curve,
+    gain_curve,
+    length_curve,
+    quality_against_time,
+)
 from o1_bench.reporting.rows import (
     Row,
     SuiteRow,
     by_collection,
+    chosen,
     gain_by_length,
     main_measure,
     over_tasks,
@@ -25,13 +33,18 @@ from o1_bench.reporting.rows import (
 )
 from o1_bench.results.result import RUN, THOUGHTS, Result, find_results, load_result
 from o1_bench.running.task import load_thoughts
-from o1_bench.score import parse_measure
+from o1_bench.score import Measure, parse_measure
 from o1_records import InputError, MissingExtraError, atomic_write, quoted
 from o1_records.trec import read_run
 
 _WIDE, _NARROW = (760, 400), (350, 440)
 _KINDS = {"control": "control", "oracle": "oracle: looks at the answer"}
-_FILTERS = ("value", "signed", "p_value", "interval", "milliseconds", "stages", "hundredths", "size")
+_FILTERS = (
+    *("value", "signed", "p_of", "interval", "milliseconds", "stages", "hundredths", "size", "spread"),
+    "resampling",
+)
+_MOST_CARDS = 6
+_PRINTED = 6  # tasks beside each other on paper
 
 
 def report(
@@ -41,10 +54,14 @@ def report(
     baseline: str = "",
     focus: str = "",
     title: str = "Retrieval report",
+    measures: Sequence[Measure | str] = (),
     collection: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
+    protocol: str | None = None,
     thoughts: str | Path | None = None,
-    examples: int = 6,
+    examples: int | None = None,
+    seed: int = 0,
+    permutations: int = 10_000,
 ) -> list[Result]:
     """Write a report about saved results and return them; `write_report` takes results in memory.
 
@@ -54,25 +71,31 @@ def report(
         baseline: see `write_report`.
         focus: see `write_report`.
         title: the headline.
+        measures: see `write_report`.
         collection: for worked examples, the collection (a BEIR folder or `ROOT/NAME`) of some of the results.
         split: of a BEIR folder.
+        protocol: by which the collection is loaded; its own by default.
         thoughts: those of the focus (JSONL, or a folder with one file per collection); those kept beside its
             result by default.
-        examples: the number of queries to show.
+        examples: the number of queries to show; 6 by default.
+        seed: see `write_report`.
+        permutations: see `write_report`.
 
     Raises:
-        InputError: none of the results was measured on the collection; or as `write_report` does.
+        InputError: none of the results was measured on the collection, an option has no effect; or as
+            `write_report` does.
     """
-    if thoughts and collection is None:
-        raise InputError("--thoughts are for worked examples, which need --collection; give both")
+    needed = {"--thoughts": thoughts, "--split": split, "--protocol": protocol, "--examples": examples}
+    if idle := [flag for flag, given in needed.items() if given is not None and collection is None]:
+        raise InputError(f"{idle[0]} is for worked examples, which need --collection; give both")
     found = {path: load_result(path) for path in find_results(paths).results}
     shown: Sequence[WorkedExample] = ()
     if collection is not None:
-        asked = load_collection(collection, split)
+        asked = load_collection(collection, split, protocol=protocol)
         here = {path: r for path, r in found.items() if r.collection.digests == asked.digests}
         if not here:
             raise InputError(f"{collection}: none of the results was measured on {asked.name}")
-        rows = side_by_side(list(here.values()), baseline=baseline)
+        rows = side_by_side(chosen(list(here.values()), measures), baseline=baseline)
         base = next(row.result for row in rows if row.is_baseline)
         about = words.choose_focus(rows, focus).result
         folder_of = {result.name: path if path.is_dir() else path.parent for path, result in here.items()}
@@ -83,11 +106,14 @@ def report(
             before=read_run(before / RUN),
             after=read_run(after / RUN),
             thoughts=load_thoughts(thoughts or kept, asked.name) if thoughts or kept.exists() else (),
-            count=examples,
+            count=6 if examples is None else examples,
             measure=parse_measure(main_measure(base)),
         )
     results = list(found.values())
-    write_report(out, results, baseline=baseline, focus=focus, title=title, examples=shown)
+    write_report(
+        out, results, baseline=baseline, focus=focus, title=title, examples=shown, measures=measures,
+        seed=seed, permutations=permutations,
+    )  # fmt: skip
     return results
 
 
@@ -99,41 +125,51 @@ def write_report(
     focus: str = "",
     examples: Sequence[WorkedExample] = (),
     title: str = "Retrieval report",
+    measures: Sequence[Measure | str] = (),
+    seed: int = 0,
+    permutations: int = 10_000,
 ) -> None:
     """Write a report that needs nothing but a browser.
 
     Args:
         path: the HTML file; it appears whole or not at all.
         results: in the order of the table; the first measure is the main one. Results of several
-            collections get a section for each, with p-values corrected over all of them.
+            collections get a section for each, with p-values corrected over all of them. Those of several
+            seeds of a system are one row.
         baseline: the name of the result that the others are compared with; the first one by default.
         focus: the name of the result that the summary is about; the best that is neither control nor oracle
             by default.
         examples: worked examples, see `o1_bench.reporting.examples.worked_examples`.
         title: the headline.
+        measures: which are shown, the main one first; the results' own by default.
+        seed: of the tests.
+        permutations: how many random signs and samples each test draws.
 
     Raises:
         InputError: the results do not belong side by side, or none has such a name.
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    suite = over_tasks(results, baseline=baseline) if len(by_collection(results)) > 1 else []
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401  # the pictures need it
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("o1-bench", "report", "Writing a report") from error
+    results = chosen(results, measures)
+    tests: dict[str, Any] = {"baseline": baseline, "seed": seed, "permutations": permutations}
+    suite = over_tasks(results, **tests) if len(by_collection(results)) > 1 else []
     shown = None
     if suite:
-        chosen = suite_focus(suite, focus)
-        shown = suite_page(suite, chosen)
+        about = suite_focus(suite, focus)
+        shown = suite_page(suite, about)
         comparisons = sum(row.against is not None for each in suite for row in each.rows.values())
         tasks = dict.fromkeys(task for each in suite for task in each.rows)
         of_tasks = [[each.rows[task] for each in suite if task in each.rows] for task in tasks]
         pages = [
-            page(rows, chosen.name, f"c{number}", comparisons=comparisons)
+            page(rows, about.name, f"c{number}", comparisons=comparisons)
             for number, rows in enumerate(of_tasks)
         ]
     else:
-        pages = [page(side_by_side(results, baseline=baseline), focus, "c0")]
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("o1-bench", "report", "Writing a report") from error
+        pages = [page(side_by_side(results, **tests), focus, "c0")]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("o1_bench.reporting"),
         autoescape=True,
@@ -161,7 +197,8 @@ def page(rows: Sequence[Row], focus: str, prefix: str, *, comparisons: int = 0) 
     base = next(row.result for row in rows if row.is_baseline)
     there = any(row.result.name == focus for row in rows)
     about = words.choose_focus(rows, focus if there or not comparisons else "")
-    shown = [about] if comparisons else rows
+    compared = [row for row in rows if row.against]
+    shown = [about] if comparisons else compared
     fair = [row.result for row in rows if row.result.system.kind == "system"]
     best = {m: max((result.metrics[m] for result in fair), default=0.0) for m in rows[0].result.metrics}
     ends = [abs(end) for row in rows if row.against for end in (row.against.low, row.against.high)]
@@ -174,8 +211,13 @@ def page(rows: Sequence[Row], focus: str, prefix: str, *, comparisons: int = 0) 
         "main": main_measure(base),
         "best": best,
         "scale": max([*ends, 1e-6]),  # half the width of the pictures of intervals, in units of the measure
+        "comparisons": comparisons or len(compared),
+        "test": compared[0].against if compared else None,
+        "said": [(row.result.name, sentence) for row in rows for sentence in row.result.said],
         "time_pictures": {} if comparisons else _time_pictures(_points(rows), main_measure(base), prefix),
-        "gain_pictures": _gain_pictures(shown, prefix),
+        "depth_pictures": {} if comparisons else _depth_pictures(rows, about, prefix),
+        "gain_pictures": _gain_pictures(_cards(shown, about), prefix),
+        "moved": sum(bool(row.against and row.against.wins + row.against.losses) for row in shown),
         "length_pictures": _length_pictures(shown, base, prefix),
     }
 
@@ -190,16 +232,59 @@ def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
         _point(row.name, row.kind, row.milliseconds, row.average, is_baseline=row.is_baseline) for row in rows
     ]
     fair = [row.average for row in rows if row.kind == "system" and row.average is not None]
+    named = list(base.averages)
+    tasks = list(mains)
+    compared = [row for row in rows if row.against]
     return {
         "rows": rows,
         "base": base,
         "focus": focus,
         "tasks": mains,
+        "short": _short_names(tasks),
+        "printed": [tasks[at : at + _PRINTED] for at in range(0, len(tasks), _PRINTED)],
+        "headline": headline(tasks).name,
+        "averages": named,
+        "best_averages": {
+            name: _best(row.averages[name] for row in rows if row.kind == "system") for name in named
+        },
+        "best_tasks": {
+            task: _best(
+                row.rows[task].result.metrics[measure]
+                for row in rows
+                if row.kind == "system" and task in row.rows
+            )
+            for task, measure in mains.items()
+        },
+        "comparisons": len(compared),
+        "test": compared[0].against if compared else None,
         "best": max(fair, default=0.0),
         "scale": max([*ends, 1e-6]),
         "summary": words.suite_summary(rows, focus),
         "time_pictures": _time_pictures([p for p in points if p], "average over the tasks", "suite"),
     }
+
+
+def _short_names(tasks: Sequence[str]) -> dict[str, str]:
+    """Return names of tasks without what all have in common before the last slash."""
+    families = {task.partition("/")[0] for task in tasks}
+    if len(families) > 1 or not all("/" in task for task in tasks):
+        return {task: task for task in tasks}
+    return {task: task.partition("/")[2] for task in tasks}
+
+
+def _best(values: Iterable[float | None]) -> float:
+    return max((value for value in values if value is not None), default=0.0)
+
+
+def _cards(rows: Sequence[Row], focus: Row) -> list[Row]:
+    """Return the rows whose gains are drawn: those where queries moved; of many, the focus and the best."""
+    moved = [row for row in rows if row.against and row.against.wins + row.against.losses]
+    if len(moved) <= _MOST_CARDS:
+        return moved
+    main = main_measure(rows[0].result)
+    order = sorted(moved, key=lambda row: (row is not focus, -row.result.metrics[main]))
+    kept = order[:_MOST_CARDS]
+    return [row for row in moved if any(row is each for each in kept)]
 
 
 def suite_focus(rows: Sequence[SuiteRow], focus: str) -> SuiteRow:
@@ -248,6 +333,31 @@ def _time_pictures(points: Sequence[Point], measure: str, prefix: str) -> dict[s
             )
         )
         for name, (width, height) in sizes
+    }
+
+
+def _depth_pictures(rows: Sequence[Row], focus: Row, prefix: str) -> dict[str, Any]:
+    """Draw nDCG@k of the baseline, the focus and the best control."""
+    from markupsafe import Markup
+
+    main = main_measure(rows[0].result)
+    controls = [row for row in rows if row.result.system.kind == "control"]
+    best = max(controls, key=lambda row: row.result.metrics[main], default=None)
+    chosen_rows = [row for row in rows if row.is_baseline or row is focus or row is best]
+    curves = [
+        (
+            row.result.name,
+            "baseline" if row.is_baseline else row.result.system.kind,
+            {k: value for k, value in row.result.curve.items() if not row.result.k or k <= row.result.k},
+        )
+        for row in chosen_rows
+        if row.result.curve
+    ]
+    if not curves:
+        return {}
+    return {
+        name: Markup(depth_curve(curves, width=width, height=height, prefix=f"{prefix}-d-{name}"))
+        for name, (width, height) in (("wide", _WIDE), ("narrow", _NARROW))
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,9 +95,38 @@ def quality_against_time(
     return _svg(figure, prefix, title)
 
 
+def depth_curve(
+    curves: Sequence[tuple[str, str, Mapping[int, float]]], *, width: int, height: int, prefix: str
+) -> str:
+    """Draw nDCG@k against k: a line for each (name, kind, values by k), its name at the end."""
+    figure, axes = _figure(width, height, margins=(42, 12, 42, 30))
+    axes.set_xscale("log")
+    points = []
+    for name, kind, values in curves:
+        ks, heights = list(values), list(values.values())
+        style = {"linestyle": (0, (4, 3))} if kind == "control" else {}
+        colour = {"baseline": INK, "control": SOFT}.get(kind, ACCENT)
+        axes.plot(ks, heights, color=colour, linewidth=1.6, marker="o", markersize=3.5, zorder=3, **style)
+        points.append(Point(name=name, kind=kind, milliseconds=ks[-1], quality=heights[-1]))
+    every = [height for _, _, values in curves for height in values.values()]
+    deepest, room = max(points, key=lambda point: point.milliseconds).milliseconds, 0.06
+    axes.set_xlim(0.9, deepest * 8)  # room for the names
+    axes.set_ylim(max(0.0, min(every) - room), max(every) + room)
+    axes.grid(axis="y", color=LINE, linewidth=1)
+    ticks = list(dict.fromkeys(k for _, _, values in curves for k in values))
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("k, the depth to which the ranking is looked at", color=SOFT, fontsize=12)
+    axes.set_title("nDCG@k", color=SOFT, fontsize=12, loc="left", x=-34 / width)
+    figure.draw_without_rendering()
+    _label(axes, points, width, height)
+    return _svg(figure, prefix, "nDCG@k against k")
+
+
 def gain_curve(gains: Sequence[float], *, width: int, height: int, prefix: str) -> str:
-    """Draw the gain of every query, largest first, as a filled curve around zero."""
+    """Draw the gains of the queries that moved, largest first, as a filled curve around zero."""
     figure, axes = _figure(width, height, margins=(34, 6, 8, 8))
+    gains = [gain for gain in gains if gain]
     heights = np.asarray(gains, dtype=float)
     if len(heights) > _MOST_STEPS:
         heights = heights[np.linspace(0, len(heights) - 1, _MOST_STEPS).round().astype(int)]
@@ -110,7 +139,7 @@ def gain_curve(gains: Sequence[float], *, width: int, height: int, prefix: str) 
     axes.set_yticks([-1, 0, 1], ["−1", "0", "+1"], fontsize=13)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    return _svg(figure, prefix, "gain of each query, largest first")
+    return _svg(figure, prefix, "gain of each query that moved, largest first")
 
 
 def length_curve(

@@ -1,16 +1,22 @@
-"""Results side by side, on one collection or over a suite: what tables, pictures and summaries show."""
+"""Results side by side, on one collection or over a suite: what tables, pictures and summaries show.
+
+Results of one system with several seeds are one row: means, with the spread beside them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, stdev
 
+import msgspec
 import numpy as np
 
 from o1_bench.compare import Comparison, holm, paired_test, paired_test_over_tasks
-from o1_bench.results.result import Result, refuse_unlike
+from o1_bench.datasets.averages import Average, averages_of, headline
+from o1_bench.results.result import Milliseconds, Result, refuse_unlike
+from o1_bench.score import Measure, parse_measures
 from o1_records import InputError, quoted
 
 CHANCE = 0.05  # corrected p-values below it count as more than chance
@@ -21,6 +27,11 @@ class _Compared:
 
     against: Comparison | None
     p_value: float | None
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether no random sign flip came near the difference: the p-value is then only an upper bound."""
+        return self.against is not None and self.against.p_value <= self.against.floor * (1 + 1e-9)
 
     @property
     def direction(self) -> str:
@@ -65,7 +76,9 @@ class SuiteRow(_Compared):
         name: the system's.
         kind: system, control or oracle.
         rows: against the baseline on each task, p-values corrected over all tasks and systems.
-        average: the mean of the tasks' main measures; None unless it ran on all of them.
+        average: the mean of the tasks' main measures that leads (`o1_bench.datasets.averages.headline`); None
+            unless it ran on all of them.
+        averages: the named averages that the tasks make up, by name; None where a task is missing.
         milliseconds: the mean of the tasks' times per query; None unless all are known.
         against: the average against the baseline's; None for the baseline and where tasks are missing.
         p_value: of `against`, corrected over the systems.
@@ -75,6 +88,7 @@ class SuiteRow(_Compared):
     kind: str
     rows: Mapping[str, Row]
     average: float | None
+    averages: Mapping[str, float | None] = field(default_factory=dict)
     milliseconds: float | None = None
     against: Comparison | None = None
     p_value: float | None = None
@@ -85,7 +99,80 @@ class SuiteRow(_Compared):
         return all(row.is_baseline for row in self.rows.values())
 
 
-def side_by_side(results: Sequence[Result], *, baseline: str = "") -> list[Row]:
+def chosen(results: Sequence[Result], measures: Sequence[Measure | str] = ()) -> list[Result]:
+    """Return results with these measures only, the first of which is the main one; and seeds as one result.
+
+    Without measures they keep their own. Raises InputError where a result has not been scored with one, or
+    where two seeds of a system differ in more than the seed.
+    """
+    names = [str(measure) for measure in parse_measures(measures)]
+    kept = []
+    for result in results:
+        if missing := [name for name in names if name not in result.metrics]:
+            raise InputError(
+                f"{quoted(result.name)} on {result.collection.name} has no {missing[0]}; it has "
+                f"{', '.join(result.metrics)}; run or score it again with --measures"
+            )
+        kept.append(
+            msgspec.structs.replace(
+                result,
+                metrics={name: result.metrics[name] for name in names},
+                per_query={name: result.per_query[name] for name in names},
+                spread={name: value for name, value in result.spread.items() if name in names},
+            )
+            if names
+            else result
+        )
+    return over_seeds(kept)
+
+
+def over_seeds(results: Sequence[Result]) -> list[Result]:
+    """Return results where those of one system with several seeds are one: their mean, with the spread.
+
+    Raises InputError where a seed comes twice, and where only some results of a system have a seed.
+    """
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.collection.name), []).append(result)
+    return [_mean_of(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def _mean_of(group: Sequence[Result]) -> Result:
+    first, seeds = group[0], [result.system.seed for result in group]
+    told = f"{len(group)} results are called {quoted(first.name)} on {first.collection.name}"
+    known = [seed for seed in seeds if seed is not None]
+    if len(known) < len(seeds):
+        raise InputError(f"{told}; give them different names, or a seed each")
+    if len(set(known)) < len(known):
+        raise InputError(f"{told}, with the seeds {', '.join(map(str, known))}; leave one out")
+    refuse_unlike(group)
+    if any(result.metrics.keys() != first.metrics.keys() for result in group):
+        raise InputError(f"{told}, with different measures; score them alike")
+    times = {}
+    for stage in Milliseconds.__struct_fields__:
+        each = [getattr(result.system.milliseconds, stage) for result in group]
+        times[stage] = None if None in each else fmean(each)
+    return msgspec.structs.replace(
+        first,
+        system=msgspec.structs.replace(first.system, seed=None, milliseconds=Milliseconds(**times)),
+        metrics={name: fmean(result.metrics[name] for result in group) for name in first.metrics},
+        per_query={
+            name: {
+                query_id: fmean(result.per_query[name][query_id] for result in group)
+                for query_id in first.per_query[name]
+            }
+            for name in first.metrics
+        },
+        curve={k: fmean(r.curve[k] for r in group) for k in first.curve if all(k in r.curve for r in group)},
+        spread={name: stdev(result.metrics[name] for result in group) for name in first.metrics},
+        seeds=tuple(sorted(known)),
+        said=tuple(dict.fromkeys(sentence for result in group for sentence in result.said)),
+    )
+
+
+def side_by_side(
+    results: Sequence[Result], *, baseline: str = "", permutations: int = 10_000, seed: int = 0
+) -> list[Row]:
     """Compare every result with the baseline (the first one unless it is named) by its main measure.
 
     The main measure is the first of the baseline's. Raises InputError unless the results are of
@@ -93,11 +180,9 @@ def side_by_side(results: Sequence[Result], *, baseline: str = "") -> list[Row]:
     """
     if not results:
         raise InputError("there are no results to report")
+    results = over_seeds(results)
     base = find(results, baseline) if baseline else results[0]
     refuse_unlike(results)
-    names = [result.name for result in results]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"two results are called {quoted(repeated)}; give them different names")
     for result in results:
         if result.metrics.keys() != base.metrics.keys():
             raise InputError(
@@ -106,7 +191,10 @@ def side_by_side(results: Sequence[Result], *, baseline: str = "") -> list[Row]:
             )
     main = main_measure(base)
     others = [result for result in results if result is not base]
-    tests = [paired_test(result.per_query[main], base.per_query[main]) for result in others]
+    tests = [
+        paired_test(result.per_query[main], base.per_query[main], permutations=permutations, seed=seed)
+        for result in others
+    ]
     corrected = holm([test.p_value for test in tests])
     compared = {}
     for result, test, p in zip(others, tests, corrected, strict=True):
@@ -116,15 +204,18 @@ def side_by_side(results: Sequence[Result], *, baseline: str = "") -> list[Row]:
     return [compared.get(result.name, Row(result=result)) for result in results]
 
 
-def over_tasks(results: Sequence[Result], *, baseline: str = "") -> list[SuiteRow]:
-    """Compare every system with the baseline on every task and on average over the tasks.
+def over_tasks(
+    results: Sequence[Result], *, baseline: str = "", permutations: int = 10_000, seed: int = 0
+) -> list[SuiteRow]:
+    """Compare systems over several collections, by the main measure of the baseline on each.
 
-    The main measure of a task is the first one of the baseline's result on it.
+    The average is the one that papers report over these collections, where they report one: of BEIR's sets
+    CQADupStack's twelve forums count as one.
 
-    Raises:
-        InputError: the baseline (the first result's system unless it is named) did not run on
-            every task; or what `side_by_side` refuses.
+    Raises InputError when there are no results, when the baseline (that of the first result unless it is
+    named) did not run on every task; or what `side_by_side` refuses.
     """
+    results = over_seeds(results)
     groups = by_collection(results)
     if not groups:
         raise InputError("there are no results to report")
@@ -137,7 +228,7 @@ def over_tasks(results: Sequence[Result], *, baseline: str = "") -> list[SuiteRo
             raise InputError(
                 f"{task}: {error}; the baseline {quoted(base)} must run on every task"
             ) from error
-        compared[task] = side_by_side(group, baseline=base)
+        compared[task] = side_by_side(group, baseline=base, permutations=permutations, seed=seed)
     # corrected anew, over all tasks and systems together
     tests = [row.against for rows in compared.values() for row in rows if row.against]
     p_values = iter(holm([test.p_value for test in tests]))
@@ -146,14 +237,20 @@ def over_tasks(results: Sequence[Result], *, baseline: str = "") -> list[SuiteRo
         for row in rows:
             row = replace(row, p_value=next(p_values)) if row.against else row
             systems[row.result.name][task] = row
-    suite = [_suite_row(name, rows, len(groups)) for name, rows in systems.items()]
+    leading, named = headline(groups), averages_of(groups)
+    suite = [_suite_row(name, rows, leading, named) for name, rows in systems.items()]
 
     def values(row: SuiteRow) -> dict[str, dict[str, float]]:
         return {task: each.result.per_query[main_measure(each.result)] for task, each in row.rows.items()}
 
     of_base = values(next(row for row in suite if row.name == base))
     complete = [row for row in suite if row.average is not None and row.name != base]
-    tests = [paired_test_over_tasks(values(row), of_base) for row in complete]
+    tests = [
+        paired_test_over_tasks(
+            values(row), of_base, weights=leading.weights, permutations=permutations, seed=seed
+        )
+        for row in complete
+    ]
     tested = {
         row.name: replace(row, against=test, p_value=p)
         for row, test, p in zip(complete, tests, holm([test.p_value for test in tests]), strict=True)
@@ -203,15 +300,17 @@ def find(results: Sequence[Result], name: str) -> Result:
     raise InputError(f"no result is called {quoted(name)}; there are {known or 'none'}")
 
 
-def _suite_row(name: str, rows: Mapping[str, Row], tasks: int) -> SuiteRow:
+def _suite_row(name: str, rows: Mapping[str, Row], leading: Average, named: Sequence[Average]) -> SuiteRow:
     results = [row.result for row in rows.values()]
     times = [result.system.milliseconds.total for result in results]
     known = [time for time in times if time is not None]
-    complete = len(rows) == tasks
+    complete = len(rows) == len(leading.collections)
+    mains = {task: row.result.metrics[main_measure(row.result)] for task, row in rows.items()}
     return SuiteRow(
         name=name,
         kind=results[0].system.kind,
         rows=rows,
-        average=fmean(result.metrics[main_measure(result)] for result in results) if complete else None,
+        average=leading.of(mains),
+        averages={each.name: each.of(mains) for each in named if each.name != leading.name},
         milliseconds=fmean(known) if complete and len(known) == len(times) else None,
     )

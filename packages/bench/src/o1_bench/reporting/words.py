@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from o1_bench.compare import Comparison, paired_test
+from o1_bench.datasets.averages import headline
 from o1_bench.reporting.rows import (
     CHANCE,
     Row,
@@ -31,9 +33,38 @@ def signed(number: float) -> str:
     return ("+" if number > 0 else "−") + text
 
 
-def p_value(number: float) -> str:
-    """Return a p-value with three decimals, never 0."""
+def p_value(number: float, *, at_floor: bool = False) -> str:
+    """Return a p-value with three decimals, never 0.
+
+    At the floor of the resampling it is only an upper bound, and the next thousandth above it says so.
+    """
+    if at_floor and number < 1:
+        return f"< {(math.floor(number * 1000) + 1) / 1000:.3f}"
     return "< 0.001" if number < 0.001 else f"{number:.3f}"
+
+
+def p_of(row: Row | SuiteRow) -> str:
+    """Return the corrected p-value of a row; empty where nothing is compared."""
+    return "" if row.p_value is None else p_value(row.p_value, at_floor=row.at_floor)
+
+
+def resampling(test: Comparison, comparisons: int) -> str:
+    """Return how p-values and intervals were drawn, and the smallest p-value that this can give."""
+    drawn = f"{test.permutations:,} random sign flips and as many bootstrap samples, seed {test.seed}"
+    floor = f"no p-value below {test.floor:.2g}"
+    if comparisons > 1:
+        floor += f", {min(1.0, test.floor * comparisons):.2g} for the first of {comparisons} after correction"
+    return f"{drawn}: {floor}"
+
+
+def spread(result: Result, measure: str) -> str:
+    """Return the standard deviation of a measure over seeds; empty where there is one result."""
+    return f"± {result.spread[measure]:.3f}" if measure in result.spread else ""
+
+
+def with_spread(result: Result, measure: str) -> str:
+    """Return a metric, and over several seeds its standard deviation."""
+    return f"{value(result.metrics[measure])} {spread(result, measure)}".rstrip()
 
 
 def interval(test: Comparison) -> str:
@@ -73,30 +104,39 @@ def stages(times: Milliseconds) -> str:
     return " + ".join(milliseconds(part) for part in parts)
 
 
-def table(results: Sequence[Result], *, baseline: str = "") -> str:
-    """Return the results as lines of aligned text; differences are in the first measure."""
-    rows = side_by_side(results, baseline=baseline)
+def table(results: Sequence[Result], *, baseline: str = "", **tests: int) -> str:
+    """Return the results as lines of aligned text; differences are in the first measure.
+
+    `tests` are the permutations and the seed of the tests.
+    """
+    rows = side_by_side(results, baseline=baseline, **tests)
     measures = list(rows[0].result.metrics)
     lines = [["run", *measures, "ms/query", f"Δ {measures[0]}", "95 % interval", "p (Holm)"]]
     for row in rows:
         system = row.result.system
-        lines.append([_labelled(system.name, system.kind), *map(value, row.result.metrics.values())])
+        lines.append([_labelled(system.name, system.kind, row.result.seeds)])
+        lines[-1] += [with_spread(row.result, measure) for measure in measures]
         lines[-1] += [milliseconds(system.milliseconds.total), *_tested(row)]
-    return _aligned(lines)
+    return aligned(lines)
 
 
-def suite_table(results: Sequence[Result], *, baseline: str = "") -> str:
-    """Return the main measure of every system by collection and on average, as lines of aligned text."""
-    rows = over_tasks(results, baseline=baseline)
+def suite_table(results: Sequence[Result], *, baseline: str = "", **tests: int) -> str:
+    """Return the main measure of every system by collection and the averages, as lines of aligned text.
+
+    The first average is the one that leads (`o1_bench.datasets.averages`), and differences are in it.
+    """
+    rows = over_tasks(results, baseline=baseline, **tests)
     tasks = list(by_collection(results))
-    lines = [["run", *tasks, "average", "ms/query", "Δ", "95 % interval", "p (Holm)"]]
+    leading, named = headline(tasks).name, list(rows[0].averages)
+    lines = [["run", *tasks, leading, *named, "ms/query", "Δ", "95 % interval", "p (Holm)"]]
     for row in rows:
         of_tasks = [row.rows[task].result if task in row.rows else None for task in tasks]
-        lines.append([_labelled(row.name, row.kind)])
-        lines[-1] += ["" if each is None else value(each.metrics[main_measure(each)]) for each in of_tasks]
-        lines[-1] += ["" if row.average is None else value(row.average)]
+        lines.append([_labelled(row.name, row.kind, next(iter(row.rows.values())).result.seeds)])
+        lines[-1] += ["" if each is None else with_spread(each, main_measure(each)) for each in of_tasks]
+        averages = [row.average, *(row.averages[name] for name in named)]
+        lines[-1] += ["" if average is None else value(average) for average in averages]
         lines[-1] += [milliseconds(row.milliseconds), *_tested(row)]
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def choose_focus(rows: Sequence[Row], focus: str) -> Row:
@@ -132,7 +172,7 @@ def summary(rows: Sequence[Row], focus: Row, *, comparisons: int | None = None) 
         times = f"A query takes {milliseconds(ours)} ms instead of {milliseconds(theirs)} ms."
     sentences = [
         f"{opening}, “{base.name}” scores {value(base.metrics[main])}.",
-        _verdict(focus.against, focus.p_value, comparisons or len(rows) - 1),
+        _verdict(focus, comparisons or len(rows) - 1),
         times,
         _controls(rows, result, main),
         _oracles(rows, main),
@@ -150,24 +190,26 @@ def suite_summary(rows: Sequence[SuiteRow], focus: SuiteRow) -> list[str]:
     moved = [row.direction for row in focus.rows.values()]
     return [
         f"Over {len(base.rows)} tasks “{focus.name}” scores {value(focus.average)}, "
-        f"“{base.name}” {average}; every task counts the same.",
-        _verdict(focus.against, focus.p_value, compared),
+        f"“{base.name}” {average} ({headline(base.rows).name}).",
+        _verdict(focus, compared),
         f"By task, {moved.count('up')} gain and {moved.count('down')} lose by more than chance, corrected "
         "over all tasks and systems.",
     ]
 
 
-def _labelled(name: str, kind: str) -> str:
-    return name if kind == "system" else f"{name} ({kind})"
+def _labelled(name: str, kind: str, seeds: Sequence[int] = ()) -> str:
+    told = [kind] * (kind != "system") + [f"{len(seeds)} seeds"] * (len(seeds) > 1)
+    return f"{name} ({', '.join(told)})" if told else name
 
 
 def _tested(row: Row | SuiteRow) -> list[str]:
     if row.against is None or row.p_value is None:
         return ["baseline" if row.is_baseline else "", "", ""]
-    return [signed(row.against.difference), interval(row.against), p_value(row.p_value)]
+    return [signed(row.against.difference), interval(row.against), p_of(row)]
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as text: the first column to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -178,12 +220,15 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _verdict(test: Comparison, p: float, comparisons: int) -> str:
-    how = f"95\u00a0% interval {interval(test)}, p {'' if p < 0.001 else '= '}{p_value(p)}"
+def _verdict(row: Row | SuiteRow, comparisons: int) -> str:
+    test, p = row.against, p_of(row)
+    if test is None or row.p_value is None:
+        return ""
+    how = f"95\u00a0% interval {interval(test)}, p {'' if p.startswith('<') else '= '}{p}"
     if comparisons > 1:
         how += f" after correction for {comparisons} comparisons"
     moved = f"{test.wins:,} queries gain, {test.losses:,} lose, {test.ties:,} stay as they were."
-    if p >= CHANCE:
+    if row.p_value >= CHANCE:
         return f"The difference of {signed(test.difference)} may be chance ({how}): {moved}"
     what = "gain" if test.difference > 0 else "loss"
     return f"The {what} of {signed(test.difference)} is more than chance ({how}): {moved}"

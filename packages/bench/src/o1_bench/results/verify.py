@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from o1_bench.collection import digest
+from o1_bench.collection import digest, excluded_ids
 from o1_bench.results.result import (
+    CURVE,
     EXCLUDED,
     FILES,
     QRELS,
     RUN,
     THOUGHTS,
-    excluded_ids,
     find_results,
     load_result,
 )
-from o1_bench.score import by_query, means, parse_measure, score
+from o1_bench.score import by_query, means, score
 from o1_records import Exclusion, InputError, read_jsonl, sha256_file
 from o1_records.trec import read_qrels, read_run
 
@@ -58,12 +58,17 @@ def verify_result(path: str | Path) -> list[str]:
     found = {"qrels": digest(qrels), "excluded": digest(excluded)}
     said = {name: result.collection.digests.get(name) for name in found}
     differing = _differences("digest", said, found)
-    metrics = score(
+    curve = CURVE if result.curve else {}
+    together = score(
         qrels,
         read_run(folder / RUN),
-        measures=[parse_measure(name) for name in result.metrics],
+        measures=[*result.metrics, *curve.values()],
         excluded=excluded_ids(excluded),
     )
+    found_means = means(together)
+    points = {k: found_means[str(measure)] for k, measure in curve.items()}
+    differing += _differences("nDCG of the curve", result.curve, points)
+    metrics = [metric for metric in together if metric.measure in result.metrics]
     differing += _differences("mean", result.metrics, means(metrics))
     computed = by_query(metrics)
     for measure in {**computed, **result.per_query}:
@@ -72,7 +77,7 @@ def verify_result(path: str | Path) -> list[str]:
     return differing
 
 
-def _differences(what: str, said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _differences(what: str, said: Mapping[Any, Any], found: Mapping[Any, Any]) -> list[str]:
     def same(a: Any, b: Any) -> bool:
         if isinstance(a, float) and isinstance(b, float):
             return abs(a - b) <= _TOLERANCE

@@ -1,4 +1,4 @@
-"""Models that embed: the vectors of a collection's documents on disk, and sentence-transformers models.
+"""Models that embed: the vectors of a collection's documents on disk, and encoders of plain texts.
 
 Thoughts with a plain encoder are the comparison that a thinking model has to beat at equal cost: the thought
 appended to the query (Query2doc, Wang et al. 2023) or embedded as documents are (HyDE, Gao et al. 2023).
@@ -6,28 +6,36 @@ appended to the query (Query2doc, Wang et al. 2023) or embedded as documents are
 
 from __future__ import annotations
 
+import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 
 from o1_bench.collection import Collection
+from o1_bench.protocol import Protocol
 from o1_bench.running.pipeline import Vectors
 from o1_bench.running.retrieve import ExactSearch
 from o1_records import Document, MissingExtraError, Query, quoted
 from o1_records.kit.job import ChangedJobError, move_aside
 from o1_records.kit.models import loading, model_digest, model_folder
+from o1_records.progress import shown
 
 if TYPE_CHECKING:
     from o1_records.vectors import Encoder
 
+Role = Literal["query", "document"]
+
 _SHARD = 2048  # documents whose vectors a crash can lose
 _SECONDS = "seconds"
+_GENERIC = re.compile(r"(model|final|best|last|latest|output|merged|(checkpoint|epoch|step)[-_]?\d+)", re.I)
 
 
 class EncodedCollection:
@@ -42,7 +50,7 @@ class EncodedCollection:
         encoder: what identifies `embed`.
         folder: where the vectors are kept.
         new_job: see above.
-        progress: show a bar on stderr.
+        progress: show on stderr how far it is.
     """
 
     def __init__(
@@ -55,8 +63,6 @@ class EncodedCollection:
         new_job: bool = False,
         progress: bool = False,
     ) -> None:
-        from tqdm import tqdm
-
         from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
 
         source = f"sha256:{collection.digests['documents']}"
@@ -72,13 +78,14 @@ class EncodedCollection:
                 # in the folder of the vectors, so that it is renamed and moved with them
                 watch = Stopwatch(folder.with_name(f"{folder.name}.partial") / _SECONDS)
                 kept = set(writer.ids)
-                missing = (document for document in collection.documents if document.doc_id not in kept)
-                shown = None if progress else True
-                with tqdm(total=len(collection), initial=len(kept), desc="documents", disable=shown) as bar:
-                    while shard := list(islice(missing, _SHARD)):
-                        with watch.running():
-                            writer.write([document.doc_id for document in shard], embed(shard))
-                        bar.update(len(shard))
+                missing: Iterator[Document] = (
+                    document for document in collection.documents if document.doc_id not in kept
+                )
+                if progress:
+                    missing = shown(missing, "documents", total=len(collection) - len(kept))
+                while shard := list(islice(missing, _SHARD)):
+                    with watch.running():
+                        writer.write([document.doc_id for document in shard], embed(shard))
                 writer.close()
         vectors = VectorSet(folder)
         self.seconds = Stopwatch(folder / _SECONDS).seconds
@@ -114,76 +121,64 @@ class Stopwatch:
             return None
 
 
-class SentenceEncoder:
-    """A sentence-transformers model by its folder or hub id; safetensors only, no remote code. Needs `[st]`.
+class TextEncoder(ABC):
+    """An encoder of plain texts, with something before queries and documents.
 
     Args:
-        model: folder or hub id.
+        model: what it is called where it comes from.
+        name: what results call it.
         device: where it runs.
-        batch: texts at a time.
-        max_length: tokens of a text that are read; the model's own limit by default.
-        query_prompt: goes before every query; `{instruction}` in it is replaced by the task. The
-            model's own prompt by default.
+        query_prompt: goes before every query; `{instruction}` in it is replaced by the task. The protocol's
+            by default, else the model's own.
         document_prompt: goes before every document; the model's own by default.
-
-    Raises:
-        InputError: there is no such model.
-        MissingExtraError: sentence-transformers is not installed.
     """
+
+    layout: str
 
     def __init__(
         self,
         model: str,
         *,
-        device: str = "cpu",
-        batch: int = 32,
-        max_length: int | None = None,
+        name: str = "",
+        device: str = "",
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> None:
-        try:
-            import sentence_transformers
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("o1-bench", "st", "A sentence-transformers model") from error
-        self.model, self.name, self.device, self._batch = model, Path(model).name, device, batch
-        self._folder = model_folder(model)
-        with loading(model, "a sentence-transformers model"):
-            self._loaded: Any = sentence_transformers.SentenceTransformer(
-                str(self._folder),
-                device=device,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
-        if max_length is not None:
-            self._loaded.max_seq_length = max_length
-        own: dict[str, Any] = dict(self._loaded.prompts or {})
-        self._query_prompt, self._document_prompt = query_prompt, document_prompt
-        self.prompts = {
-            "query": query_prompt if query_prompt is not None else own.get("query", ""),
-            "document": document_prompt if document_prompt is not None else own.get("document", ""),
-        }
+        self.model, self.name, self.device = model, name or readable_name(model), device
+        self._own_prompt = self._query_prompt = query_prompt
+        self._document_prompt = document_prompt
 
-    @cached_property
+    def adopt(self, protocol: Protocol) -> None:
+        """Take the query prompt and the token limit of a protocol, where none were given."""
+        if self._own_prompt is None:
+            self._query_prompt = protocol.query_prompt or None
+        self._limit(protocol.max_length)
+
+    @property
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the vectors: the model's name, the digest of its files, length, similarity."""
-        return {
-            "model": self.model,
-            "digest": f"sha256:{model_digest(self._folder)}",
-            "max_length": self._loaded.max_seq_length,
-            "similarity": str(self._loaded.similarity_fn_name),
-        }
+        """What identifies the vectors, with `max_length` and `similarity`."""
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What goes before queries and documents."""
+        given = {"query": self._query_prompt, "document": self._document_prompt}
+        return {role: self._prompt_of_model(role) if text is None else text for role, text in given.items()}
 
     @property
     def encoder(self) -> Encoder:
-        """The same for the vectors of documents, as their folder holds it."""
+        """What identifies the vectors of documents, as their folder holds it."""
         from o1_records.vectors import Encoder
 
+        known = ("model", "max_length", "similarity")
+        identity = {name: value for name, value in self.fingerprint.items() if name not in known}
+        digest = msgspec.json.encode(identity, order="sorted").decode()
         return Encoder(
             model=self.model,
-            digest=f"{self.fingerprint['digest']} {quoted(self.prompts['document'])}",
-            layout="sentence-transformers",
-            pooling=self.fingerprint["similarity"],
-            max_length=self.fingerprint["max_length"] or 0,
+            digest=f"{digest} {quoted(self.prompts['document'])}",
+            layout=self.layout,
+            pooling=str(self.fingerprint.get("similarity", "")),
+            max_length=self.fingerprint.get("max_length") or 0,
             role="document",
         )
 
@@ -193,18 +188,8 @@ class SentenceEncoder:
 
     def queries(self, queries: Sequence[Query], thoughts: Sequence[Sequence[str]] | None = None) -> Vectors:
         """Return vectors of queries [queries, dim], each with its thoughts appended as lines (Query2doc)."""
-        own = thoughts if thoughts is not None else [()] * len(queries)
-        texts = [
-            "\n".join([query.text, *filter(None, each)]) for query, each in zip(queries, own, strict=True)
-        ]
-        if self._query_prompt is None:
-            return self._encode(self._loaded.encode_query, texts)
-        tasks = [query.instruction for query in queries]
-        prompted = [
-            self._query_prompt.replace("{instruction}", task) + text
-            for task, text in zip(tasks, texts, strict=True)
-        ]
-        return self._encode(self._loaded.encode_query, prompted, prompt="")
+        texts, prompt = self._asked(queries, thoughts)
+        return self._encode(texts, "query", prompt)
 
     def hyde(self, queries: Sequence[Query], thoughts: Sequence[Sequence[str]] | None = None) -> Vectors:
         """Return the mean of a query's vector and those of its thoughts, embedded as documents (HyDE)."""
@@ -216,17 +201,149 @@ class SentenceEncoder:
                 vectors[row] = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return vectors
 
-    def _documents(self, texts: Sequence[str]) -> Vectors:
-        changed = {} if self._document_prompt is None else {"prompt": self._document_prompt}
-        return self._encode(self._loaded.encode_document, texts, **changed)
+    def sample(
+        self,
+        queries: Sequence[Query],
+        documents: Sequence[Document],
+        thoughts: Sequence[Sequence[str]] | None = None,
+    ) -> tuple[list[str], list[str]]:
+        """Return the texts that the model really reads: with prompts, in its tokens, cut as they are cut."""
+        texts, prompt = self._asked(queries, thoughts)
+        asked = [self._read(text, "query", prompt) for text in texts]
+        return asked, [self._read(each.full_text, "document", self._document_prompt) for each in documents]
 
-    def _encode(self, encode: Any, texts: Sequence[str], **changed: str) -> Vectors:
+    def _documents(self, texts: Sequence[str]) -> Vectors:
+        return self._encode(texts, "document", self._document_prompt)
+
+    def _asked(
+        self, queries: Sequence[Query], thoughts: Sequence[Sequence[str]] | None
+    ) -> tuple[list[str], str | None]:
+        """Return texts with their thoughts, and the prompt that is left to put before them."""
+        own = thoughts if thoughts is not None else [()] * len(queries)
+        texts = [
+            "\n".join([query.text, *filter(None, each)]) for query, each in zip(queries, own, strict=True)
+        ]
+        if self._query_prompt is None:
+            return texts, None
+        tasks = [self._query_prompt.replace("{instruction}", query.instruction) for query in queries]
+        return [task + text for task, text in zip(tasks, texts, strict=True)], ""
+
+    @abstractmethod
+    def _encode(self, texts: Sequence[str], role: Role, prompt: str | None) -> Vectors:
+        """Return vectors [texts, dim]; prompt None: the model's own."""
+
+    @abstractmethod
+    def _read(self, text: str, role: Role, prompt: str | None) -> str:
+        """Return the text that the model reads for one."""
+
+    def _prompt_of_model(self, role: str) -> str:
+        return ""
+
+    def _limit(self, tokens: int) -> None:  # noqa: B027  # a server cuts by itself
+        """Read at most so many tokens of a text; 0: as many as the model can."""
+
+
+class SentenceEncoder(TextEncoder):
+    """A sentence-transformers model by its folder or hub id; safetensors only, no remote code. Needs `[st]`.
+
+    Args:
+        model: folder or hub id.
+        device: where it runs.
+        batch: texts at a time.
+        max_length: tokens of a text that are read; the protocol's or the model's own limit by default.
+        **prompts: name and prompts, as `TextEncoder` takes them.
+
+    Raises:
+        InputError: there is no such model.
+        MissingExtraError: sentence-transformers is not installed.
+    """
+
+    layout = "sentence-transformers"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "cpu",
+        batch: int = 32,
+        max_length: int | None = None,
+        **prompts: Any,
+    ) -> None:
+        super().__init__(model, device=device, **prompts)
+        try:
+            import sentence_transformers
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("o1-bench", "st", "A sentence-transformers model") from error
+        self._batch, self._max_length = batch, max_length
+        self._folder = model_folder(model)
+        with loading(model, "a sentence-transformers model"):
+            self._loaded: Any = sentence_transformers.SentenceTransformer(
+                str(self._folder),
+                device=device,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        self._most: int | None = self._loaded.max_seq_length
+        self._limit(0)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The model's name, the digest of its files, length and similarity."""
+        return {
+            "model": self.model,
+            "digest": self._digest,
+            "max_length": self._loaded.max_seq_length,
+            "similarity": str(self._loaded.similarity_fn_name),
+        }
+
+    @cached_property
+    def _digest(self) -> str:
+        return f"sha256:{model_digest(self._folder)}"
+
+    def _limit(self, tokens: int) -> None:
+        if self._max_length is not None:
+            self._loaded.max_seq_length = self._max_length
+        elif tokens:
+            self._loaded.max_seq_length = min(tokens, self._most or tokens)
+        elif self._loaded.max_seq_length != self._most:
+            self._loaded.max_seq_length = self._most
+
+    def _prompt_of_model(self, role: str) -> str:
+        own: dict[str, Any] = dict(self._loaded.prompts or {})
+        names = ("query",) if role == "query" else ("document", "passage", "corpus")
+        return next((own[name] or "" for name in names if name in own), "")
+
+    def _encode(self, texts: Sequence[str], role: Role, prompt: str | None) -> Vectors:
+        encode = self._loaded.encode_query if role == "query" else self._loaded.encode_document
         vectors = encode(
             list(texts),
             batch_size=self._batch,
             show_progress_bar=False,
             convert_to_numpy=True,
             normalize_embeddings=self._loaded.similarity_fn_name != "dot",
-            **changed,
+            **({} if prompt is None else {"prompt": prompt}),
         )
         return np.asarray(vectors, dtype=np.float32)
+
+    def _read(self, text: str, role: Role, prompt: str | None) -> str:
+        own = self._prompt_of_model(role) if prompt is None else prompt
+        features = self._loaded.preprocess([text], prompt=own or None, task=role)
+        ids = features.get("input_ids")
+        if ids is None:  # a model without token ids, such as a bag of words
+            return own + text
+        return str(self._loaded.tokenizer.decode(ids.flatten().tolist(), skip_special_tokens=False))
+
+
+def readable_name(model: str) -> str:
+    """Return what results call a model by default: the last part of its path or hub id.
+
+    A part that says nothing (`model`, `checkpoint-500`) has the one before it; a snapshot of the hub's cache
+    has its repository's name.
+    """
+    path = Path(model)
+    parts = path.resolve().parts if path.exists() else path.parts
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].rpartition("--")[2]
+    if len(parts) > 1 and parts[-2] != "/" and _GENERIC.fullmatch(parts[-1]):
+        return f"{parts[-2]}/{parts[-1]}"
+    return parts[-1]

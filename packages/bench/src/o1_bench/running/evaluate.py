@@ -24,20 +24,24 @@ from o1_bench.results.result import (
     STAGES,
     Milliseconds,
     Result,
+    Sent,
     System,
     load_result,
     save_result,
 )
+from o1_bench.running.about import about, identity, sent
 from o1_bench.running.pipeline import Pipeline, Vectors
 from o1_bench.running.retrieve import Appended, GivenRun, Retrieve
-from o1_bench.score import DEFAULT, Measure, to_dict
+from o1_bench.score import Measure, parse_measures, to_dict
 from o1_records import Hit, InputError, Query, Thought, rank, sha256_file
 from o1_records.kit.job import ChangedJobError, Database, Lock, move_aside, refuse_changed
+from o1_records.progress import shown
 
 Texts = Mapping[str, Sequence[str]]
 Value = TypeVar("Value")
 
 _STAGES = ("think", "embed", "search")
+_MEASURED = ("encoder", "prompts", "index_bytes", "index_seconds", "peak_memory_bytes", "device")
 
 
 def evaluate(
@@ -47,12 +51,16 @@ def evaluate(
     system: System | None = None,
     folder: str | Path | None = None,
     k: int = 1000,
-    measures: Sequence[Measure] = DEFAULT,
+    measures: Sequence[Measure | str] | None = None,
     part: int = 256,
     progress: bool = False,
     new_job: bool = False,
 ) -> Result:
     """Run a system on all queries of a collection, score it and return the result.
+
+    The queries carry the collection's instruction. What made the result is measured here, not told: the
+    fingerprint that the retriever has of itself, or its code (`o1_bench.running.about`), and what the model
+    read of the first queries and documents.
 
     In `folder` the output of every stage is kept, `part` queries at a time: a rerun continues from there.
     Only the measures may differ then. Without a folder nothing is kept.
@@ -62,30 +70,40 @@ def evaluate(
     Args:
         collection: what is asked, and of what.
         retrieve: a callable from (queries, k) to hits, or its stages.
-        system: its name and what is known of it; what is measured here is filled in, and added to times
-            that it has already (of thoughts that existed before).
+        system: its name, kind and note, and of thoughts that existed before what they cost and how they were
+            sampled. What is measured here is filled in, and added to the times.
         folder: where the result is kept (`o1_bench.results.result`).
         k: the largest number of hits per query.
-        measures: the first one is the main one in reports.
+        measures: the first one is the main one in reports; those of the collection's protocol by default.
         part: how many queries go through a stage at a time.
-        progress: show bars on stderr.
+        progress: show on stderr how far it is.
         new_job: move the folder of a run with other settings aside, to NAME.old1, instead of refusing it.
 
     Raises:
-        ChangedJobError: the folder has the run of another system, collection, k or thoughts.
-        InputError: another run works in the folder; or what `score` refuses.
+        ChangedJobError: the folder has the run of another system, collection, instruction, k or thoughts.
+        InputError: another run works in the folder, the system says what is measured here, none of the
+            documents that were found is in the corpus; or what `score` refuses.
     """
     system = system or System(name="run")
+    if told := [name for name in _MEASURED if getattr(system, name) != getattr(System(name="x"), name)]:
+        raise InputError(
+            f"System.{told[0]} is measured, not told: leave it out, and give the retriever an attribute "
+            "`about` (o1_bench.running.about.About)"
+        )
+    measures = parse_measures(measures or collection.protocol.measures)
     if folder is None:
         with TemporaryDirectory() as kept:
             return evaluate(
                 collection, retrieve, system=system, folder=kept, k=k, measures=measures, part=part,
                 progress=progress,
             )  # fmt: skip
-    made_from = _made_from(collection, retrieve, system) | {"k": str(k), "part": str(part)}
+    self_told = about(retrieve)
+    fingerprint = dict(self_told.fingerprint) or _looked_at(retrieve)
+    made_from = _made_from(collection, retrieve, system, fingerprint, self_told.prompts)
+    made_from |= {"k": str(k), "part": str(part)}
     with _Journal(Path(folder), made_from, new_job=new_job) as journal:
         done = journal.result()
-        if done is not None and list(done.metrics) == [str(measure) for measure in dict.fromkeys(measures)]:
+        if done is not None and list(done.metrics) == [str(measure) for measure in measures]:
             return done
         made = _run(collection, retrieve, _Stages(journal, collection.queries, part, progress), k)
         known = msgspec.structs.asdict(system.milliseconds)
@@ -94,10 +112,16 @@ def evaluate(
         tokens = sum(thought.source.completion_tokens for thought in made.thoughts)
         measured = msgspec.structs.replace(
             system,
+            encoder=fingerprint,
+            prompts=dict(self_told.prompts),
+            device=self_told.device,
+            index_bytes=self_told.index_bytes,
+            index_seconds=self_told.index_seconds,
             milliseconds=Milliseconds(**(known | times)),
             thought_tokens=tokens or system.thought_tokens,
             peak_memory_bytes=journal.peak_memory() if made.stages else None,
         )
+        read = Sent() if isinstance(retrieve, GivenRun) else sent(collection, self_told.sample)
         journal.note_result(None)  # a crash from here on leads to writing it again
         result = save_result(
             folder,
@@ -108,6 +132,7 @@ def evaluate(
             k=k,
             thoughts=made.thoughts,
             thought_words={name: sum(len(text.split()) for text in own) for name, own in made.texts.items()},
+            sent=read,
         )
         journal.note_result(sha256_file(Path(folder) / RESULT))
         return result
@@ -225,17 +250,24 @@ class _Journal:
         self._stack.close()
 
 
-def _made_from(collection: Collection, retrieve: Retrieve | Pipeline, system: System) -> dict[str, str]:
+def _made_from(
+    collection: Collection,
+    retrieve: Retrieve | Pipeline,
+    system: System,
+    fingerprint: Mapping[str, Any],
+    prompts: Mapping[str, str],
+) -> dict[str, str]:
     """Return everything that a rerun must have in common with the run that it continues."""
     given = _given(retrieve)
     thoughts = "" if given is None else hashlib.sha256(_sorted_json(given)).hexdigest()
-    groups = {"encoder": system.encoder, "prompt": system.prompts, "sampling": system.sampling}
+    groups = {"encoder": fingerprint, "prompt": prompts, "sampling": system.sampling}
     brought = msgspec.structs.asdict(system.milliseconds)
     return {
         "system": system.name,
         "kind": system.kind,
         "note": system.note,
-        "device": system.device,
+        "seed": "" if system.seed is None else str(system.seed),
+        "device": about(retrieve).device,
         **{
             f"{group} {name}": _shown(value)
             for group, all_of in groups.items()
@@ -244,8 +276,17 @@ def _made_from(collection: Collection, retrieve: Retrieve | Pipeline, system: Sy
         **{f"{stage} milliseconds": str(value) for stage, value in brought.items() if value is not None},
         "thoughts (sha256)": thoughts,
         "collection": collection.name,
+        "instruction": collection.instruction,
         **{f"{part} (sha256)": value for part, value in collection.digests.items()},
     }
+
+
+def _looked_at(retrieve: Retrieve | Pipeline) -> dict[str, Any]:
+    """Return what the callables of a retriever look like, where it says nothing of itself."""
+    if not isinstance(retrieve, Pipeline):
+        return {"retrieve": identity(retrieve)}
+    stages = {name: getattr(retrieve, name) for name in _STAGES}
+    return {name: identity(work) for name, work in stages.items() if work is not None}
 
 
 def _shown(value: Any) -> str:
@@ -276,13 +317,11 @@ class _Stages:
         self, stage: str, work: Callable[..., Value], codec: _Codec[Value], *inputs: Sequence[Any]
     ) -> list[Value]:
         """Call `work` with one item of each input, part by part."""
-        from tqdm import tqdm
-
         parts = list(zip(*inputs, strict=True))
-        shown = tqdm(parts, stage, unit=" parts", disable=None if self.progress else True)
+        each = shown(parts, f"{stage}, part", total=len(parts)) if self.progress else parts
         return [
             self.journal.part(stage, number, partial(work, *items), codec)
-            for number, items in enumerate(shown)
+            for number, items in enumerate(each)
         ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from o1_bench.controls import thought_texts
+from o1_bench.running.about import About
 from o1_records import Hit, InputError, Query, Thought
 
 Vectors = NDArray[np.floating[Any]]
@@ -41,12 +42,15 @@ class Pipeline:
         search: turns vectors into hits.
         think: writes thoughts about queries; without it they come from `thoughts`.
         thoughts: existing texts by query_id, such as those of `o1_bench.controls`.
+        about: what identifies the stages, what the index cost, and what the model reads; without a
+            fingerprint the callables are looked at (`o1_bench.running.about`).
     """
 
     embed: Embed
     search: Search
     think: Think | None = None
     thoughts: Mapping[str, Sequence[str]] | None = None
+    about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
         """Refuse two sources of thoughts."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
-from o1_bench.collection import Collection
+from o1_bench.collection import Collection, digest
 from o1_bench.controls import thought_texts
+from o1_bench.running.about import About, about, identity
 from o1_bench.running.pipeline import Vectors
 from o1_bench.score import to_dict
-from o1_records import Hit, InputError, MissingExtraError, Query, Thought, rank
+from o1_records import Document, Hit, InputError, MissingExtraError, Query, Thought, rank
+from o1_records.kit import fusion
+from o1_records.progress import shown
 from o1_records.trec import write_run
 
 _BLOCK = 2**24  # scores in memory at a time: 64 MB
@@ -32,25 +36,80 @@ class Retrieve(Protocol):
 class LexicalSearch:
     """BM25 over a collection, without its excluded documents. Needs the `[bm25]` extra.
 
-    `settings` are those of `o1_records.bm25.BM25`.
+    `settings` are those of `o1_records.bm25.BM25`. `query_weights`: see `bm25`.
     """
 
-    def __init__(self, collection: Collection, **settings: Any) -> None:
+    def __init__(self, collection: Collection, *, query_weights: bool = False, **settings: Any) -> None:
         try:
             from o1_records.bm25 import BM25
         except MissingExtraError as error:
             raise MissingExtraError("o1-bench", "bm25", "BM25") from error
-        self._index = BM25(collection.documents, **settings)
+        began = time.perf_counter()
+        self._index: Any = BM25(collection.documents, **settings)
         self._excluded = collection.excluded
+        self._weights = _QueryWeights(self._index, collection, settings) if query_weights else None
+        self.about = About(
+            fingerprint={"model": "bm25s", **settings, "query_weights": query_weights},
+            device="cpu",
+            index_bytes=self.nbytes,
+            index_seconds=time.perf_counter() - began,
+            sample=self._sample,
+        )
 
     @property
     def nbytes(self) -> int:
         """The size of the index in bytes, without its vocabulary."""
-        return self._index.nbytes
+        return int(self._index.nbytes)
 
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Yield the k best documents of each query among those that share a term with it."""
-        return self._index.search(queries, k, excluded=self._excluded)
+        if self._weights is None:
+            yield from self._index.search(queries, k, excluded=self._excluded)
+            return
+        for query in queries:
+            left_out = self._excluded.get(query.query_id, frozenset())
+            scores = self._weights.scores(query.text)
+            yield from rank(query.query_id, {d: s for d, s in scores.items() if d not in left_out}, k)
+
+    def _sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+        """Return the terms that count; BM25 reads no instruction."""
+        texts = [query.text for query in queries], [document.full_text for document in documents]
+        asked, read = ([" ".join(terms) for terms in self._index.tokenize(each)] for each in texts)
+        return asked, read
+
+
+class _QueryWeights:
+    """BM25 that weighs the terms of a query as it weighs those of a document, as BRIGHT's baseline does.
+
+    The weight of a term that a query of length n has f times is idf * f / (f + k1 * (1 - b + b * n / mean
+    length of the documents)): what gensim's LuceneBM25Model makes of the query, whose product with the
+    documents' weights is BRIGHT's score.
+    """
+
+    def __init__(self, index: Any, collection: Collection, settings: Mapping[str, Any]) -> None:
+        self._index = index
+        self._k1, self._b = settings.get("k1", 0.9), settings.get("b", 0.4)
+        # columns of terms: the scores of a term's documents lie side by side
+        held = index._index
+        self._columns, self._vocabulary = held.scores, held.vocab_dict
+        lengths, count = 0, 0
+        for document in collection.documents:
+            lengths += len(index.tokenize([document.full_text])[0])
+            count += 1
+        self._mean, self._count = lengths / count, count
+
+    def scores(self, text: str) -> dict[str, float]:
+        """Return the score of every document that shares a term with a text."""
+        terms = [term for term in self._index.tokenize([text])[0] if term in self._vocabulary]
+        length = self._k1 * (1 - self._b + self._b * len(terms) / self._mean)
+        total = np.zeros(self._count, dtype=np.float64)
+        for term in dict.fromkeys(terms):
+            column, times = self._vocabulary[term], terms.count(term)
+            start, end = self._columns["indptr"][column : column + 2]
+            idf = math.log(1 + (self._count - (end - start) + 0.5) / ((end - start) + 0.5))
+            weight = idf * times / (times + length)
+            total[self._columns["indices"][start:end]] += weight * self._columns["data"][start:end]
+        return {self._index.doc_ids[row]: float(total[row]) for row in np.flatnonzero(total)}
 
 
 def bm25(
@@ -60,13 +119,22 @@ def bm25(
     b: float = 0.4,
     language: str = "english",
     split_identifiers: bool = False,
+    query_weights: bool = False,
 ) -> LexicalSearch:
     """Index a collection for BM25, without its excluded documents. Needs the `[bm25]` extra.
 
     The defaults are Anserini's, which published figures use. `split_identifiers` splits
-    `snake_case` and `camelCase`, for code.
+    `snake_case` and `camelCase`, for code. `query_weights` weighs the terms of a query by their BM25 too, as
+    BRIGHT's published baseline does and nobody else's.
     """
-    return LexicalSearch(collection, k1=k1, b=b, language=language, split_identifiers=split_identifiers)
+    return LexicalSearch(
+        collection,
+        k1=k1,
+        b=b,
+        language=language,
+        split_identifiers=split_identifiers,
+        query_weights=query_weights,
+    )
 
 
 class Written(NamedTuple):
@@ -93,20 +161,18 @@ def write_bm25_run(
         path: the run.
         thoughts: appended to their queries.
         k: the largest number of hits per query.
-        progress: show a bar on stderr.
+        progress: show on stderr how far it is.
         **settings: those of `bm25`.
 
     Raises InputError when no thought is about a query of the collection.
     """
-    from tqdm import tqdm  # 15 ms that `import o1_bench` does not need
-
     queries: Sequence[Query] = collection.queries
     if thoughts is not None:
         queries = with_thoughts(queries, thought_texts(thoughts))
     retrieve = bm25(collection, **settings)
-    shown = tqdm(queries, "bm25", unit=" queries", disable=None if progress else True)
+    asked = shown(queries, "queries", total=len(queries)) if progress else queries
     began = time.perf_counter()
-    count = write_run(path, (hit for query in shown for hit in retrieve([query], k)), tag="bm25")
+    count = write_run(path, (hit for query in asked for hit in retrieve([query], k)), tag="bm25")
     return Written(count, len(queries), 1000 * (time.perf_counter() - began) / len(queries))
 
 
@@ -148,10 +214,29 @@ class Appended:
     thoughts: Mapping[str, Sequence[str]]
     times: int = 1
 
+    @property
+    def about(self) -> About:
+        """What the retriever says of itself, with the queries as they are asked here."""
+        told = about(self.retrieve)
+        fingerprint = dict(told.fingerprint) or {"retrieve": identity(self.retrieve)}
+        sample = told.sample
+
+        def appended(queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+            assert sample is not None  # passed on only where there is one
+            return sample(with_thoughts(queries, self._own(queries), times=self.times), documents)
+
+        return replace(
+            told,
+            fingerprint=fingerprint | {"query_times": self.times},
+            sample=None if sample is None else appended,
+        )
+
+    def _own(self, queries: Sequence[Query]) -> dict[str, Sequence[str]]:
+        return {query.query_id: self.thoughts.get(query.query_id, ()) for query in queries}
+
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Search with the queries and their thoughts, a line each."""
-        own = {query.query_id: self.thoughts.get(query.query_id, ()) for query in queries}
-        return self.retrieve(with_thoughts(queries, own, times=self.times), k)
+        return self.retrieve(with_thoughts(queries, self._own(queries), times=self.times), k)
 
 
 class GivenRun:
@@ -162,6 +247,10 @@ class GivenRun:
 
     def __init__(self, hits: Iterable[Hit]) -> None:
         self._run = to_dict(hits)
+        found = (
+            Hit(query_id=q, doc_id=d, score=s, rank=1) for q, of in self._run.items() for d, s in of.items()
+        )
+        self.about = About(fingerprint={"hits (sha256)": digest(found)})
 
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Yield up to k hits for each query; none for one that is not in the run."""
@@ -174,24 +263,38 @@ def from_run(hits: Iterable[Hit]) -> Retrieve:
     return GivenRun(hits)
 
 
-def fused(*retrievers: Retrieve, constant: int = 60) -> Retrieve:
-    """Fuse retrievers by reciprocal rank (Cormack, Clarke and Buettcher, SIGIR 2009).
+class Fused:
+    """Several retrievers as one; see `fused`."""
 
-    A document scores the sum of 1 / (constant + rank) over the retrievers that have it among their
-    k best.
+    def __init__(self, retrievers: Sequence[Retrieve], weights: Sequence[float] | None, method: str) -> None:
+        self._retrievers, self._method = retrievers, method
+        self._weights = [1.0] * len(retrievers) if weights is None else list(weights)
+        fusion.fused([{}] * len(retrievers), self._weights, method=method)  # refuses what is wrong
+        each = [dict(about(one).fingerprint) or {"retrieve": identity(one)} for one in retrievers]
+        self.about = About(
+            fingerprint={"fusion": method, "weights": self._weights, "retrievers": each},
+        )
+
+    def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
+        """Yield up to k hits of each query by their fused scores."""
+        runs = [to_dict(retriever(queries, k)) for retriever in self._retrievers]
+        for query_id, scores in fusion.fused(runs, self._weights, method=self._method).items():
+            yield from rank(query_id, scores, k)
+
+
+def fused(*retrievers: Retrieve, weights: Sequence[float] | None = None, method: str = "rrf") -> Retrieve:
+    """Fuse retrievers by the hits that each has among its k best (`o1_records.kit.fusion`).
+
+    Args:
+        *retrievers: two or more.
+        weights: one for each; all 1 by default.
+        method: "rrf" (reciprocal rank, constant 60), "minmax" (scores of a query from 0 to 1), "z" (standard
+            scores) or "sum" (the scores as they are).
+
+    Raises:
+        InputError: there is no such method, or the weights are not one for each.
     """
-
-    def retrieve(queries: Sequence[Query], k: int) -> Iterable[Hit]:
-        scores: dict[str, dict[str, float]] = {}
-        for retriever in retrievers:
-            for query_id, found in to_dict(retriever(queries, k)).items():
-                of_query = scores.setdefault(query_id, {})
-                for hit in rank(query_id, found):
-                    of_query[hit.doc_id] = of_query.get(hit.doc_id, 0.0) + 1 / (constant + hit.rank)
-        for query_id, fused_scores in scores.items():
-            yield from rank(query_id, fused_scores, k)
-
-    return retrieve
+    return Fused(retrievers, weights, method)
 
 
 class ExactSearch:

@@ -12,25 +12,28 @@ o1-model = "o1_model.bench:open_model"
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
-from msgspec.structs import replace
 
-from o1_bench.controls import CONTROLS, Texts
+from o1_bench.controls import Texts
+from o1_bench.results.exchange import find_run, has_runs, read_any_run, run_name
 from o1_bench.results.result import RUN, THOUGHTS, Milliseconds, Result, System, known_sum
-from o1_bench.running.encoder import EncodedCollection, SentenceEncoder
+from o1_bench.running.about import About
+from o1_bench.running.encoder import EncodedCollection, SentenceEncoder, TextEncoder, readable_name
+from o1_bench.running.endpoint import EndpointEncoder
 from o1_bench.running.pipeline import Pipeline, Vectors
-from o1_bench.running.retrieve import Appended, bm25, from_run, fused
+from o1_bench.running.rerank import Reranked, Reranker
+from o1_bench.running.retrieve import Appended, Fused, bm25, from_run
 from o1_bench.running.task import Task, slug
-from o1_records import Document, InputError, MissingExtraError, Query, Thought, read_jsonl, sha256_file
+from o1_records import Document, InputError, MissingExtraError, Query, Thought, read_jsonl
+from o1_records.kit.http import is_address
 from o1_records.kit.models import CONFIGS, cached_folder, is_hub_id, model_folder
 from o1_records.trec import read_run
 
@@ -77,6 +80,13 @@ class ThinkingModel(Protocol):
         """Return the thoughts that the model writes about each query; blank ones are left out."""
         ...
 
+    def sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+        """Return the texts that the model really reads for queries and documents.
+
+        They are its token ids decoded, control tokens visible, cut as they are cut.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -87,10 +97,12 @@ class Options:
         split_identifiers: BM25 splits `snake_case` and `camelCase`, for code.
         k1: BM25's k1.
         b: BM25's b.
+        query_weights: BM25 weighs the terms of queries too, as BRIGHT's published baseline does.
         query_times: how often BM25 repeats the query before appended thoughts.
-        batch: texts that a sentence-transformers model takes at a time.
-        max_length: tokens of a text that it reads; its own limit by default.
-        query_prompt: goes before its queries; `{instruction}` is replaced by the task.
+        batch: texts that an encoder takes at a time.
+        max_length: tokens of a text that a sentence-transformers model reads; the protocol's limit or its own
+            by default.
+        query_prompt: goes before an encoder's queries; `{instruction}` is replaced by the task.
         document_prompt: goes before its documents.
         think_options: options of a thinking model for thinking, as on its own command line.
         embed_options: the same for embedding.
@@ -100,6 +112,7 @@ class Options:
     split_identifiers: bool = False
     k1: float = 0.9
     b: float = 0.4
+    query_weights: bool = False
     query_times: int = 1
     batch: int = 32
     max_length: int | None = None
@@ -125,33 +138,40 @@ class ModelUnderTest(ABC):
     Attributes:
         kind: what it is, in words.
         uses: the names of Options, and of Task's attributes about thoughts, that have an effect on it.
+        name: what results call it.
     """
 
     kind: ClassVar[str]
     uses: ClassVar[frozenset[str]]
+    name: str
 
     @abstractmethod
     def run(self, task: Task) -> Iterator[Result]:
         """Run on one collection and yield the results, the one without thoughts first."""
 
 
-def open_system(model: str | Path | ThinkingModel, options: Options | None = None) -> ModelUnderTest:
+def open_system(
+    model: str | Path | ThinkingModel, options: Options | None = None, *, name: str = ""
+) -> ModelUnderTest:
     """Return the system that a text names: it is loaded once and runs on any number of collections.
 
-    In this order: `bm25`, a TREC run (or a folder with one for each collection), a model of the entry-point
-    group `o1_bench.systems`, the folder or hub id of a sentence-transformers model.
+    In this order: `bm25`, the address of a server (`http://HOST/v1#NAME`), a run (or a folder with one for
+    each collection), a model of the entry-point group `o1_bench.systems`, the folder or hub id of a
+    sentence-transformers model. `name` is what results call it; else it is called after its file or model.
 
     Raises InputError where it is none of them.
     """
     options = options or Options()
     if not isinstance(model, str | Path):
-        return _Thinking(model)
+        return _Thinking(model, name or model.name)
     model, path = str(model), Path(model)
     if model == "bm25":
-        return _Lexical(options)
-    of_model = any((path / name).exists() for name in CONFIGS)
-    if path.is_file() or (path.is_dir() and not of_model and any(path.glob("*.trec"))):
-        return _GivenRuns(path)
+        return _Lexical(options, name or "BM25")
+    if is_address(model):
+        return _Endpoint(model, options, name)
+    of_model = any((path / config).exists() for config in CONFIGS)
+    if path.is_file() or (path.is_dir() and not of_model and has_runs(path)):
+        return _GivenRuns(path, name)
     opened = _registered(model, options)
     if opened is None:
         new = is_hub_id(model) and cached_folder(model) is None
@@ -164,7 +184,9 @@ def open_system(model: str | Path | ThinkingModel, options: Options | None = Non
             raise InputError(
                 f"{model}: is a checkpoint of o1-model, which is not installed; pip install o1-model"
             )
-    return _Encoder(model, options) if opened is None else _Thinking(opened)
+    if opened is None:
+        return _Encoder(model, options, name)
+    return _Thinking(opened, name or readable_name(model))
 
 
 def _registered(model: str, options: Options) -> ThinkingModel | None:
@@ -190,16 +212,21 @@ def _registered(model: str, options: Options) -> ThinkingModel | None:
     return None
 
 
-def refuse_idle(set_options: Sequence[str], systems: Sequence[ModelUnderTest]) -> None:
+def refuse_idle(
+    set_options: Sequence[str], systems: Sequence[ModelUnderTest], *, reranks: bool = False
+) -> None:
     """Raise InputError for options that are set and have no effect on any of the systems.
 
-    The options are fields of Options, and attributes of Task that are about thoughts.
+    The options are fields of Options, and arguments of `run` that are about thoughts, fusion and reranking.
     """
-    used = frozenset().union(*(system.uses for system in systems))
-    kinds = " and ".join(dict.fromkeys(system.kind for system in systems))
+    used = frozenset(_ONLY_WITH["fusion"]).union(*(system.uses for system in systems))
+    used |= {"fusion", "weights", "hybrid_name", "rerank", "rerank_top"}
+    used |= {"device", "batch", "max_length"} if reranks else set()
+    kinds = [system.kind for system in systems] + ["a cross-encoder"] * reranks
     for name in set_options:
         if name not in used:
-            raise InputError(f"{_flag(name)} has no effect on {kinds}; leave it out")
+            named = " and ".join(dict.fromkeys(kinds))
+            raise InputError(f"{_flag(name)} has no effect on {named}; leave it out")
 
 
 def refuse_incomplete(set_options: Sequence[str]) -> None:
@@ -210,24 +237,53 @@ def refuse_incomplete(set_options: Sequence[str]) -> None:
             raise InputError(f"{_flag(name)} has an effect only with {others}; give both, or leave it out")
 
 
+def refuse_equal_names(systems: Sequence[ModelUnderTest]) -> None:
+    """Raise InputError for two systems whose results would share a folder."""
+    if len({slug(system.name) for system in systems}) < len(systems):
+        raise InputError(
+            f"both models would be called {systems[0].name!r} in results; give one another --name or "
+            "--hybrid-name"
+        )
+
+
 _ONLY_WITH = {
     "think_ms": ["thoughts"],
     "oracle": ["thoughts"],
     "query_times": ["thoughts"],
     "think_options": ["think"],
     "controls": ["thoughts", "think"],
+    "fusion": ["hybrid"],
+    "weights": ["hybrid"],
+    "hybrid_name": ["hybrid"],
+    "rerank_top": ["rerank"],
 }
 
 
-def run_hybrid(first: Result, second: Result, task: Task) -> Result:
-    """Fuse the runs of two results by reciprocal rank; their costs add up, as far as they are known."""
-    files = [task.folder_of(result.name) / RUN for result in (first, second)]
+def run_hybrid(
+    first: Result,
+    second: Result,
+    task: Task,
+    *,
+    method: str = "rrf",
+    weights: Sequence[float] | None = None,
+) -> Result:
+    """Fuse the runs of two results (`o1_bench.running.retrieve.fused`); known costs add up."""
     systems = first.system, second.system
+    runs = [from_run(read_run(task.folder_of(result.name) / RUN)) for result in (first, second)]
+    both = Fused(runs, weights, method)
+    both.about = replace(
+        both.about,
+        index_bytes=sum(each.index_bytes or 0 for each in systems) or None,
+        index_seconds=known_sum([each.index_seconds for each in systems]),
+        device=", ".join(dict.fromkeys(each.device for each in systems if each.device)),
+    )
+    how = FUSIONS[method]
+    if weights is not None:
+        how += f", weights {' and '.join(map('{:g}'.format, weights))}"
     unknown = [f"the time of {s.name} is not known" for s in systems if s.milliseconds.total is None]
     system = System(
         name=f"{first.name} + {second.name}",
-        note="; ".join(["reciprocal rank fusion", *unknown]),
-        encoder={"runs": [sha256_file(path) for path in files]},
+        note="; ".join([how, *unknown]),
         milliseconds=Milliseconds(
             **{
                 stage: known_sum([getattr(each.milliseconds, stage) for each in systems])
@@ -235,96 +291,131 @@ def run_hybrid(first: Result, second: Result, task: Task) -> Result:
             }
         ),
         thought_tokens=sum(each.thought_tokens for each in systems),
-        index_bytes=sum(each.index_bytes or 0 for each in systems) or None,
-        index_seconds=known_sum([each.index_seconds for each in systems]),
-        device=", ".join(dict.fromkeys(each.device for each in systems if each.device)),
     )
-    return task.run(system, fused(*(from_run(read_run(path)) for path in files)))
+    return task.run(system, both)
 
+
+def run_reranked(result: Result, reranker: Reranker, task: Task, *, top: int) -> Result:
+    """Let a cross-encoder order the first hits of a result; its time is added to the result's."""
+    hits = read_run(task.folder_of(result.name) / RUN)
+    known = result.system.milliseconds
+    unknown = "" if known.total is not None else f"; the time of {result.name} is not known"
+    system = System(
+        name=f"{result.name}, reranked by {reranker.name}",
+        kind=result.system.kind,
+        note=f"the first {top:,} hits of a query in the order of a cross-encoder{unknown}",
+        milliseconds=known,
+        thought_tokens=result.system.thought_tokens,
+        sampling=result.system.sampling,
+    )
+    return task.run(system, Reranked(task.collection, hits, reranker, top))
+
+
+FUSIONS = {
+    "rrf": "reciprocal rank fusion",
+    "minmax": "fusion of scores from 0 to 1",
+    "z": "fusion of standard scores",
+    "sum": "sum of scores",
+}
+"""The methods of `fused`, in the words of a note."""
 
 _GIVEN = frozenset({"thoughts", "think_ms", "oracle", "controls"})
 
 
 class _Lexical(ModelUnderTest):
     kind = "bm25"
-    uses = _GIVEN | {"split_identifiers", "k1", "b", "query_times"}
+    uses = _GIVEN | {"split_identifiers", "k1", "b", "query_weights", "query_times"}
 
-    def __init__(self, options: Options) -> None:
-        names = ("k1", "b", "split_identifiers")
-        self._settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    def __init__(self, options: Options, name: str) -> None:
+        self.name = name
+        names = ("k1", "b", "split_identifiers", "query_weights")
+        self._settings: dict[str, Any] = {each: getattr(options, each) for each in names}
         self._times = options.query_times
 
     def run(self, task: Task) -> Iterator[Result]:
-        began = time.perf_counter()
         search = bm25(task.collection, **self._settings)
-        system = System(
-            name="BM25",
-            encoder={"model": "bm25s", **self._settings},
-            index_bytes=search.nbytes,
-            index_seconds=time.perf_counter() - began,
-            device="cpu",
-        )
-        yield task.run(system, search)
-        repeated = replace(system, encoder=system.encoder | {"query_times": self._times})
-        yield from task.with_given_thoughts(repeated, lambda texts: Appended(search, texts, self._times))
+        yield task.run(System(name=self.name), search)
+        yield from task.with_given_thoughts(self.name, lambda texts: Appended(search, texts, self._times))
 
 
 class _GivenRuns(ModelUnderTest):
-    kind = "a TREC run"
+    kind = "a run"
     uses = frozenset()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self.name, self._path = name or run_name(path), path
 
     def run(self, task: Task) -> Iterator[Result]:
-        file = self._path
-        if not file.is_file():
-            file = self._path / f"{slug(task.collection.name)}.trec"
-        if not file.is_file():
-            raise InputError(f"{file}: no such run; a folder of runs needs one for each collection")
-        name = self._path.stem
-        if (task.folder_of(name) / RUN).resolve() == file.resolve():
+        file = find_run(self._path, task.collection.name)
+        if (task.folder_of(self.name) / RUN).resolve() == file.resolve():
             raise InputError(f"{file}: would be overwritten by its own result; choose another --out")
-        system = System(name=name, note="a run that was given", encoder={"sha256": sha256_file(file)})
-        yield task.run(system, from_run(read_run(file)))
+        yield task.run(System(name=self.name, note="a run that was given"), from_run(read_any_run(file)))
 
 
-class _Encoder(ModelUnderTest):
+class _OfTexts(ModelUnderTest):
+    """An encoder of plain texts."""
+
+    def __init__(self, model: TextEncoder) -> None:
+        self._model, self.name = model, model.name
+
+    def run(self, task: Task) -> Iterator[Result]:
+        model = self._model
+        model.adopt(task.collection.protocol)
+        encoded = EncodedCollection(
+            task.collection, model.documents, model.encoder, task.folder / f"{slug(self.name)}.documents",
+            new_job=task.new_job, progress=True,
+        )  # fmt: skip
+
+        def pipeline(embed: Callable[..., Vectors], way: str, texts: Texts | None) -> Pipeline:
+            def embedded(queries: Sequence[Query], *, thoughts: Sequence[Sequence[str]] | None) -> Vectors:
+                return embed(queries, thoughts)
+
+            def sample(
+                queries: Sequence[Query], documents: Sequence[Document]
+            ) -> tuple[list[str], list[str]]:
+                appended = texts if way == "appended" else None
+                own = None if appended is None else [appended.get(q.query_id, ()) for q in queries]
+                return model.sample(queries, documents, own)
+
+            about = About(
+                fingerprint=model.fingerprint | ({"thoughts": way} if texts is not None else {}),
+                prompts=model.prompts,
+                device=model.device,
+                index_bytes=encoded.search.nbytes,
+                index_seconds=encoded.seconds,
+                sample=sample,
+            )
+            return Pipeline(embed=embedded, search=encoded.search, thoughts=texts, about=about)
+
+        yield task.run(System(name=self.name), pipeline(model.queries, "", None))
+        yield from task.with_given_thoughts(self.name, partial(pipeline, model.queries, "appended"))
+        yield from task.with_given_thoughts(
+            self.name,
+            partial(pipeline, model.hyde, "embedded as documents"),
+            "thoughts embedded as documents",
+            given="{}, HyDE",
+            control="{}, HyDE of {} thought",
+        )
+
+
+class _Encoder(_OfTexts):
     kind = "a sentence-transformers model"
     uses = _GIVEN | {"device", "batch", "max_length", "query_prompt", "document_prompt"}
 
-    def __init__(self, model: str, options: Options) -> None:
+    def __init__(self, model: str, options: Options, name: str) -> None:
         names = ("device", "batch", "max_length", "query_prompt", "document_prompt")
-        self._model = SentenceEncoder(model, **{name: getattr(options, name) for name in names})
+        settings = {each: getattr(options, each) for each in names}
+        super().__init__(SentenceEncoder(model, name=name, **settings))
 
-    def run(self, task: Task) -> Iterator[Result]:
-        model, name = self._model, self._model.name
-        encoded = EncodedCollection(
-            task.collection, model.documents, model.encoder, task.folder / f"{slug(name)}.documents",
-            new_job=task.new_job, progress=True,
-        )  # fmt: skip
-        system = System(
-            name=name,
-            encoder=model.fingerprint,
-            prompts=model.prompts,
-            index_bytes=encoded.search.nbytes,
-            index_seconds=encoded.seconds,
-            device=model.device,
-        )
 
-        def pipeline(embed: Callable[..., Vectors], texts: Texts | None) -> Pipeline:
-            def instructed(queries: Sequence[Query], *, thoughts: Sequence[Sequence[str]] | None) -> Vectors:
-                # a query's own instruction wins over the collection's
-                task_text = task.collection.instruction
-                return embed([replace(q, instruction=q.instruction or task_text) for q in queries], thoughts)
+class _Endpoint(_OfTexts):
+    kind = "a model behind a server"
+    uses = _GIVEN | {"batch", "query_prompt", "document_prompt"}
 
-            return Pipeline(embed=instructed, search=encoded.search, thoughts=texts)
-
-        yield task.run(system, pipeline(model.queries, None))
-        yield from task.with_given_thoughts(system, partial(pipeline, model.queries))
-        if task.thoughts:
-            hyde = task.paid(system, f"{name}, HyDE", "thoughts embedded as documents")
-            yield task.run(hyde, pipeline(model.hyde, task.texts()))
+    def __init__(self, model: str, options: Options, name: str) -> None:
+        names = ("batch", "query_prompt", "document_prompt")
+        settings = {each: getattr(options, each) for each in names}
+        super().__init__(EndpointEncoder(model, name=name, **settings))
 
 
 _OF_THOUGHTS = ("thinking", "engine")
@@ -334,17 +425,17 @@ class _Thinking(ModelUnderTest):
     kind = "a model that thinks"
     uses = _GIVEN | {"device", "think", "think_options", "embed_options"}
 
-    def __init__(self, model: ThinkingModel) -> None:
-        self._model = model
+    def __init__(self, model: ThinkingModel, name: str) -> None:
+        self._model, self.name = model, name
 
     def run(self, task: Task) -> Iterator[Result]:
         from o1_records.vectors import Encoder
 
-        model, name = self._model, self._model.name
+        model, name = self._model, self.name
         of_vectors = {key: value for key, value in model.fingerprint.items() if key not in _OF_THOUGHTS}
         of_documents = {key: value for key, value in of_vectors.items() if key != "with_query"}
         encoder = Encoder(
-            model=name,
+            model=model.name,
             digest=msgspec.json.encode(of_documents, order="sorted").decode(),
             layout="",
             pooling="",
@@ -355,41 +446,36 @@ class _Thinking(ModelUnderTest):
             task.collection, model.documents, encoder, task.folder / f"{slug(name)}.documents",
             new_job=task.new_job, progress=True,
         )  # fmt: skip
-        system = System(
-            name=name,
-            encoder=of_documents,
-            index_bytes=encoded.search.nbytes,
-            index_seconds=encoded.seconds,
-            device=model.device,
-        )
 
-        def given(texts: Texts | None) -> Pipeline:
-            return Pipeline(embed=model.queries, search=encoded.search, thoughts=texts)
+        def pipeline(texts: Texts | None, **think: Any) -> Pipeline:
+            plain = texts is None and not think
+            about = About(
+                fingerprint=of_documents if plain else of_vectors,
+                device=model.device,
+                index_bytes=encoded.search.nbytes,
+                index_seconds=encoded.seconds,
+                sample=model.sample,
+            )
+            return Pipeline(embed=model.queries, search=encoded.search, thoughts=texts, about=about, **think)
 
-        yield task.run(system, given(None))
-        with_thoughts = replace(system, encoder=of_vectors)
-        yield from task.with_given_thoughts(with_thoughts, given, "given thoughts")
+        yield task.run(System(name=name), pipeline(None))
+        yield from task.with_given_thoughts(name, pipeline, "given thoughts")
         if not task.think:
             return
-        thinking = Pipeline(
-            think=lambda queries: chain.from_iterable(model.think(queries)),
-            embed=model.queries,
-            search=encoded.search,
-        )
         sampling = {key: model.fingerprint[key] for key in _OF_THOUGHTS if key in model.fingerprint}
-        sampled = replace(with_thoughts, name=f"{name}, thinking", sampling=sampling)
-        own = task.run(sampled, thinking)
+        thinking = pipeline(None, think=lambda queries: chain.from_iterable(model.think(queries)))
+        own = task.run(System(name=f"{name}, thinking", sampling=sampling), thinking)
         yield own
         if not task.controls:
             return
         texts = task.texts(read_jsonl(task.folder_of(own.name) / THOUGHTS, Thought))
-        for control, (change, says) in CONTROLS.items():
-            changed = replace(
-                sampled, name=f"{name}, {control} thoughts", kind="control", note=says,
+        for control, (changed, says) in task.controls_of(texts).items():
+            system = System(
+                name=f"{name}, {control} thoughts", kind="control", note=says, sampling=sampling,
                 milliseconds=Milliseconds(think=own.system.milliseconds.think),
                 thought_tokens=own.system.thought_tokens,
             )  # fmt: skip
-            yield task.run(changed, given(change(texts)))
+            yield task.run(system, pipeline(changed))
 
 
 def _flag(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,16 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from o1_bench.collection import Collection, digest
-from o1_bench.controls import CONTROLS, Texts, thought_texts
+from o1_bench.controls import Control, Texts, controls_of, thought_texts
+from o1_bench.results.exchange import slug
 from o1_bench.results.result import Kind, Milliseconds, Result, System
 from o1_bench.running.evaluate import evaluate
 from o1_bench.running.pipeline import Pipeline
 from o1_bench.running.retrieve import Retrieve
 from o1_bench.score import Measure
 from o1_records import InputError, Thought, read_jsonl
+
+__all__ = ["Task", "load_thoughts", "slug"]
 
 _SAMPLED = ("model", "revision", "prompt_digest", "temperature", "top_p", "max_tokens")
 
@@ -28,55 +30,72 @@ class Task:
     Attributes:
         collection: what is asked, and of what.
         folder: each system gets a folder in it.
-        measures: the first one is the main one.
+        measures: the first one is the main one; those of the collection's protocol by default.
         k: the largest number of hits per query.
         thoughts: existing thoughts about the queries.
         think_ms: the time that writing them took, in milliseconds per query; None: unknown.
         oracle: whether those thoughts read the answer; results then say so.
         think: whether models that can think write thoughts of their own.
-        controls: whether empty, shuffled and filler thoughts run too.
+        controls: whether empty, shuffled and filler thoughts and copies of the query run too.
+        seed: of the system's training or sampling, which tells its results from those of other seeds.
         new_job: move results that were made with other settings aside, instead of refusing them.
     """
 
     collection: Collection
     folder: Path
-    measures: Sequence[Measure]
+    measures: Sequence[Measure | str] | None = None
     k: int = 1000
     thoughts: Sequence[Thought] = ()
     think_ms: float | None = None
     oracle: bool = False
     think: bool = False
     controls: bool = False
+    seed: int | None = None
     new_job: bool = False
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a system by its name."""
-        return self.folder / slug(name)
+        return self.folder / slug(name if self.seed is None else f"{name} seed {self.seed}")
 
     def run(self, system: System, retrieve: Retrieve | Pipeline) -> Result:
         """Run one system, or take what an earlier call kept."""
         return evaluate(
-            self.collection, retrieve, system=system, folder=self.folder_of(system.name), k=self.k,
-            measures=self.measures, progress=True, new_job=self.new_job,
+            self.collection, retrieve, system=replace(system, seed=self.seed),
+            folder=self.folder_of(system.name), k=self.k, measures=self.measures, progress=True,
+            new_job=self.new_job,
         )  # fmt: skip
 
     def with_given_thoughts(
         self,
-        system: System,
+        name: str,
         retrieve: Callable[[Texts], Retrieve | Pipeline],
         note: str = "thoughts appended (Query2doc)",
+        *,
+        given: str = "{} + thought",
+        control: str = "{} + {} thought",
     ) -> Iterator[Result]:
-        """Run a system with the given thoughts, if there are some, and with the controls at the same cost."""
+        """Run a system with the given thoughts, if there are some, and with the controls at the same cost.
+
+        Args:
+            name: of the system.
+            retrieve: makes it of texts.
+            note: of the run with the thoughts.
+            given: what that run is called, with the name in it.
+            control: what a control is called, with the system's name and its own in it.
+        """
         if not self.thoughts:
             return
         texts = self.texts()
-        yield self.run(self.paid(system, f"{system.name} + thought", note), retrieve(texts))
-        for control, (change, says) in CONTROLS.items() if self.controls else ():
-            name = f"{system.name} + {control} thought"
-            yield self.run(self.paid(system, name, says, "control"), retrieve(change(texts)))
+        yield self.run(self.paid(given.format(name), note), retrieve(texts))
+        for kind, (changed, says) in self.controls_of(texts).items() if self.controls else ():
+            yield self.run(self.paid(control.format(name, kind), says, "control"), retrieve(changed))
 
-    def paid(self, system: System, name: str, note: str, kind: Kind = "system") -> System:
-        """Return the system under another name, with the cost and the sampling of the given thoughts."""
+    def controls_of(self, texts: Texts) -> dict[str, Control]:
+        """Return the controls of the thoughts about the queries."""
+        return controls_of(texts, self.collection.queries)
+
+    def paid(self, name: str, note: str, kind: Kind = "system") -> System:
+        """Return a system of that name with the cost and the sampling of the given thoughts."""
         if self.oracle and kind == "system":
             kind, note = "oracle", f"oracle: {note}"
         if self.think_ms is None and kind != "control":
@@ -90,8 +109,8 @@ class Task:
             "sha256": digest(given),
         }
         tokens = sum(source.completion_tokens for source in sources)
-        return replace(
-            system, name=name, note=note, kind=kind, thought_tokens=tokens, sampling=sampling,
+        return System(
+            name=name, note=note, kind=kind, thought_tokens=tokens, sampling=sampling,
             milliseconds=Milliseconds(think=self.think_ms),
         )  # fmt: skip
 
@@ -111,11 +130,3 @@ def load_thoughts(path: str | Path, collection: str) -> list[Thought]:
     """Return the thoughts in a file, or in the file for a collection of a folder."""
     path = Path(path)
     return list(read_jsonl(path / f"{slug(collection)}.jsonl" if path.is_dir() else path, Thought))
-
-
-def slug(name: str) -> str:
-    """Return a name for a folder: never a path, never hidden. Raises InputError if nothing is left of it."""
-    found = re.sub(r"[^\w.-]+", "-", name.lower().replace("+", "and")).strip("-.")
-    if not found:
-        raise InputError(f"{name!r} has no letter or digit to name a folder by; choose another name")
-    return found
