@@ -93,9 +93,9 @@ def ours(embedder: Embedder, queries: Sequence[str], thinking: Thinking) -> None
 def without_shared_prefill(embedder: Embedder, queries: Sequence[str], thinking: Thinking) -> None:
     ids = text_ids(embedder.tokenizer, queries)
     rows = [prompt_row(embedder.layout, own) for own in ids for _ in range(thinking.samples)]
-    names = [f"{n}" for n in range(len(rows))]
-    v_q, traces = embedder.decode_rows(rows, names, replace(thinking, samples=1))
-    aggregate(v_q, stacked(traces))
+    names = [f"{n}" for n in range(len(rows))]  # equal prompts of one name would be read once
+    decoded = embedder.decoder(rows, names, replace(thinking, samples=1))
+    aggregate(np.stack([each.v_q.numpy() for each in decoded]), stacked([each.traces for each in decoded]))
 
 
 def without_cache_readout(embedder: Embedder, queries: Sequence[str], thinking: Thinking) -> None:

@@ -91,12 +91,25 @@ def test_another_sampling_never_reuses(saved, changed):
     assert len(saved.decoder.cache) == 8
 
 
-@pytest.mark.parametrize("changed", [{"query_id": "q9"}, {"text": "sort it"}, {"instruction": "how"}])
+@pytest.mark.parametrize("changed", [{"text": "sort it"}, {"instruction": "how"}])
 def test_another_query_never_reuses(saved, changed):
     saved.decoder.cache = ThoughtCache(":memory:")
     saved.decode([QUERIES[1]], THINKING)
     saved.decode([replace(QUERIES[1], **changed)], THINKING)
     assert len(saved.decoder.cache) == 2
+
+
+def test_the_same_text_under_another_id_is_thought_about_once(saved):
+    saved.decoder.cache = ThoughtCache(":memory:")
+    first, other = QUERIES[1], replace(QUERIES[1], query_id="q9")
+    thoughts = [[t.text for t in saved.think([query], THINKING)] for query in (first, other)]
+    assert thoughts[0] == thoughts[1]
+    assert len(saved.decoder.cache) == 1
+    assert [t.query_id for t in saved.think([other], THINKING)] == ["q9"] * len(thoughts[1])
+    # a gate sees the id of the one who asks
+    opened = saved.encode_query([first, other], think=THINKING, gate=lambda s: s.query_id == "q9")
+    np.testing.assert_allclose(opened[0], saved.encode_query(first), atol=1e-5)
+    np.testing.assert_allclose(opened[1], saved.encode_query(first, think=THINKING), atol=1e-6)
 
 
 def test_another_model_layout_dtype_or_engine_never_reuses(saved, checkpoint, tmp_path):
@@ -124,7 +137,7 @@ def test_another_model_layout_dtype_or_engine_never_reuses(saved, checkpoint, tm
 class SaysNothingNew:
     name = "an engine"
 
-    def write(self, prompts, names, thinking, *, eos, banned):
+    def write(self, prompts, thinking, *, eos, banned):
         return [[Written((4,), True)] * thinking.samples for _ in prompts]
 
 

@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.checkpoint.certificate import TEXTS, Expected, compare, read_certificate
+from o1_model.checkpoint.certificate import LENGTH_SLACK, TEXTS, Expected, compare, read_certificate
 from o1_model.layout import query_row, text_ids
 from o1_model.verify import in_o1, in_server, verify
 from o1_records import InputError
@@ -142,11 +142,15 @@ VECTORS = arrays(np.float32, (6, 4), elements=st.floats(-1, 1, width=32)).filter
 
 
 @given(VECTORS, st.floats(0.25, 4))
-def test_equal_directions_pass_at_any_length(vectors, scale):
+def test_equal_directions_pass_at_equal_length_only(vectors, scale):
     roles = ["query"] * 3 + ["document"] * 3
     verdict = compare("x", expected_of(vectors, roles), vectors * np.float32(scale))
-    assert (verdict.difference, verdict.order) == ("", 1.0)
+    assert verdict.order == 1.0
     assert verdict.lowest_cosine >= 1 - 1e-5
+    assume(abs(abs(scale - 1) - LENGTH_SLACK) > 1e-5)
+    equal = abs(scale - 1) < LENGTH_SLACK
+    assert (verdict.difference == "") == equal
+    assert equal or "times as long as expected: nothing normalises it" in verdict.difference
 
 
 @given(VECTORS, st.integers(0, 5))
@@ -196,7 +200,7 @@ def test_documents_that_change_places_fail_though_each_vector_is_close():
 
 
 @contextmanager
-def served(model, *, owned_by="vllm", models=True, answer=None):
+def served(model, *, owned_by="vllm", models=True, answer=None, scale=1.0):
     """A small server of /v1/embeddings: rows of token ids as they are, or texts if it is ours."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -214,7 +218,7 @@ def served(model, *, owned_by="vllm", models=True, answer=None):
                 vectors = encode[body["input_type"]](body["input"])
             else:
                 vectors = [last_state(model, ids) for ids in body["input"]]
-            data = [{"index": n, "embedding": [float(x) for x in v]} for n, v in enumerate(vectors)]
+            data = [{"index": n, "embedding": [scale * float(x) for x in v]} for n, v in enumerate(vectors)]
             self.reply(200, {"data": data[::-1], "model": body["model"]})
 
         def reply(self, status, body):
@@ -240,7 +244,8 @@ def last_state(model, ids):
     with torch.inference_mode():
         row = torch.tensor([ids])
         places = torch.arange(len(ids))[None]
-        return model.backbone.hidden(row, torch.ones_like(row), places)[0, -1].numpy()
+        state = model.backbone.hidden(row, torch.ones_like(row), places)[0, -1]
+        return torch.nn.functional.normalize(state, dim=-1).numpy()
 
 
 @pytest.mark.parametrize("kind", [{}, {"models": False}, {"owned_by": "o1-model"}])
@@ -249,6 +254,13 @@ def test_a_server_of_the_checkpoint_passes(saved, kind, capsys):
     with served(model, **kind) as url:
         assert main(["verify", "--model", str(folder), "--server", f"{url}/v1/"]) == 0
     assert ": pass (16 vectors" in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_normalise_fails(saved, capsys):
+    model, folder = saved
+    with served(model, scale=5.7) as url:
+        assert main(["verify", "--model", str(folder), "--server", url]) == 4
+    assert "is 5.7 times as long as expected: nothing normalises it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("owned_by", ["vllm", "o1-model"])

@@ -288,7 +288,7 @@ def test_beirs_lists_of_texts_and_titles_are_documents_too(llama):
     np.testing.assert_allclose(llama.encode_corpus(corpus), documents, atol=1e-6)
     with pytest.raises(InputError, match="a single document is not a corpus"):
         llama.encode_corpus({"title": "zip", "text": "file"})
-    with pytest.raises(InputError, match="a document has title, but no text"):
+    with pytest.raises(InputError, match="document 0 has title; it needs text, and may have title"):
         llama.encode_corpus([{"title": "zip"}])
 
 
@@ -321,8 +321,10 @@ def test_queries_that_can_be_read_only_once_are_read_once(llama):
 def test_what_is_no_text_is_refused_with_its_place(llama):
     with pytest.raises(InputError, match="query 1 is a NoneType; give strings or Query records"):
         llama.encode_query(["sort", None])
-    with pytest.raises(InputError, match="document 0 is a dict; give strings or Document records"):
-        llama.encode_document([{"text": "sort"}])
+    with pytest.raises(InputError, match="document 1 is a NoneType; give strings, Document records or mapp"):
+        llama.encode_document(["sort", None])
+    with pytest.raises(InputError, match="query 0: text is a list, not a text"):
+        llama.encode_query([{"text": ["sort"]}])
     with pytest.raises(InputError, match="an empty list if it has none"):
         llama.encode_query(["sort"], thoughts=[None])
     with pytest.raises(InputError, match="not valid Unicode: a lone surrogate"):

@@ -67,7 +67,7 @@ def test_the_order_of_rows_is_the_order_of_vectors(llama, order):
 def test_equal_rows_are_read_once(llama):
     widths = []
     llama.backbone.lm.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     vectors = llama.encode_document(["open a zip file", "sort", "open a zip file"])
     np.testing.assert_array_equal(vectors[0], vectors[2])
@@ -90,7 +90,7 @@ def test_the_batch_is_halved_where_memory_runs_out(llama):
     rows, sizes = _rows(llama.layout), []
 
     def refuse(module, args, kwargs):
-        size = kwargs["inputs_embeds"].shape[0]
+        size = kwargs["input_ids"].shape[0]
         if size > 2:
             raise torch.OutOfMemoryError
         sizes.append(size)

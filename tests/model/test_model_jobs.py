@@ -370,7 +370,7 @@ def test_queries_without_a_thought_are_counted(embedder, here, caplog):
     thoughts = [thought for thought in embedder.think(QUERIES, THINKING) if thought.query_id == "q0"]
     embed(embedder, queries=QUERIES, thoughts=thoughts, out=here / "v")
     assert "3 of 4 queries have no thought and keep v_q" in caplog.text
-    with pytest.raises(InputError, match="none of its 2 thoughts is about a query that is asked"):
+    with pytest.raises(InputError, match="none of its 2 thoughts is about a query that is here"):
         embed(embedder, queries=QUERIES[1:], thoughts=thoughts, out=here / "w")
 
 
@@ -406,7 +406,10 @@ NO_PATHS = {
     *("help", "version", "revision", "layout", "device", "devices", "dtype", "split", "measure", "budget"),
     *("samples", "max_tokens", "temperature", "top_p", "seed", "vllm", "base_url", "served_name", "new_job"),
     *("batch_tokens", "shard_rows", "think", "with_query", "host", "port", "default_input_type"),
-    *("max_waiting", "max_inputs", "drain_seconds", "runtime", "server"),
+    *("max_waiting", "max_inputs", "max_body", "drain_seconds", "runtime", "server"),
+    *("attn_implementation", "load_in_4bit", "gguf_file", "query_length", "thought_length"),
+    *("document_length", "instruction", "served_model_name", "api_key", "cors_origin", "token_ids"),
+    *("style", "max_queries", "split_identifiers", "document_thoughts"),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from o1_model import Embedder
-from o1_model.backbone import embedding_matrix, load_lm
+from o1_model.backbone import embedding_matrix, grow_vocabulary, load_lm
 from o1_model.batch import collate
 from o1_model.checkpoint.lora import (
     Lora,
@@ -126,7 +126,8 @@ def test_the_adapter_is_peft_s_own(embedder, plain_models, kind, tmp_path):
 
     backbone = train(embedder.backbone, embedder.layout)
     save_weights(embedder, tmp_path, base=base_of(plain_models[kind]))
-    lm = Embedder.from_backbone(plain_models[kind]).backbone.lm
+    lm = load_lm(plain_models[kind])
+    grow_vocabulary(lm, embedder.tokenizer)
     with torch.no_grad():
         embedding_matrix(lm)[backbone.control_ids] = backbone.control_rows
         theirs = PeftModel.from_pretrained(lm, str(tmp_path)).eval()

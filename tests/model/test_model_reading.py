@@ -17,7 +17,7 @@ class SaysTheSame:
 
     name = "the same"
 
-    def write(self, prompts, names, thinking, *, eos, banned):
+    def write(self, prompts, thinking, *, eos, banned):
         return [[Written((5, 6), True)] * thinking.samples for _ in prompts]
 
 
@@ -55,17 +55,14 @@ def reading(request, embedders, monkeypatch):
     """An embedder of a layout, what it is to do, and the token ids [rows, columns] of every pass."""
     name, mode = request.param
     embedder = embedders[name]
-    passes, embed = [], embedder.backbone.embed
-
-    def watched(input_ids):
-        passes.append(input_ids)
-        return embed(input_ids)
-
-    monkeypatch.setattr(embedder.backbone, "embed", watched)
+    passes = []
+    embeddings = embedder.backbone.lm.get_input_embeddings()
+    hook = embeddings.register_forward_hook(lambda module, args, output: passes.append(args[0]))
     monkeypatch.setattr(embedder.decoder, "engine", SaysTheSame() if mode == "an engine" else None)
     monkeypatch.setattr(embedder.reader, "tokens_read", 0)
     monkeypatch.setattr(embedder.reader, "batch_tokens", None)
-    return embedder, MODES[mode], passes
+    yield embedder, MODES[mode], passes
+    hook.remove()
 
 
 def real(passes, pad_id=0):

@@ -60,7 +60,9 @@ def running(embedder, **limits):
 
 @pytest.fixture(scope="module")
 def address(checkpoint):
-    url, stop = running(Embedder.from_pretrained(checkpoint), max_inputs=300, max_body=200_000)
+    url, stop = running(
+        Embedder.from_pretrained(checkpoint), max_inputs=300, max_body=200_000, token_ids=True
+    )
     yield url
     stop()
 

@@ -15,7 +15,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from o1_model import Embedder, Thinking
 from o1_model.backbone import Backbone
 from o1_model.encoding.encode import within_memory
-from o1_model.layout import query_row, text_ids
+from o1_model.layout import prompt_row, query_row, text_ids
 from o1_model.thinking.decode import TRIES, filled, nucleus
 from o1_model.thinking.engines import VLLM, CompletionServer, Written, refuse_not_causal
 from o1_model.thinking.settings import HOTTEST
@@ -297,17 +297,18 @@ class SameAgain:
 
     name = "again"
 
-    def __init__(self, traces):
-        self.said = {f"q{n}": row for n, row in enumerate(traces)}
+    def __init__(self, prompts, traces):
+        self.said = {row.ids: own for row, own in zip(prompts, traces, strict=True)}
 
-    def write(self, prompts, names, thinking, *, eos, banned):
+    def write(self, prompts, thinking, *, eos, banned):
         self.banned = banned
-        return [[Written(trace.token_ids, trace.finished) for trace in self.said[name]] for name in names]
+        return [[Written(trace.token_ids, trace.finished) for trace in self.said[ids]] for ids in prompts]
 
 
 def test_thoughts_of_another_engine_are_read_out_here(embedder):
     v_q, traces = embedder.decode(QUERIES, THINKING)
-    embedder.decoder.engine = engine = SameAgain(traces)
+    prompts = [prompt_row(embedder.layout, ids) for ids in text_ids(embedder.tokenizer, TEXTS)]
+    embedder.decoder.engine = engine = SameAgain(prompts, traces)
     again_q, again = embedder.decode(QUERIES, THINKING)
     np.testing.assert_allclose(again_q, v_q, atol=1e-5)
     for row, others in zip(traces, again, strict=True):
@@ -351,18 +352,18 @@ def server():
 def test_a_server_gets_token_ids_and_every_sample_its_own_seed(server):
     url = f"http://127.0.0.1:{server.server_port}/v1/"
     engine = CompletionServer(url, "mine")
-    written = engine.write([[5, 6], [7]], ["a", "b"], Thinking(samples=2), eos=3, banned=[90])
+    written = engine.write([[5, 6], [7]], Thinking(samples=2), eos=3, banned=[90])
     assert [[each.token_ids[0] for each in row] for row in written] == [[2, 2], [1, 1]]
     assert all(each.finished and 3 not in each.token_ids for row in written for each in row)
     assert len({each.token_ids[1] for row in written for each in row}) == 4
     assert all(asked["logit_bias"] == {"90": -100.0} for asked in server.asked)
-    alone = engine.write([[7]], ["b"], Thinking(samples=2), eos=3, banned=[90])
+    alone = engine.write([[7]], Thinking(samples=2), eos=3, banned=[90])
     assert alone == written[1:], "a query's seeds do not depend on the others"
 
 
 def test_a_server_that_cannot_do_it_is_named(server):
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    ask = {"names": ["a"], "thinking": Thinking(samples=1), "eos": 3, "banned": []}
+    ask = {"thinking": Thinking(samples=1), "eos": 3, "banned": []}
     with pytest.raises(InputError, match=r"404 .*no such model"):
         CompletionServer(url, "another").write([[5]], **ask)
     with pytest.raises(InputError, match="no token_ids; let `o1-synth think`"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -32,7 +35,9 @@ class Backbone(nn.Module):
     """A causal LM whose control tokens have their embeddings in a small parameter of their own.
 
     `control_rows` [controls, dim] replaces the rows of `control_ids` wherever those tokens occur, so that
-    they can train while the embedding matrix stays frozen; `merge_control_rows` writes them into it.
+    they can train while the embedding matrix stays frozen; `merge_control_rows` writes them into it. A hook
+    on the model's embeddings does so, also when `lm` is called directly.
+    `logit_scale` is what the model multiplies its head's output with; `checkpoint.fit` measures it.
     """
 
     control_ids: Tensor
@@ -40,14 +45,18 @@ class Backbone(nn.Module):
     def __init__(self, lm: PreTrainedModel, control_ids: Sequence[int]) -> None:
         super().__init__()
         self.lm = lm
+        self.logit_scale = 1.0
         self.register_buffer("control_ids", torch.tensor(control_ids, dtype=torch.long), persistent=False)
-        rows = embedding_matrix(lm).detach()[list(control_ids)]
+        matrix = embedding_matrix(lm)
+        rows = matrix.detach()[list(control_ids)]
         self.control_rows = nn.Parameter(rows.clone())
+        self.control_ids = self.control_ids.to(matrix.device)
+        lm.get_input_embeddings().register_forward_hook(self._with_control_rows)
 
     @property
     def config(self) -> Any:
-        """The transformers configuration."""
-        return self.lm.config
+        """The transformers configuration of the language model, also inside a model of several modalities."""
+        return self.lm.config.get_text_config()
 
     @property
     def dim(self) -> int:
@@ -56,8 +65,20 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """The device of the weights; of several, that which takes token ids."""
         return self.control_rows.device
+
+    @property
+    def positions(self) -> int | None:
+        """The number of tokens that a row may have, if the model bounds it."""
+        most = getattr(self.config, "max_position_embeddings", None)
+        return None if most is None else int(most) - self._first_position
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether some of its layers carry a state from token to token: linear attention, Mamba."""
+        layers: list[Any] = DynamicCache(config=self.lm.config).layers
+        return any(hasattr(layer, "recurrent_states") for layer in layers)
 
     def hidden(
         self,
@@ -71,30 +92,21 @@ class Backbone(nn.Module):
         `mask` is [batch, total] over the cached tokens and these, for causal attention, or
         [batch, 1, seq, total] and says which token attends to which; None is causal attention.
         """
-        embedded = self.embed(input_ids)
-        output = self.lm.base_model(
-            inputs_embeds=embedded,
-            attention_mask=self._readable(mask, embedded.dtype),
-            position_ids=positions + self._first_position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        states: Tensor = output.last_hidden_state
+        if mask is None and self.config.model_type in DECODERS_OF_ENCODERS:
+            mask = torch.ones_like(input_ids)  # they warn of padding they are not told of
+        given: dict[str, Any] = {"attention_mask": self._readable(mask), "use_cache": cache is not None}
+        if self._takes_positions:
+            given["position_ids"] = positions + self._first_position
+        if cache is not None:
+            given["past_key_values"] = cache
+        # token ids, not embeddings: some models scale these, or look ids up in every layer
+        states: Tensor = self._body(input_ids=input_ids, **given).last_hidden_state
         return states
 
     def encode(self, batch: Batch, layout: Layout, cache: Any = None) -> Float[Tensor, "batch seq dim"]:
         """Return the states of whole rows under the attention of the layout."""
         mask = prefix_mask(batch) if layout.attention == "prefix" else batch.mask
         return self.hidden(batch.input_ids, mask, batch.positions, cache)
-
-    def embed(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
-        """Return the token embeddings, with the control rows in their places."""
-        vectors: Tensor = self.lm.get_input_embeddings()(input_ids)
-        is_control = torch.eq(input_ids[..., None], self.control_ids)
-        batch, seq, which = is_control.nonzero(as_tuple=True)
-        # the scale in the dtype of the weights, as the embedding module has it
-        scale = torch.tensor(self._embed_scale, dtype=vectors.dtype, device=vectors.device)
-        return vectors.index_put((batch, seq), self.control_rows[which].to(vectors.dtype) * scale)
 
     def logits(self, states: Float[Tensor, "n dim"]) -> Float[Tensor, "n vocab"]:
         """Return the next-token logits of single states."""
@@ -120,73 +132,146 @@ class Backbone(nn.Module):
         finally:
             matrix[self.control_ids] = before
 
-    def _readable(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        if mask is None or mask.dim() == 2 or self.config._attn_implementation != "eager":
-            return mask
-        # eager attention (Gemma 2's own choice) adds the mask to the scores
-        hidden = torch.full_like(mask, torch.finfo(dtype).min, dtype=dtype)
-        return hidden.masked_fill(mask, 0.0)
-
     @property
     def head(self) -> nn.Module:
         """The module that turns states into logits, before any softcap."""
         lm: Any = self.lm
         heads: dict[str, Any] = {
-            "bert": lambda: lm.cls,
             "electra": lambda: nn.Sequential(lm.generator_predictions, lm.generator_lm_head),
+            "modernbert-decoder": lambda: nn.Sequential(lm.lm_head, lm.decoder),
         }
-        head: nn.Module = heads.get(self.config.model_type, lambda: lm.lm_head)()
+        names = [name for name in ("lm_head", "cls") if hasattr(lm, name)]
+        found = heads.get(
+            self.config.model_type, lambda: getattr(lm, names[0]) if names else lm.get_output_embeddings()
+        )()
+        head: nn.Module = found if self.logit_scale == 1 else nn.Sequential(found, _Times(self.logit_scale))
         return head
 
     @property
     def softcap(self) -> float | None:
         """The bound that some models (Gemma 2) put on their logits."""
         bound: float | None = getattr(self.config, "final_logit_softcapping", None)
-        return bound
+        return getattr(self.config, "logits_soft_cap", None) if bound is None else bound
+
+    def _with_control_rows(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return the embeddings of token ids with the control rows in their places (a forward hook)."""
+        is_control = torch.eq(args[0][..., None], self.control_ids)
+        *places, which = is_control.nonzero(as_tuple=True)
+        # the scale in the dtype of the weights, as the embedding module has it
+        scale = getattr(module, "scalar_embed_scale", 1.0)
+        scale = torch.tensor(float(scale), dtype=output.dtype, device=output.device)
+        return output.index_put(tuple(places), self.control_rows[which].to(output.dtype) * scale)
+
+    def _readable(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None or mask.dim() == 2 or self.config._attn_implementation != "eager":
+            return mask
+        # eager attention (Gemma 2's own choice) adds the mask to the scores
+        dtype = self.control_rows.dtype if self.lm.dtype is None else self.lm.dtype
+        hidden = torch.full_like(mask, torch.finfo(dtype).min, dtype=dtype)
+        return hidden.masked_fill(mask, 0.0)
+
+    @cached_property
+    def _body(self) -> nn.Module:
+        """The model below the head."""
+        body: nn.Module = self.lm.base_model
+        return self.lm.get_decoder() if body is self.lm else body  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def _takes_positions(self) -> bool:
+        names = inspect.signature(self._body.forward).parameters
+        return "position_ids" in names or "kwargs" in names
 
     @property
     def _first_position(self) -> int:
         config = self.config
         return int(config.pad_token_id) + 1 if config.model_type in _FIRST_POSITION_AFTER_PADDING else 0
 
-    @property
-    def _embed_scale(self) -> float:
-        return float(getattr(self.lm.get_input_embeddings(), "scalar_embed_scale", 1.0))
+
+class _Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * self.factor
+
+
+class Loading(TypedDict, total=False):
+    """How a model is loaded: transformers' names, but for `quantization` (its `quantization_config`).
+
+    `dtype` is that of the weights and the computation, "auto" that in which the weights are stored.
+    """
+
+    dtype: torch.dtype | str
+    attn_implementation: str | None
+    device_map: Any
+    quantization: Any
+    trust_remote_code: bool
 
 
 def load_lm(
     name_or_path: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    gguf_file: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    attn_implementation: str | None = None,
+    device_map: Any = None,
     quantization: Any = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a causal LM from a folder or a hub id, from safetensors only; remote code runs only if asked for.
 
-    BERT-family encoders are loaded as decoders. `quantization` is a transformers quantisation config
-    (4-bit weights under LoRA; never run so far). Raises InputError when the model cannot be loaded.
+    BERT-family encoders are loaded as decoders. `quantization` is a transformers quantisation config.
+    `gguf_file` is a file of llama.cpp in the folder; its weights are unpacked to `dtype`. Raises InputError
+    when the model cannot be loaded.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
     with _loading(name_or_path, "a causal language model"):
         config = AutoConfig.from_pretrained(name_or_path, **options)
         if config.model_type in DECODERS_OF_ENCODERS:
             config.is_decoder = True
+        if gguf_file is not None:
+            if quantization is not None:
+                raise InputError("a GGUF file is quantised already; leave out quantization")
+            from transformers import GgufConfig
+
+            quantization = GgufConfig(dequantize=True)
         if quantization is not None:
             options["quantization_config"] = quantization
+        if attn_implementation is not None:
+            options["attn_implementation"] = attn_implementation
         return AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=dtype, use_safetensors=True, **options
-        )
+            name_or_path, config=config, dtype=dtype_of(dtype), use_safetensors=True, device_map=device_map,
+            **options,
+        )  # fmt: skip
+
+
+def dtype_of(name: torch.dtype | str) -> torch.dtype | str:
+    """Return the dtype of that name, or "auto". Raises InputError for others."""
+    if isinstance(name, torch.dtype) or name == "auto":
+        return name
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"unknown dtype {name!r}; give auto, float32, bfloat16 or float16")
+    return dtype
 
 
 def load_tokenizer(
-    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or a hub id, unchanged."""
+    """Load the tokenizer of a folder or a hub id, unchanged; of a GGUF file if the folder has no other."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if gguf_file is not None and not (Path(name_or_path) / "tokenizer.json").exists():
+        options["gguf_file"] = gguf_file
     with _loading(name_or_path, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(
-            name_or_path, revision=revision, trust_remote_code=trust_remote_code, use_fast=True
-        )
+        return AutoTokenizer.from_pretrained(name_or_path, use_fast=True, **options)
 
 
 @contextmanager

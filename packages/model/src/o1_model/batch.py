@@ -85,17 +85,20 @@ def prefix_mask(batch: Batch) -> Bool[Tensor, "batch 1 seq seq"]:
     return (seen | itself)[:, None]
 
 
-def by_length(lengths: Sequence[int], tokens: int, *, real: float = 0.0) -> Iterator[list[int]]:
+def by_length(
+    lengths: Sequence[int], tokens: int, *, real: float = 0.0, rows: int | None = None
+) -> Iterator[list[int]]:
     """Split indices into groups of similar length, longest first, of at most `tokens` padded tokens.
 
     A row longer than `tokens` is a group of its own. At least the share `real` of the tokens of each group
-    is not padding, at the price of more groups.
+    is not padding, at the price of more groups; `rows` is the most indices of a group.
     """
     group: list[int] = []
     own = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         padded = (len(group) + 1) * lengths[group[0]] if group else 0
-        if group and (padded > tokens or own + lengths[index] < real * padded):
+        full = padded > tokens or own + lengths[index] < real * padded or len(group) == rows
+        if group and full:
             yield group
             group, own = [], 0
         group.append(index)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:  # imported at run time only for a checkpoint of this package:
     from o1_model.embedder import Embedder
     from o1_model.encoding.encode import Vectors
 
-_LOADING = ("revision", "layout", "base", "dtype")
+_LOADING = (
+    "revision", "layout", "base", "dtype", "attn_implementation", "load_in_4bit", "gguf_file",
+    *options.LAYOUT_SETTINGS,
+)  # fmt: skip
 _THINKING = ("samples", "max_tokens", "temperature", "top_p", "seed")
 _ENGINES = ("vllm", "base_url", "served_name")
 
@@ -73,7 +76,7 @@ class ThinkingModel:
         self._thinking = self._embedder.capped(options.thinking_of(how))
         self._with_query = with_query
         self._embedder.batch_tokens = batch_tokens
-        engine = think.engine_of(how)
+        engine = options.engine_of(how)
         self._embedder.decoder.engine = engine
         if how.cache is not None:
             self._embedder.decoder.cache = ThoughtCache(how.cache)
@@ -83,7 +86,7 @@ class ThinkingModel:
             "model": self.name,
             "digest": self._embedder.digest,
             "layout": msgspec.to_builtins(self._embedder.layout),
-            "dtype": how.dtype,
+            "dtype": self._embedder.fingerprint().dtype,
             "thinking": dict(vars(self._thinking)),
             "engine": "" if engine is None else engine.name,
             "with_query": with_query,
@@ -108,6 +111,16 @@ class ThinkingModel:
         return self._embedder.encode_query(
             queries, thoughts=thoughts, with_query=with_query or (self._with_query and thoughts is not None)
         )
+
+    def sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+        """Return the texts that the model really reads of queries and of documents.
+
+        They are made of the token ids of its rows: with instructions and prompts, cut where they are cut,
+        control tokens to be seen.
+        """
+        rows = self._embedder.query_rows(queries), self._embedder.document_rows(documents)
+        asked, read = ([self._embedder.row_text(row) for row in own] for own in rows)
+        return asked, read
 
     def think(self, queries: Sequence[Query]) -> list[list[Thought]]:
         """Return the model's own thoughts about each query; blank ones are left out."""

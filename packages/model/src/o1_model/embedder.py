@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast, overload
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,36 +25,64 @@ from o1_model.backbone import Backbone
 from o1_model.batch import pad_token_id
 from o1_model.checkpoint.card import write_plain_card
 from o1_model.checkpoint.certificate import TEXTS, Role
+from o1_model.checkpoint.fit import fit
 from o1_model.checkpoint.load import Checkpoint, load_checkpoint, new_checkpoint
 from o1_model.checkpoint.save import save_checkpoint
-from o1_model.encoding.encode import Reader, Vectors
-from o1_model.layout import Layout, Name, Row, document_row, prompt_row, query_row, query_text, text_ids
+from o1_model.encoding.encode import PACE, Pace, Reader, Vectors, refuse_broken
+from o1_model.layout import (
+    Layout,
+    Name,
+    Row,
+    TextIds,
+    changed_layout,
+    document_ids,
+    document_row,
+    prompt_row,
+    query_ids,
+    query_row,
+)
 from o1_model.thinking.aggregate import Weigh, aggregate, apart, evenly, stacked, truncated
-from o1_model.thinking.decode import Decoded, Trace
+from o1_model.thinking.decode import Decoded, Told, Trace
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.gate import Opens, Signal
-from o1_model.thinking.records import (
-    Brought,
-    Thoughts,
-    by_query,
-    record,
-    thought_ids,
-    trace_text,
-    vocabulary_digest,
-)
+from o1_model.thinking.records import Brought, Thoughts, by_query, record, thought_ids, vocabulary_digest
 from o1_model.thinking.settings import Thinking
-from o1_records import Document, InputError, Query, Source, Thought
+from o1_model.tokens import TextTokenizer, text_tokenizer
+from o1_records import Document, InputError, InputWarning, Query, Source, Thought
 from o1_records.vectors import Encoder
 
 Queries = Sequence[str] | Sequence[Query]
+AnyQueries = str | Query | Mapping[str, Any] | Queries | Sequence[Mapping[str, Any]]
+AnyDocuments = str | Document | Mapping[str, Any] | Sequence[str | Document | Mapping[str, Any]]
 Parts = tuple[Vectors, list[list[Trace]]]
+
+
+class _HowToRead(TypedDict, total=False):
+    prompt: str | None
+    truncate_dim: int | None
+    batch_size: int | None
+    show_progress_bar: bool | None
+
+
+class _HowToAsk(_HowToRead, total=False):
+    instruction: str
+    thoughts: Thoughts | None
+    think: Thinking | None
+    gate: Opens | None
+    with_query: bool
+    weigh: Weigh
 
 
 class Embedder:
     """A checkpoint that thinks and embeds.
 
-    Vectors are float32, of unit length, in the order of the input: a single string gives [dim], a
-    sequence [n, dim].
+    Vectors are float32, of unit length, in the order of the input: a single text or record gives [dim],
+    several give [n, dim]. `texts_read` and `texts_cut` count, by kind ("query", "thought", "document"), the
+    texts so far and those of them that were longer than the layout keeps.
+
+    What the methods share: `truncate_dim` keeps the first numbers of a vector, at unit length. `batch_size`
+    is the most rows of a forward pass (the budget of tokens holds too), `show_progress_bar` shows one on
+    stderr, `convert_to_tensor` gives PyTorch's tensors.
     """
 
     def __init__(
@@ -65,6 +100,9 @@ class Embedder:
         unused = range(len(tokenizer), int(backbone.config.vocab_size))
         suppress = sorted({*tokenizer.all_special_ids, *unused} - {layout.eos})
         self.decoder = Decoder(self.reader, suppress, digest)
+        self.texts_read: Counter[str] = Counter()
+        self.texts_cut: Counter[str] = Counter()
+        self._told: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -75,28 +113,50 @@ class Embedder:
         layout: Name | None = None,
         base: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization: Any = None,
+        gguf_file: str | None = None,
         trust_remote_code: bool = False,
         **layout_settings: Any,
     ) -> Embedder:
-        """Load a checkpoint from a folder or the hub.
+        """Load a checkpoint from a folder or the hub. Its rows, prompts and read-outs are those of its files.
 
-        `layout` names the layout of a checkpoint that was not saved by this package ("reference" for
-        those of the public O1 code, "instruct"); `layout_settings` are fields of Layout, such as
-        another `document_length`; `base` is where an adapter's base model is now. Raises InputError
-        when something is missing, or changed since it was saved.
+        Args:
+            name_or_path: a folder or a hub id: a checkpoint of this package, or a model for
+            sentence-transformers.
+            revision: of a hub id.
+            layout: of a model without files that say it: "reference" for checkpoints of the public O1 code,
+                "instruct" for embedding models that read their last token.
+            base: where an adapter's base model is now.
+            device: where it runs; by default on a GPU if there is one.
+            dtype: of the weights and the computation, also as a string; "auto" is the checkpoint's own.
+            attn_implementation: transformers' ("sdpa", "eager", "flash_attention_2", ...).
+            device_map: transformers', for a model on several devices ("auto"); instead of `device`.
+            quantization: a transformers quantisation config, such as BitsAndBytesConfig(load_in_4bit=True).
+            gguf_file: a file of llama.cpp in the folder that has the weights; they are unpacked to `dtype`.
+            trust_remote_code: let the model's own code run.
+            **layout_settings: fields of Layout that replace those of the checkpoint, such as
+                `document_length` or `instruction`; in "instruct", `eos` is the token that closes a row.
+
+        Raises:
+            InputError: something is missing, changed since it was saved, or does not fit together.
         """
         loaded = load_checkpoint(
             name_or_path,
             revision=revision,
             layout=layout,
             base=base,
+            gguf_file=gguf_file,
+            layout_settings=layout_settings,
             dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization=quantization,
             trust_remote_code=trust_remote_code,
-            **layout_settings,
         )
-        loaded.backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls._of(loaded)
+        return cls._of(loaded, device or ("cuda" if torch.cuda.is_available() else "cpu"), device_map)
 
     @classmethod
     def from_backbone(
@@ -104,20 +164,39 @@ class Embedder:
         name_or_path: str | Path,
         *,
         revision: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
         quantization: Any = None,
+        gguf_file: str | None = None,
+        trust_remote_code: bool = False,
         **layout_settings: Any,
     ) -> Embedder:
         """Start from a plain model: add control tokens and a layout. Nothing else changes.
 
-        `quantization` is transformers' (`lora.four_bits`); `layout_settings` are the layout's `name` and
-        fields of Layout: `readout`, `query_length`, ...
+        `layout_settings` are those of `layout.new_layout`: `name`, the fields of Layout such as `readout` or
+        `document_length`. The other arguments are those of `from_pretrained`, but that the model stays on the
+        CPU unless `device` says otherwise.
         """
-        return cls._of(
-            new_checkpoint(name_or_path, revision=revision, quantization=quantization, **layout_settings)
+        made = new_checkpoint(
+            name_or_path,
+            revision=revision,
+            gguf_file=gguf_file,
+            layout_settings=layout_settings,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization=quantization,
+            trust_remote_code=trust_remote_code,
         )
+        return cls._of(made, device, device_map)
 
     @classmethod
-    def _of(cls, made: Checkpoint) -> Embedder:
+    def _of(cls, made: Checkpoint, device: str | None, device_map: Any) -> Embedder:
+        if device is not None and device_map is None:
+            made.backbone.to(device)
+        fit(made.backbone, made.layout, made.name)
         return cls(made.backbone, made.layout, made.tokenizer, name=made.name, digest=made.digest)
 
     def save_pretrained(self, folder: str | Path, *, certificate: bool = True) -> None:
@@ -129,7 +208,8 @@ class Embedder:
         training = self.backbone.training
         if certificate:
             self.backbone.eval()  # without dropout
-            vectors = {"query": self.encode_query(TEXTS), "document": self.encode_document(TEXTS)}
+            with self.counting():  # one of the texts is meant to be cut
+                vectors = {"query": self.encode_query(TEXTS), "document": self.encode_document(TEXTS)}
             self.backbone.train(training)
         save_checkpoint(folder, self.backbone, self.layout, self.tokenizer, vectors=vectors)
         write_plain_card(Path(folder))
@@ -184,44 +264,66 @@ class Embedder:
 
     # --- vectors ------------------------------------------------------------------------------------------
 
+    @overload
+    def encode_query(
+        self, queries: AnyQueries, *, convert_to_tensor: Literal[False] = False, **how: Unpack[_HowToAsk]
+    ) -> Vectors: ...
+    @overload
+    def encode_query(
+        self, queries: AnyQueries, *, convert_to_tensor: bool, **how: Unpack[_HowToAsk]
+    ) -> Vectors | Tensor: ...
     def encode_query(
         self,
-        queries: str | Query | Queries,
+        queries: AnyQueries,
         *,
+        instruction: str = "",
+        prompt: str | None = None,
         thoughts: Thoughts | None = None,
         think: Thinking | None = None,
         gate: Opens | None = None,
         with_query: bool = False,
         weigh: Weigh = evenly,
         truncate_dim: int | None = None,
-    ) -> Vectors:
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: bool = False,
+    ) -> Vectors | Tensor:
         """Return vectors of queries: v_q, or the normalised mean of v_t over each query's thoughts.
 
-        `thoughts` gives each query its list of thoughts (none: v_q; an empty string: an empty
-        thought), or Thought records of all queries; for a single string it is that string's list.
-        With `think` the model writes them, about the queries that the `gate` opens for. `with_query`
-        adds v_q to the mean, `weigh` says how much each thought counts in it.
+        Args:
+            queries: texts, Query records, or mappings with a text (and an instruction).
+            instruction: for queries without one of their own, instead of the layout's.
+            prompt: the exact text before each query, instead of any instruction.
+            thoughts: each query's list of thoughts (none: v_q; an empty string: an empty thought), or Thought
+                records of all queries; for a single query its list.
+            think: let the model write the thoughts.
+            gate: with `think`, think only about the queries that it opens for.
+            with_query: add v_q to the mean.
+            weigh: how much each thought counts in the mean.
+            truncate_dim: see the class, as for the rest.
+            batch_size: of a forward pass.
+            show_progress_bar: on stderr.
+            convert_to_tensor: instead of numpy's arrays.
         """
-        if isinstance(queries, str | Query):
-            if isinstance(thoughts, str) or not all(
-                isinstance(each, str | Thought) for each in thoughts or ()
-            ):
+        one = isinstance(queries, str | Query | Mapping)
+        if one and thoughts is not None:
+            if isinstance(thoughts, str) or not all(isinstance(each, str | Thought) for each in thoughts):
                 raise InputError("give a single query one list of thoughts, not a string or a list of lists")
-            own: Any = None if thoughts is None else [thoughts]
-            vector: Vectors = self.encode_query(
-                as_queries(queries), thoughts=own, think=think, gate=gate, with_query=with_query,
-                weigh=weigh, truncate_dim=truncate_dim,
-            )[0]  # fmt: skip
-            return vector
-        v_q, traces = self._parts(queries, thoughts, think, gate, with_query=with_query)
+            thoughts = cast(Thoughts, [thoughts])
+        asked = self._asked(queries, instruction, prompt)
+        pace = Pace(batch_size, bool(show_progress_bar))
+        v_q, traces = self._parts(asked, thoughts, think, gate, with_query=with_query, pace=pace)
         weights = [weigh(row) for row in traces]
         vectors = aggregate(v_q, stacked(traces), with_query=with_query, weights=weights)
-        return truncated(vectors, truncate_dim)
+        refuse_broken(vectors, asked.names)
+        vectors = truncated(vectors, truncate_dim)
+        return _given(vectors[0] if one else vectors, convert_to_tensor)
 
     def encode_query_samples(
         self,
-        queries: Queries,
+        queries: AnyQueries,
         *,
+        instruction: str = "",
         thoughts: Thoughts | None = None,
         think: Thinking | None = None,
         gate: Opens | None = None,
@@ -233,42 +335,178 @@ class Embedder:
         `o1_index.fusion.search_max(index, vectors, owners, k=k)` takes both. Strings are owned by their
         place in the list. v_q has a row of its own if there is no thought, or with `with_query`.
         """
-        listed: Any = [queries] if isinstance(queries, str | Query) else list(queries)
-        v_q, traces = self._parts(listed, thoughts, think, gate, with_query=with_query)
-        names = [q.query_id if isinstance(q, Query) else str(n) for n, q in enumerate(listed)]
+        listed: Any = [queries] if isinstance(queries, str | Query | Mapping) else list(queries)
+        asked = self._asked(listed, instruction)
+        v_q, traces = self._parts(asked, thoughts, think, gate, with_query=with_query)
+        names = [str(n) if isinstance(q, str) else asked.names[n] for n, q in enumerate(listed)]
         vectors, owners = apart(v_q, stacked(traces), names, with_query=with_query)
+        refuse_broken(vectors, owners)
         return truncated(vectors, truncate_dim), owners
 
+    @overload
+    def encode_document(
+        self, documents: AnyDocuments, *, convert_to_tensor: Literal[False] = False, **how: Unpack[_HowToRead]
+    ) -> Vectors: ...
+    @overload
+    def encode_document(
+        self, documents: AnyDocuments, *, convert_to_tensor: bool, **how: Unpack[_HowToRead]
+    ) -> Vectors | Tensor: ...
     def encode_document(
         self,
-        documents: str | Document | Sequence[str] | Sequence[Document],
+        documents: AnyDocuments,
         *,
+        prompt: str | None = None,
         truncate_dim: int | None = None,
-    ) -> Vectors:
-        """Return vectors of documents (of title and text, if they are records)."""
-        if isinstance(documents, str | Document):
-            one: Any = [documents]
-            vector: Vectors = self.encode_document(one, truncate_dim=truncate_dim)[0]
-            return vector
-        texts = []
-        for place, document in enumerate(documents):
-            if not isinstance(document, str | Document):
-                kind = type(document).__name__
-                raise InputError(f"document {place} is a {kind}; give strings or Document records")
-            texts.append(document if isinstance(document, str) else document.full_text)
-        rows = [document_row(self.layout, ids) for ids in text_ids(self.tokenizer, texts)]
-        return truncated(self.read(rows), truncate_dim)
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: bool = False,
+    ) -> Vectors | Tensor:
+        """Return vectors of documents: texts, or Document records and mappings of a text and perhaps a title.
 
-    def read(self, rows: Sequence[Row]) -> Vectors:
+        `prompt` is the exact text before each document, instead of the layout's.
+        """
+        one = isinstance(documents, str | Document | Mapping)
+        listed = as_documents(documents)
+        rows = self.document_rows(listed, prompt=prompt)
+        vectors = self.read(rows, Pace(batch_size, bool(show_progress_bar)))
+        refuse_broken(vectors, [str(n) if isinstance(d, str) else d.doc_id for n, d in enumerate(listed)])
+        vectors = truncated(vectors, truncate_dim)
+        return _given(vectors[0] if one else vectors, convert_to_tensor)
+
+    def encode(
+        self,
+        sentences: AnyQueries | AnyDocuments,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **how: Any,
+    ) -> Vectors | Tensor:
+        """Embed as sentence-transformers' `encode` does with a folder that `save_pretrained` wrote.
+
+        `prompt_name` "query" calls `encode_query`, "document" (or "passage") `encode_document`; without any,
+        the texts are read as queries, with `prompt` or nothing before them.
+        """
+        how = _known({**how, **({} if prompt is None else {"prompt": prompt})})
+        vectors: Vectors | Tensor
+        if prompt_name in ("document", "passage", "corpus"):
+            vectors = self.encode_document(cast(AnyDocuments, sentences), **how)
+        elif prompt_name in (None, "query"):
+            bare = {"prompt": ""} if prompt_name is None else {}
+            vectors = self.encode_query(cast(AnyQueries, sentences), **{**bare, **how})
+        else:
+            raise InputError(f"unknown prompt_name {prompt_name!r}; there are 'query' and 'document'")
+        return vectors
+
+    def similarity(self, first: Any, second: Any) -> Tensor:
+        """Return the cosine of every pair [n, m] (sentence-transformers' name)."""
+        return unit_rows(first) @ unit_rows(second).T
+
+    def similarity_pairwise(self, first: Any, second: Any) -> Tensor:
+        """Return the cosine of each row of `first` with the same row of `second`: [n]."""
+        return (unit_rows(first) * unit_rows(second)).sum(dim=-1)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the length of a vector (sentence-transformers' name)."""
+        return self.dim
+
+    def read(self, rows: Sequence[Row], pace: Pace = PACE) -> Vectors:
         """Return the vector at the last read-out of rows that `o1_model.layout` builds: [rows, dim]."""
-        return self.reader.read(rows)
+        return self.reader.read(rows, pace)
+
+    def read_thoughts(
+        self,
+        texts: Sequence[TextIds],
+        thoughts: Sequence[Sequence[Sequence[int]]],
+        *,
+        with_query: bool = False,
+        pace: Pace = PACE,
+    ) -> Parts:
+        """Return v_q (zeros where nobody needs it) and the traces of thoughts, both given as token ids."""
+        owners = [number for number, own in enumerate(thoughts) for _ in own]
+        ids = [thought for own in thoughts for thought in own]
+        plain = [number for number, own in enumerate(thoughts) if with_query or not own]
+        rows = [self._query_row(texts[number]) for number in plain]
+        rows += [self._query_row(texts[n], thought) for n, thought in zip(owners, ids, strict=True)]
+        vectors = self.read(rows, pace)
+        v_q = np.zeros((len(texts), self.dim), dtype=np.float32)
+        v_q[plain] = vectors[: len(plain)]
+        traces: list[list[Trace]] = [[] for _ in texts]
+        most = self.layout.thought_length
+        for owner, thought, vector in zip(owners, ids, vectors[len(plain) :], strict=True):
+            traces[owner].append(Trace(tuple(thought[:most]), True, torch.from_numpy(vector)))
+        return v_q, traces
+
+    # --- rows ---------------------------------------------------------------------------------------------
+
+    def query_rows(self, queries: AnyQueries, *, instruction: str = "") -> list[Row]:
+        """Return what the model reads of queries without thoughts."""
+        return [self._query_row(text) for text in self._asked(queries, instruction).texts]
+
+    def document_rows(self, documents: AnyDocuments, *, prompt: str | None = None) -> list[Row]:
+        """Return what the model reads of documents."""
+        layout = self.layout if prompt is None else changed_layout(self.layout, document_prompt=prompt)
+        texts = document_ids(layout, self.tokenizer, as_documents(documents))
+        self._count("document", [text.cut for text in texts])
+        return [document_row(layout, text.ids, prompt=text.prompt) for text in texts]
+
+    def row_text(self, row: Row) -> str:
+        """Return a row as text, with its control tokens to be seen."""
+        return self._words.decode(row.ids, control=True)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Counter[str]]:
+        """Count the texts that are cut inside, by kind, for a caller who says so himself."""
+        before, told = Counter(self.texts_cut), self._told
+        self._told = {"query", "thought", "document"}
+        found: Counter[str] = Counter()
+        try:
+            yield found
+        finally:
+            self._told = told
+            found.update(self.texts_cut - before)
 
     # --- thoughts -----------------------------------------------------------------------------------------
 
-    def think(self, queries: str | Query | Queries, thinking: Thinking | None = None) -> list[Thought]:
+    def think(self, queries: AnyQueries, thinking: Thinking | None = None) -> list[Thought]:
         """Write thoughts about queries, `samples` each; thoughts whose text is blank are left out."""
-        how, queries = thinking or Thinking(), as_queries(queries)
-        return self.thoughts(queries, self.decode(queries, how)[1], how)
+        how, asked = thinking or Thinking(), self._asked(queries)
+        return self.thoughts(asked.queries, self._split(self._decode(asked, how))[1], how)
+
+    def stream(self, query: str | Query, thinking: Thinking | None = None) -> Iterator[tuple[int, str]]:
+        """Yield (sample, piece of text) of thoughts about a query while the model writes them.
+
+        The pieces of a sample, put together, are its thought. If the decoder has a thought cache they are
+        kept in it, so that `encode_query` with the same settings costs nothing afterwards.
+        """
+        thinking, asked = self.capped(thinking or Thinking()), self._asked(query)
+        written: SimpleQueue[tuple[Sequence[int], Sequence[int]] | None] = SimpleQueue()
+        left = threading.Event()
+
+        def told(samples: Sequence[int], tokens: Sequence[int]) -> None:
+            if left.is_set():
+                raise _ConsumerLeftError
+            written.put((samples, tokens))
+
+        ids: list[list[int]] = [[] for _ in range(thinking.samples)]
+        shown = [""] * thinking.samples
+
+        def piece(sample: int, text: str) -> Iterator[tuple[int, str]]:
+            # a character of several tokens is shown when it is whole
+            if text.startswith(shown[sample]) and not text.endswith("\ufffd") and text != shown[sample]:
+                yield sample, text[len(shown[sample]) :]
+                shown[sample] = text
+
+        with ThreadPoolExecutor(1, thread_name_prefix="stream") as thread:
+            job = thread.submit(self._decode, asked, thinking, None, PACE, told)
+            job.add_done_callback(lambda _: written.put(None))
+            try:
+                while (step := written.get()) is not None:
+                    for sample, token in zip(*step, strict=True):
+                        ids[sample].append(token)
+                        yield from piece(sample, self._words.decode(ids[sample]))
+                for sample, trace in enumerate(job.result()[0].traces):  # also what the cache knew
+                    yield from piece(sample, self._words.decode(trace.token_ids))
+            finally:
+                left.set()
 
     def thoughts(
         self, queries: Queries, traces: Sequence[Sequence[Trace]], thinking: Thinking
@@ -291,100 +529,118 @@ class Embedder:
             if (text := self.text_of(trace))
         ]
 
-    def decode(self, queries: str | Query | Queries, thinking: Thinking) -> Parts:
+    def decode(self, queries: AnyQueries, thinking: Thinking) -> Parts:
         """Return v_q [queries, dim] and the decoded thoughts of each query with their v_t.
 
         Thoughts end at the layout's `thought_length`, whatever `max_tokens` allows: encoded again
         they would be cut there.
         """
-        return self._split(self._decode(queries, thinking))
+        return self._split(self._decode(self._asked(queries), thinking))
 
-    def decode_rows(self, prompts: Sequence[Row], names: Sequence[str], thinking: Thinking) -> Parts:
-        """Do the same for rows of `layout.prompt_row`; `names` seed the random streams."""
-        return self._split(self.decoder(prompts, names, self.capped(thinking)))
+    def decode_rows(self, prompts: Sequence[Row], thinking: Thinking, gate: Opens | None = None) -> Parts:
+        """Do the same for rows of `layout.prompt_row`, about which the gate opens."""
+        return self._split(self.decoder(prompts, [""] * len(prompts), self.capped(thinking), gate))
 
-    def signals(self, queries: str | Query | Queries) -> list[Signal]:
+    def signals(self, queries: AnyQueries) -> list[Signal]:
         """Return what a gate looks at, from one short pass without thinking."""
-        return [each.signal for each in self._decode(queries, Thinking(), lambda _: False)]
+        return [each.signal for each in self._decode(self._asked(queries), Thinking(), lambda _: False)]
 
     def capped(self, thinking: Thinking) -> Thinking:
         """Return the settings with no more tokens than the layout keeps of a thought."""
         return replace(thinking, max_tokens=min(thinking.max_tokens, self.layout.thought_length))
 
     def text_of(self, trace: Trace) -> str:
-        """Return the text of a decoded thought."""
-        return trace_text(self.tokenizer, trace)
+        """Return the text of a decoded thought, without surrounding white space."""
+        return self._words.decode(trace.token_ids).strip()
 
     # --- the names that BEIR and FlagEmbedding call -------------------------------------------------------
 
-    def encode_queries(
-        self, queries: str | Sequence[str], *, convert_to_tensor: bool = False, **how: Any
-    ) -> Vectors | Tensor:
-        """Call `encode_query`; `batch_size` and the like are ignored, as batches follow a token budget."""
-        vectors = self.encode_query(queries, **_without_batching(how))
-        return torch.from_numpy(vectors) if convert_to_tensor else vectors
+    def encode_queries(self, queries: AnyQueries, **how: Any) -> Vectors | Tensor:
+        """Call `encode_query`."""
+        vectors: Vectors | Tensor = self.encode_query(queries, **_known(how))
+        return vectors
 
     def encode_corpus(
-        self,
-        corpus: str | Sequence[str | Mapping[str, str]] | Mapping[str, Sequence[str]],
-        *,
-        convert_to_tensor: bool = False,
-        **how: Any,
+        self, corpus: AnyDocuments | Mapping[str, Sequence[str]], **how: Any
     ) -> Vectors | Tensor:
-        """Call `encode_document` with strings, or mappings of text and title, joined by a space.
+        """Call `encode_document`.
 
         A single mapping of lists, one of texts and one of titles, is BEIR's other form of a corpus.
         """
-        texts = corpus if isinstance(corpus, str) else [_beir_text(each) for each in _beir_documents(corpus)]
-        vectors = self.encode_document(texts, **_without_batching(how))
-        return torch.from_numpy(vectors) if convert_to_tensor else vectors
+        if isinstance(corpus, Mapping):
+            if any(isinstance(column, str) for column in corpus.values()):
+                raise InputError(
+                    "a single document is not a corpus; give a list of documents, or lists of texts, titles"
+                )
+            columns: Any = corpus.values()
+            corpus = [dict(zip(corpus, row, strict=True)) for row in zip(*columns, strict=True)]
+        vectors: Vectors | Tensor = self.encode_document(corpus, **_known(how))
+        return vectors
 
     # --- inside -------------------------------------------------------------------------------------------
 
+    def _asked(self, queries: AnyQueries, instruction: str = "", prompt: str | None = None) -> _Asked:
+        """Return queries with their token ids, and count those that are cut."""
+        records = as_queries(queries, instruction)
+        layout = self.layout
+        if prompt is not None:
+            if any(query.instruction for query in records):
+                raise InputError("a prompt is the exact text before a query; leave out its instruction")
+            layout = changed_layout(layout, query_prompt=prompt, instruction="")
+        texts = query_ids(layout, self.tokenizer, records)
+        self._count("query", [text.cut for text in texts])
+        return _Asked(records, texts)
+
     def _parts(
         self,
-        queries: Queries,
+        asked: _Asked,
         thoughts: Thoughts | None,
         think: Thinking | None,
         gate: Opens | None,
         *,
         with_query: bool,
+        pace: Pace = PACE,
     ) -> Parts:
         """Return v_q and traces of queries that think, bring thoughts or do neither."""
         if thoughts is not None and think is not None:
             raise InputError("give thoughts or think, not both")
         if think is not None:
-            return self._split(self._decode(queries, think, gate))
+            return self._split(self._decode(asked, think, gate, pace))
         if gate is not None:
             raise InputError("a gate decides whether to think; give think too")
-        records = as_queries(queries)
-        brought = [[] for _ in records] if thoughts is None else by_query(records, thoughts)
-        return self._read_thoughts(records, brought, with_query=with_query)
+        brought = [[] for _ in asked.queries] if thoughts is None else by_query(asked.queries, thoughts)
+        return self._read_brought(asked, brought, with_query=with_query, pace=pace)
 
-    def _read_thoughts(
-        self, queries: Sequence[Query], brought: Sequence[Sequence[Brought]], *, with_query: bool
+    def _read_brought(
+        self, asked: _Asked, brought: Sequence[Sequence[Brought]], *, with_query: bool, pace: Pace
     ) -> Parts:
-        """Return v_q (zeros where nobody needs it) and the traces of thoughts that the caller brings."""
-        texts = self._text_ids(queries)
-        owners = [number for number, row in enumerate(brought) for _ in row]
-        ids = thought_ids(self.tokenizer, self._vocabulary, [each for row in brought for each in row])
-        plain = [number for number, row in enumerate(brought) if with_query or not row]
-        rows = [query_row(self.layout, texts[number]) for number in plain]
-        rows += [query_row(self.layout, texts[n], own) for n, own in zip(owners, ids, strict=True)]
-        vectors = self.read(rows)
-        v_q = np.zeros((len(queries), self.dim), dtype=np.float32)
-        v_q[plain] = vectors[: len(plain)]
-        traces: list[list[Trace]] = [[] for _ in queries]
-        for owner, own, vector in zip(owners, ids, vectors[len(plain) :], strict=True):
-            traces[owner].append(Trace(tuple(own), True, torch.from_numpy(vector)))
-        return v_q, traces
+        most = self.layout.thought_length
+        every = [each for row in brought for each in row]
+        ids = thought_ids(self.tokenizer, self._vocabulary, every, most)
+        self._count("thought", [len(own) > most for own in ids])
+        own = iter(ids)
+        grouped = [[next(own) for _ in row] for row in brought]
+        return self.read_thoughts(asked.texts, grouped, with_query=with_query, pace=pace)
 
     def _decode(
-        self, queries: str | Query | Queries, thinking: Thinking, gate: Opens | None = None
+        self,
+        asked: _Asked,
+        thinking: Thinking,
+        gate: Opens | None = None,
+        pace: Pace = PACE,
+        told: Told | None = None,
     ) -> list[Decoded]:
-        records = as_queries(queries)
-        prompts = [prompt_row(self.layout, ids) for ids in self._text_ids(records)]
-        return self.decoder(prompts, [query.query_id for query in records], self.capped(thinking), gate)
+        prompts = [prompt_row(self.layout, text.ids, prompt=text.prompt) for text in asked.texts]
+        decoded = self.decoder(prompts, asked.names, self.capped(thinking), gate, pace, told)
+        refuse_broken(np.array([each.v_q.numpy() for each in decoded]), asked.names)
+        pairs = [
+            (name, trace) for name, each in zip(asked.names, decoded, strict=True) for trace in each.traces
+        ]
+        refuse_broken(np.array([trace.vector.numpy() for _, trace in pairs]), [name for name, _ in pairs])
+        return decoded
+
+    def _query_row(self, text: TextIds, thought: Sequence[int] | None = None) -> Row:
+        return query_row(self.layout, text.ids, thought, prompt=text.prompt)
 
     def _split(self, decoded: Sequence[Decoded]) -> Parts:
         v_q = np.zeros((len(decoded), self.dim), dtype=np.float32)
@@ -392,47 +648,133 @@ class Embedder:
             v_q[number] = each.v_q.numpy()
         return v_q, [each.traces for each in decoded]
 
-    def _text_ids(self, queries: Sequence[Query]) -> list[list[int]]:
-        return text_ids(self.tokenizer, [query_text(self.layout, query) for query in queries])
+    def _count(self, kind: str, cut: Sequence[bool]) -> None:
+        """Count texts and those that are cut; warn of the first."""
+        self.texts_read[kind] += len(cut)
+        self.texts_cut[kind] += sum(cut)
+        if any(cut) and kind not in self._told:
+            self._told.add(kind)
+            most = getattr(self.layout, f"{kind}_length")
+            message = (
+                f"{sum(cut)} of {len(cut)} texts have more than the {most} tokens that are read of a {kind}; "
+                f"texts_cut counts them, {kind}_length={2 * most} would read more"
+            )
+            warnings.warn(message, InputWarning, stacklevel=4)
+
+    @property
+    def _words(self) -> TextTokenizer:
+        return text_tokenizer(self.tokenizer)
 
     @cached_property
     def _vocabulary(self) -> str:
         return vocabulary_digest(self.tokenizer)
 
 
-def as_queries(queries: str | Query | Queries) -> list[Query]:
-    """Return strings as records, a single one as a list; equal strings are one query and think the same."""
-    listed = [queries] if isinstance(queries, str | Query) else queries
+class _ConsumerLeftError(Exception):
+    """Nobody listens to a stream any more."""
+
+
+class _Asked(NamedTuple):
+    """Queries and their token ids."""
+
+    queries: list[Query]
+    texts: list[TextIds]
+
+    @property
+    def names(self) -> list[str]:
+        return [query.query_id for query in self.queries]
+
+
+def as_queries(queries: AnyQueries, instruction: str = "") -> list[Query]:
+    """Return queries as records, a single one as a list; equal strings have one query_id.
+
+    `instruction` is for those without one of their own.
+    """
+    listed: Any = [queries] if isinstance(queries, str | Query | Mapping) else queries
     records = []
     for place, query in enumerate(listed):
-        if isinstance(query, str):
-            name = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-            records.append(Query(query_id=name, text=query))
-        elif isinstance(query, Query):
-            records.append(query)
+        if isinstance(query, Query):
+            made = query
+        elif isinstance(query, str):
+            made = Query(query_id=_name(query), text=query)
+        elif isinstance(query, Mapping):
+            own = _fields(
+                query, f"query {place}", ("text", "instruction"), ("query_id", "_id", "id", "metadata")
+            )
+            name = next((query[key] for key in ("query_id", "_id", "id") if key in query), _name(own["text"]))
+            made = Query(query_id=str(name), **own)
         else:
             raise InputError(f"query {place} is a {type(query).__name__}; give strings or Query records")
+        if instruction and not made.instruction:
+            made = msgspec.structs.replace(made, instruction=instruction)
+        records.append(made)
     return records
 
 
-def _without_batching(how: Mapping[str, Any]) -> dict[str, Any]:
-    batching = {"batch_size", "show_progress_bar", "convert_to_numpy"}
-    return {name: value for name, value in how.items() if name not in batching}
+def as_documents(documents: AnyDocuments) -> list[str | Document]:
+    """Return documents as texts and records, a single one as a list."""
+    listed: Any = [documents] if isinstance(documents, str | Document | Mapping) else documents
+    made: list[str | Document] = []
+    for place, document in enumerate(listed):
+        if isinstance(document, Mapping):
+            ids = ("doc_id", "_id", "id", "docid")
+            own = _fields(document, f"document {place}", ("text", "title"), (*ids, "metadata"))
+            name = next((document[key] for key in ids if key in document), place)
+            made.append(Document(doc_id=str(name), **own))
+        elif isinstance(document, str | Document):
+            made.append(document)
+        else:
+            kind = type(document).__name__
+            raise InputError(
+                f"document {place} is a {kind}; give strings, Document records or mappings of a text"
+            )
+    return made
 
 
-def _beir_documents(corpus: Any) -> Any:
-    if not isinstance(corpus, Mapping):
-        return corpus
-    if any(isinstance(column, str) for column in corpus.values()):
+def unit_rows(vectors: Any) -> Tensor:
+    """Return vectors [dim] or [n, dim] as a tensor of unit rows [n, dim]."""
+    rows = torch.as_tensor(vectors).float()
+    rows = rows[None] if rows.dim() == 1 else rows
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _fields(
+    mapping: Mapping[str, Any], place: str, wanted: Sequence[str], others: Sequence[str]
+) -> dict[str, str]:
+    """Return the wanted texts of a mapping, the first of which it must have."""
+    unknown = [key for key in mapping if key not in (*wanted, *others)]
+    if wanted[0] not in mapping or unknown:
+        has = f"has {', '.join(map(str, mapping)) or 'nothing'}"
         raise InputError(
-            "a single document is not a corpus; give a list of documents, or lists of texts and titles"
+            f"{place} {has}; it needs {wanted[0]}, and may have {', '.join((*wanted[1:], *others))}"
         )
-    return [dict(zip(corpus, row, strict=True)) for row in zip(*corpus.values(), strict=True)]
+    own = {key: "" if mapping[key] is None else mapping[key] for key in wanted if key in mapping}
+    for key, text in own.items():
+        if not isinstance(text, str):
+            raise InputError(f"{place}: {key} is a {type(text).__name__}, not a text")
+    return own
 
 
-def _beir_text(document: str | Mapping[str, str]) -> str:
-    if isinstance(document, str):
-        return document
-    if "text" not in document:
-        raise InputError(f"a document has {', '.join(document) or 'nothing'}, but no text")
-    return Document(doc_id="-", text=document["text"], title=document.get("title", "")).full_text
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _given(vectors: Vectors, convert_to_tensor: bool) -> Vectors | Tensor:
+    return torch.from_numpy(np.ascontiguousarray(vectors)) if convert_to_tensor else vectors
+
+
+def _known(how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those of sentence-transformers that are always so here.
+
+    Raises InputError for one that would ask for something else.
+    """
+    always = {
+        "convert_to_numpy": (True, None),
+        "normalize_embeddings": (True, None),
+        "precision": ("float32", None),
+        "output_value": ("sentence_embedding", None),
+    }
+    for name, value in how.items():
+        if name in always and value not in always[name] and not how.get("convert_to_tensor"):
+            raise InputError(f"{name} is always {always[name][0]!r} here, got {value!r}")
+    return {name: value for name, value in how.items() if name not in always}

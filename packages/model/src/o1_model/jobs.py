@@ -11,11 +11,12 @@ import hashlib
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from tqdm import tqdm
@@ -23,6 +24,10 @@ from tqdm import tqdm
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_model.encoding.shards import Encoded, batched, checked_devices, encode_on, write_shards
+from o1_model.layout import FILE_NAME, Layout
+from o1_model.retriever.retriever import ThinkingRetriever
+from o1_model.retriever.thinker import Thinker
+from o1_model.retriever.thinkers import open_thinker
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.engines import Engine
 from o1_model.thinking.gate import Gate, Point, calibrate, curve, read_margins, refuse_budget
@@ -31,6 +36,7 @@ from o1_model.thinking.settings import Thinking
 from o1_records import (
     Document,
     InputError,
+    InputWarning,
     Metric,
     Query,
     Record,
@@ -42,13 +48,17 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
+from o1_records.kit.http import is_address
 from o1_records.kit.job import Job
+from o1_records.kit.models import model_folder
 from o1_records.progress import shown
-from o1_records.vectors import VectorSet, VectorWriter, refuse_other_origin
+from o1_records.styles import Style
+from o1_records.vectors import Encoder, VectorSet, VectorWriter, refuse_other_origin
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # queries that are thought about together, in batches of similar length; lost at most by a kill
+OTHERS_CHUNK = 32  # the same for instruct models and servers, which are larger
 CPU_SHARD_ROWS, GPU_SHARD_ROWS = 1024, 8192
 BUDGETS = [tenth / 10 for tenth in range(11)]
 
@@ -83,12 +93,13 @@ class Report:
 
 
 def think(
-    model: Embedder | str | Path,
+    model: Embedder | Thinker | str | Path,
     queries: Asked,
     thinking: Thinking | None = None,
     *,
     out: str | Path,
     split: str | None = None,
+    style: str | Style | None = None,
     engine: Engine | None = None,
     cache: str | Path | None = None,
     new_job: bool = False,
@@ -102,13 +113,15 @@ def think(
     and counted.
 
     Args:
-        model: an Embedder, or the folder or hub id of a checkpoint.
+        model: an Embedder, the folder or hub id of a checkpoint, or anything else that `open_thinker` takes:
+            an instruct model, a `.gguf` file, a chat server, a Thinker.
         queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
-        thinking: how to think.
+        thinking: how to think; by default as suits the model.
         out: the file of thoughts; OUT.job beside it is the work so far.
         split: of a BEIR folder, only the queries that this split judges.
-        engine: writes the thoughts instead of the model.
-        cache: a file that keeps thoughts and vectors for other runs too (`ThoughtCache`).
+        style: what an instruct model is asked for.
+        engine: writes the thoughts instead of a checkpoint.
+        cache: a file that keeps a checkpoint's thoughts and vectors for other runs too (`ThoughtCache`).
         new_job: move earlier work with other settings aside instead of refusing it.
         stop: once set, the chunk in flight is the last.
         progress: show on stderr how far the job is.
@@ -118,21 +131,32 @@ def think(
         ChangedJobError: there is earlier work with other settings; the message names them.
         InputError: duplicate query_ids, or a model that was never saved and so has no digest.
     """
-    embedder = _loaded(model, loading)
-    thinking, engine = embedder.capped(thinking or Thinking()), engine or embedder.decoder.engine
     source, total = _digest(_queries(queries, split))
-    made_from = {
-        **_made_by(embedder),
-        "engine": "" if engine is None else engine.name,
-        **{name: str(value) for name, value in vars(thinking).items()},
-        "queries": source,
-    }
-    with Job(out, made_from, schema=_THOUGHTS, new_job=new_job) as job:
+    with contextlib.ExitStack() as during:
+        if is_thinker(model, loading):
+            if engine is not None or cache is not None:
+                raise InputError("engine and cache are for a checkpoint; leave them out")
+            thinker = open_thinker(model, style, **loading)
+            thinking = thinking or thinker.usual
+            made_from = {name: _plain(value) for name, value in thinker.fingerprint.items()}
+            chunk, make, cut = OTHERS_CHUNK, partial(thinker.think, thinking=thinking), None
+        else:
+            if style is not None:
+                raise InputError("a checkpoint thinks in its own way; leave out style")
+            embedder = _loaded(cast(Any, model), loading)
+            thinking, engine = embedder.capped(thinking or Thinking()), engine or embedder.decoder.engine
+            made_from = {**_made_by(embedder), "engine": "" if engine is None else engine.name}
+            during.enter_context(_thinking_by(embedder.decoder, engine, cache))
+            cut = during.enter_context(embedder.counting())
+            chunk, make = CHUNK, partial(_own_thoughts, embedder, thinking)
+        made_from |= {name: str(value) for name, value in vars(thinking).items()} | {"queries": source}
+        job = during.enter_context(Job(out, made_from, schema=_THOUGHTS, new_job=new_job))
         if job.finished:
             _say(f"{out} is complete; nothing to do", progress)
         else:
-            with _thinking_by(embedder.decoder, engine, cache):
-                _think(job, embedder, queries, split, thinking, stop=stop, total=total, progress=progress)
+            _think(job, make, chunk, queries, split, stop=stop, total=total, progress=progress)
+            if cut is not None:
+                _say_cut(cut, embedder.layout)
             thought_about = job.db.row("SELECT count(*) FROM thoughts")[0]
             if thought_about < total:
                 return Report(total, thought_about, 0, 0)
@@ -143,27 +167,49 @@ def think(
     return Report(total, total, written, total * thinking.samples - written)
 
 
+def is_thinker(model: Any, loading: Mapping[str, Any]) -> bool:
+    """Return whether a model is a thinker of another kind than a checkpoint of this package."""
+    if not isinstance(model, str | Path):
+        return not isinstance(model, Embedder)
+    if is_address(model) or Path(model).suffix == ".gguf":
+        return True
+    return not _is_checkpoint(model, loading)
+
+
+def _is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
+    if loading.get("layout") is not None:
+        return True
+    return (model_folder(model, loading.get("revision")) / FILE_NAME).exists()
+
+
+def _own_thoughts(embedder: Embedder, thinking: Thinking, queries: Sequence[Query]) -> list[list[Thought]]:
+    own: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
+    for thought in embedder.think(queries, thinking):
+        own[thought.query_id].append(thought)
+    return list(own.values())
+
+
 def _think(
     job: Job,
-    embedder: Embedder,
+    make: Callable[[list[Query]], list[list[Thought]]],
+    size: int,
     queries: Asked,
     split: str | None,
-    thinking: Thinking,
     *,
     stop: threading.Event | None,
     total: int,
     progress: bool,
 ) -> None:
     with tqdm(total=total, unit="query", desc="think", disable=not progress) as bar:
-        for chunk in batched(_queries(queries, split), CHUNK):
+        for chunk in batched(_queries(queries, split), size):
             missing = [query for query in chunk if _body(job, query) is None]
             if missing:
                 if stop is not None and stop.is_set():
                     return
-                own: dict[str, list[Thought]] = {query.query_id: [] for query in missing}
-                for thought in embedder.think(missing, thinking):
-                    own[thought.query_id].append(thought)
-                rows = [(query_id, msgspec.json.encode(thoughts)) for query_id, thoughts in own.items()]
+                rows = [
+                    (query.query_id, msgspec.json.encode(own))
+                    for query, own in zip(missing, make(missing), strict=True)
+                ]
                 with job.db.transaction():
                     job.db.execute_many("INSERT INTO thoughts VALUES (?, ?)", rows)
             bar.update(len(chunk))
@@ -195,7 +241,7 @@ def _thinking_by(decoder: Decoder, engine: Engine | None, cache: str | Path | No
 
 
 def embed(
-    model: Embedder | str | Path,
+    model: Embedder | ThinkingRetriever | str | Path,
     *,
     out: str | Path,
     corpus: Corpus | None = None,
@@ -219,13 +265,14 @@ def embed(
     the ids and the thoughts.
 
     Args:
-        model: an Embedder, or the folder or hub id of a checkpoint.
+        model: an Embedder, the folder or hub id of a checkpoint, or a ThinkingRetriever, which thinks about
+            queries as it was told to.
         out: the folder.
         corpus: a BEIR folder, a JSONL file of Document records, or records.
         queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
         split: of a BEIR folder, only the queries that this split judges.
         thoughts: a JSONL file of Thought records, or records, to embed the queries with. A query without
-            any keeps v_q.
+            any keeps v_q. With a ThinkingRetriever also those of documents, whose `query_id` is the doc_id.
         think: let the model write the thoughts.
         gate: with `think`, think only about the queries that it opens for.
         margins: with `gate`, the margin of each query's hits (`gate.read_margins`), if it needs them.
@@ -243,8 +290,17 @@ def embed(
     """
     if (corpus is None) == (queries is None):
         raise InputError("give either a corpus or queries")
+    if isinstance(model, ThinkingRetriever):
+        idle = {"think": think, "gate": gate, "with_query": with_query, "devices": devices, **loading}
+        if refused := [name for name, value in {**idle, "batch_tokens": batch_tokens}.items() if value]:
+            raise InputError(f"{', '.join(refused)}: not with a ThinkingRetriever, which is set up already")
+        given = {"corpus": corpus, "queries": queries, "split": split, "thoughts": thoughts}
+        how = {"shard_rows": shard_rows, "new_job": new_job, "progress": progress}
+        return _embed_by(model, out=out, margins=margins, **given, **how)  # type: ignore[arg-type]
     if corpus is not None and (think or thoughts is not None or split):
-        raise InputError("thoughts, think and split are for queries; documents are not thought about")
+        raise InputError(
+            "thoughts, think and split are for queries; a checkpoint does not think about documents"
+        )
     if thoughts is not None and think:
         raise InputError("give thoughts or think, not both")
     if with_query and not (think or thoughts is not None):
@@ -270,7 +326,7 @@ def embed(
     source, total = _digest(shown(items(), "read") if progress else items())
     work = _Work(
         of_queries=queries is not None,
-        thoughts=None if thoughts is None else _by_query(thoughts, items),
+        thoughts=None if thoughts is None else _by_item(thoughts, items, "query"),
         think=think and embedder.capped(think),
         gate=gate,
         margins=margins,
@@ -282,16 +338,10 @@ def embed(
         role="query" if work.of_queries else "document",
         thoughts=work.fingerprint() + (f" in {engine.name}" if think and engine else ""),
     )
-    if (Path(out) / "manifest.json").exists():
-        try:
-            vectors = VectorSet(out)
-            refuse_other_origin(vectors, encoder, source)
-        except InputError:  # of another job, or damaged
-            if not new_job:
-                raise
-        else:
-            _say(f"{out} is complete; nothing to do", progress)
-            return vectors
+    if (found := _complete(out, encoder, source, new_job=new_job)) is not None:
+        _say(f"{out} is complete; nothing to do", progress)
+        return found
+    layout = embedder.layout
     on_cpu = (places[0] if len(places) > 1 else embedder.backbone.device.type).startswith("cpu")
     with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
         if len(places) > 1:
@@ -299,7 +349,7 @@ def embed(
             encode_all: Any = partial(encode_on, places, partial(_encode_there, str(model), loading, work))
         else:
             encode_all = partial(map, work.encoder(embedder))
-        write_shards(
+        cut = write_shards(
             writer,
             items(),
             encode_all,
@@ -307,6 +357,69 @@ def embed(
             total=total,
             progress=progress,
         )
+        _say_cut(cut, layout)
+        return writer.close()
+
+
+def _complete(out: str | Path, encoder: Encoder, source: str, *, new_job: bool) -> VectorSet | None:
+    """Return the vectors that are there already; None if there are none, or others that may be moved."""
+    if not (Path(out) / "manifest.json").exists():
+        return None
+    try:
+        vectors = VectorSet(out)
+        refuse_other_origin(vectors, encoder, source)
+    except InputError:  # of another job, or damaged
+        if not new_job:
+            raise
+        return None
+    return vectors
+
+
+def _embed_by(
+    retriever: ThinkingRetriever,
+    *,
+    out: str | Path,
+    corpus: Corpus | None,
+    queries: Asked | None,
+    split: str | None,
+    thoughts: str | Path | Sequence[Thought] | None,
+    margins: Mapping[str, float] | None,
+    shard_rows: int | None,
+    new_job: bool,
+    progress: bool,
+) -> VectorSet:
+    """Write the vectors of a ThinkingRetriever."""
+    if split and queries is None:
+        raise InputError("split is for queries; leave it out")
+
+    def items() -> Iterator[Any]:
+        if corpus is None:
+            return _queries(queries or (), split)
+        return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
+
+    source, total = _digest(shown(items(), "read") if progress else items())
+    role = "document" if queries is None else "query"
+    known = None if thoughts is None else _by_item(thoughts, items, role)
+    encoder = retriever.encoder(role=role)
+    if known is not None:
+        mixture = f"{retriever.mixture.weight} {retriever.mixture.reading}"
+        encoder = msgspec.structs.replace(
+            encoder, thoughts=f"sha256:{_sha256(sorted(known.items()))} {mixture}"
+        )
+    if (found := _complete(out, encoder, source, new_job=new_job)) is not None:
+        _say(f"{out} is complete; nothing to do", progress)
+        return found
+
+    def encode(part: list[Any]) -> Encoded:
+        own: Any = None if known is None else [known.get(item.key[0], ()) for item in part]
+        if role == "query":
+            return Encoded(retriever.encode_query(part, thoughts=own, margins=margins), 0, {})
+        return Encoded(retriever.encode_document(part, thoughts=own), 0, {})
+
+    thinks = role == "query" and known is None and retriever.thinks
+    with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
+        rows = shard_rows or (OTHERS_CHUNK if thinks else CPU_SHARD_ROWS)
+        write_shards(writer, items(), partial(map, encode), shard_rows=rows, total=total, progress=progress)
         return writer.close()
 
 
@@ -350,10 +463,11 @@ class _Work:
             tokens, budget = embedder.tokens_read, embedder.batch_tokens
             embedder.batch_tokens = self.batch_tokens or budget
             try:
-                vectors = vectors_of(items)
+                with embedder.counting() as cut:
+                    vectors = vectors_of(items)
             finally:
                 embedder.batch_tokens = budget
-            return Encoded(vectors, embedder.tokens_read - tokens)
+            return Encoded(vectors, embedder.tokens_read - tokens, dict(cut))
 
         return encode
 
@@ -364,11 +478,11 @@ def _encode_there(
     return work.encoder(Embedder.from_pretrained(name, device=device, **loading))
 
 
-def _by_query(
-    thoughts: str | Path | Sequence[Thought], queries: Callable[[], Iterator[Query]]
+def _by_item(
+    thoughts: str | Path | Sequence[Thought], items: Callable[[], Iterator[Any]], role: str
 ) -> dict[str, list[Thought]]:
-    """Return the thoughts of the queries that are asked. Raises InputError when none has any."""
-    own: dict[str, list[Thought]] = {query.query_id: [] for query in queries()}
+    """Return the thoughts of the queries, or documents, by id. Raises InputError when none has any."""
+    own: dict[str, list[Thought]] = {item.key[0]: [] for item in items()}
     given = read_jsonl(thoughts, Thought) if isinstance(thoughts, str | Path) else thoughts
     strangers = 0
     for thought in given:
@@ -380,11 +494,13 @@ def _by_query(
     without = sum(not row for row in own.values())
     if own and without == len(own):
         raise InputError(
-            f"{name}: none of its {strangers} thoughts is about a query that is asked; "
-            "do the thoughts belong to these queries?"
+            f"{name}: none of its {strangers} thoughts is about a {role} that is here; "
+            "do they belong to it?"
         )
     if without:
-        logger.warning("%s: %d of %d queries have no thought and keep v_q", name, without, len(own))
+        logger.warning(
+            "%s: %d of %d texts have no thought and keep their own vector", name, without, len(own)
+        )
     return own
 
 
@@ -498,6 +614,10 @@ def _refuse_unsaved(embedder: Embedder) -> None:
         raise InputError("a job notes the digest of its checkpoint; save this model and load it first")
 
 
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def _made_by(embedder: Embedder) -> dict[str, str]:
     _refuse_unsaved(embedder)
     return {
@@ -515,7 +635,7 @@ def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
 
 
 def _unique(records: Sequence[AnyRecord]) -> Iterator[AnyRecord]:
-    if iter(records) is records:
+    if isinstance(records, Iterator):
         raise InputError("an iterator can be read only once, and a job reads its records twice; give a list")
     seen = set()
     for record in records:
@@ -536,6 +656,19 @@ def _digest(records: Iterable[Record]) -> tuple[str, int]:
 
 def _sha256(content: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+
+
+def _say_cut(cut: Mapping[str, int], layout: Layout) -> None:
+    """Warn of texts of which only the beginning was read."""
+    for kind, count in sorted(cut.items()):
+        if count:
+            most = getattr(layout, f"{kind}_length")
+            warnings.warn(
+                f"{count:,} {kind}(s) had more than {most} tokens and were cut there; "
+                f"--{kind}-length ({kind}_length) reads more",
+                InputWarning,
+                stacklevel=3,
+            )
 
 
 def _say(sentence: str, progress: bool) -> None:

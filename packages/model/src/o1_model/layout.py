@@ -4,26 +4,29 @@ r"""The only place where text becomes control tokens.
 o1         [bos] <query> q <emb> <thought> t <eos> <emb>      [bos] <doc> d <emb>
                            ^ v_q                   ^ v_t
 reference  [bos] <query> q </query> <thought> t <eos> <emb>   [bos] d <emb>
-instruct   [bos] Instruct: {instruction}\nQuery: q <eos>     [bos] d <eos>
+instruct   [bos] Instruct: {instruction}\nQuery: q [eos]     [bos] d [eos]
 ```
 `o1` is O1 Embedder's figure 2 (arXiv 2502.07555): v_q is a prefix of v_t's pass, so that the fast mode
 is the same computation. `reference` is the layout of checkpoints trained with the public O1 code: one
-read-out; without a thought the row is `<query> q </query> <emb>`. `instruct` is ReasonEmbed's and
-Qwen3-Embedding's: the last token is read and no thought stands inside. Control tokens enter by id:
-text that spells `<emb>` stays text. Truncation cuts q, t or d, never the control tokens around them.
+read-out; without a thought the row is `<query> q </query> <emb>`. `instruct` is that of plain embedding
+models such as ReasonEmbed's and Qwen3-Embedding: their tokenizer says what opens and what closes a row, and
+no thought stands inside. Control tokens enter by id: text that spells `<emb>` stays text. Truncation cuts q,
+t or d, never the control tokens around them, and never the instruction before q.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from o1_records import InputError, Query, Record, atomic_write, quoted
+from o1_model.tokens import forget, text_tokenizer
+from o1_records import Document, InputError, Query, Record, atomic_write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +38,12 @@ CONTROL_TOKENS: dict[Name, dict[str, str]] = {
     "reference": {"query": "<query>", "query_end": "</query>", "thought": "<thought>", "emb": "<emb>"},
     "instruct": {},
 }
+INSTRUCTION = "{instruction}"
+QUERY_PROMPTS: dict[Name, str] = {
+    "o1": f"{INSTRUCTION} ",
+    "reference": f"{INSTRUCTION} ",
+    "instruct": f"Instruct: {INSTRUCTION}\nQuery: ",
+}
 FILE_NAME = "o1_layout.json"
 
 Length = Annotated[int, Meta(ge=1)]
@@ -44,27 +53,34 @@ TokenId = Annotated[int, Meta(ge=0)]
 class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the control tokens stand, and how the vectors are read out. Saved with a checkpoint.
 
-    `readout` is "token" (the state at `emb`) or "mean" (v_q: mean up to the first `emb`; v_t and
-    documents: mean over all). `attention` is "causal", or "prefix": tokens up to the first `emb` attend to
-    each other in both directions and only the thought is causal. An encoder used as a decoder does best
-    with mean and prefix (docs/decisions/0005), a decoder with token and causal, as in the paper.
-    `bos` is None where the tokenizer has none (Qwen2). In `instruct`, `emb` is `eos`.
-    `instruction` applies to queries without one of their own.
+    `readout` is "token" (the state at `emb`), "mean" (v_q: mean up to the first `emb`; v_t and
+    documents: mean over all) or, for encoders in `instruct`, "first" (the state of [CLS]). `attention` is
+    "causal", or "prefix": tokens up to the first `emb` attend to each other in both directions and only the
+    thought is causal. An encoder used as a decoder does best with mean and prefix (docs/decisions/0005), a
+    decoder with token and causal, as in the paper. `bos` is None where the tokenizer has none (Qwen2). In
+    `instruct`, `emb` is `eos`, or None where nothing closes a row and its last token is read.
+
+    `instruction` applies to queries without one of their own; `query_prompt` is the text before a query that
+    has one, with "{instruction}" in its place (None: as the layout has it), or a fixed text before every
+    query. `document_prompt` stands before every document. The lengths are in tokens of the query, the thought
+    and the document themselves.
     """
 
     eos: TokenId
-    emb: TokenId
+    emb: TokenId | None
     bos: TokenId | None = None
     query: TokenId | None = None
     query_end: TokenId | None = None
     thought: TokenId | None = None
     doc: TokenId | None = None
-    readout: Literal["token", "mean"] = "token"
+    readout: Literal["token", "mean", "first"] = "token"
     attention: Literal["causal", "prefix"] = "causal"
     query_length: Length = 64
     thought_length: Length = 64
     document_length: Length = 192
     instruction: str = ""
+    query_prompt: str | None = None
+    document_prompt: str = ""
     name: Name = "o1"
 
     def __post_init__(self) -> None:
@@ -74,10 +90,17 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if (getattr(self, part) is not None) != (part in wanted):
                 needs = ", ".join(wanted) or "no control tokens"
                 raise InputError(f"layout {self.name!r} has {needs}; got {part}={getattr(self, part)}")
-        if self.name == "instruct" and self.emb != self.eos:
+        if self.name == "instruct" and self.emb not in (self.eos, None):
             raise InputError(f"layout 'instruct' reads the eos token {self.eos}; got emb={self.emb}")
+        if self.name != "instruct" and self.emb is None:
+            raise InputError(f"layout {self.name!r} reads the token emb; got none")
         if self.name == "reference" and self.attention == "prefix":
             raise InputError("layout 'reference' has no prefix for two-way attention; use causal attention")
+        if self.readout == "first" and (self.name != "instruct" or self.attention == "causal"):
+            raise InputError(
+                "the first token has seen nothing but itself in causal attention, and no thought; "
+                "readout 'first' is for encoders in layout 'instruct' with attention 'prefix'"
+            )
 
     @property
     def thinks(self) -> bool:
@@ -91,7 +114,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def longest(self) -> int:
-        """The number of tokens of the longest possible row."""
+        """The number of tokens of the longest possible row, prompts left out."""
         thought = self.thought_length + 3 if self.thinks else 0
         return max(self.query_length + 3 + thought, self.document_length + 3)
 
@@ -119,31 +142,68 @@ def load_layout(folder: str | Path) -> Layout:
 
 
 def new_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name = "o1", **settings: Any) -> Layout:
-    """Add the missing control tokens to a tokenizer and return the layout of their ids."""
-    if name not in CONTROL_TOKENS:
-        raise InputError(f"unknown layout {name!r}; choose from {', '.join(CONTROL_TOKENS)}")
-    tokens = CONTROL_TOKENS[name]
-    # also those it has: only a special token can be told from text that spells it
-    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
-    eos = _eos(tokenizer)
-    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens.values()))
-    parts = {"emb": eos, **dict(zip(tokens, ids, strict=True))}
-    try:
-        layout = Layout(name=name, bos=_bos(tokenizer, name), eos=eos, **parts, **settings)
-        return msgspec.convert(msgspec.to_builtins(layout), Layout)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise InputError(f"layout: {error}; got {settings}") from error
+    """Add the missing control tokens to a tokenizer and return the layout of their ids.
+
+    `settings` are fields of Layout. In `instruct`, a row is closed by what the tokenizer itself appends, else
+    by its eos token; `eos` is another token for it, or None for no token.
+    """
+    return _layout(tokenizer, name, settings, always_closed=True)
 
 
 def known_layout(tokenizer: PreTrainedTokenizerBase, *, name: Name, **settings: Any) -> Layout:
-    """Return the layout of a tokenizer that has its control tokens. Raises InputError if one is missing."""
+    """Return the layout of a model that somebody else trained.
+
+    In `instruct`, rows are what its tokenizer makes of a text. Raises InputError if the tokenizer lacks a
+    control token.
+    """
     missing = [token for token in CONTROL_TOKENS.get(name, {}).values() if token not in tokenizer.get_vocab()]
     if missing:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} lacks {', '.join(missing)} of layout {name!r}; "
             "was this checkpoint trained with another layout?"
         )
-    return new_layout(tokenizer, name=name, **settings)
+    return _layout(tokenizer, name, settings, always_closed=False)
+
+
+def changed_layout(layout: Layout, **settings: Any) -> Layout:
+    """Return a layout with some of its fields changed. Raises InputError for values that do not fit."""
+    try:
+        if layout.name == "instruct" and "eos" in settings:
+            settings = {**settings, **_closing(settings["eos"], layout.eos)}
+        changed = msgspec.structs.replace(layout, **settings)
+        return msgspec.convert(msgspec.to_builtins(changed), Layout)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InputError(f"layout: {error}; got {settings}") from error
+
+
+def _layout(
+    tokenizer: PreTrainedTokenizerBase, name: Name, settings: dict[str, Any], *, always_closed: bool
+) -> Layout:
+    if name not in CONTROL_TOKENS:
+        raise InputError(f"unknown layout {name!r}; choose from {', '.join(CONTROL_TOKENS)}")
+    tokens = CONTROL_TOKENS[name]
+    # also those it has: only a special token can be told from text that spells it
+    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
+    forget(tokenizer)
+    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens.values()))
+    parts: dict[str, Any] = {"eos": _eos(tokenizer), **dict(zip(tokens, ids, strict=True))}
+    if name == "o1":
+        parts["bos"] = _first_id(tokenizer, ("bos", "cls"))
+    else:
+        # models that were trained on what the tokenizer itself makes of a text
+        parts["bos"], closing = row_frame(tokenizer)
+        if name == "instruct":
+            parts |= _closing(parts["eos"] if closing is None and always_closed else closing, parts["eos"])
+    try:
+        layout = Layout(name=name, **parts)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InputError(f"layout: {error}; got {settings}") from error
+    return changed_layout(layout, **settings)
+
+
+def _closing(token: Any, eos: int) -> dict[str, Any]:
+    """Return the fields of an `instruct` layout whose rows end with `token`, or with nothing."""
+    return {"eos": eos if token is None else token, "emb": token}
 
 
 @dataclass(frozen=True)
@@ -160,26 +220,22 @@ class Row:
     labels: range
 
 
-def query_row(layout: Layout, text: Sequence[int], thought: Sequence[int] | None = None) -> Row:
+def query_row(
+    layout: Layout, text: Sequence[int], thought: Sequence[int] | None = None, *, prompt: int = 0
+) -> Row:
     """Return the row of a query. Without a thought it ends at the first `<emb>`; `[]` is an empty thought.
 
-    After a thought that was cut at `thought_length`, EOS is not a label. Raises InputError for a thought
-    in a layout that has no place for one.
+    The first `prompt` tokens of the text are the instruction, which is not cut. After a thought that was cut
+    at `thought_length`, EOS is not a label. Raises InputError for a thought in a layout that has no place
+    for one.
     """
-    ids = [*_query_start(layout, text), layout.emb]
-    first = len(ids) - 1
-    if thought is None:
-        return Row(tuple(ids), first, first, range(0))
-    prompt = prompt_row(layout, text)
-    kept = thought[: layout.thought_length]
-    ids = [*prompt.ids, *kept, layout.eos, layout.emb]
-    last = len(ids) - 1
-    start = len(prompt.ids)
-    stop = start + len(kept) + (len(kept) == len(thought))
-    return Row(tuple(ids), first if layout.two_read_outs else last, last, range(start, stop))
+    if thought is not None:
+        return thought_row(layout, prompt_row(layout, text, prompt=prompt), thought)
+    ids = _closed(layout, _query_start(layout, text, prompt))
+    return Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0))
 
 
-def prompt_row(layout: Layout, text: Sequence[int]) -> Row:
+def prompt_row(layout: Layout, text: Sequence[int], *, prompt: int = 0) -> Row:
     """Return the row of a query up to `<thought>`: what the model continues when it thinks.
 
     Only a layout with two read-outs can read v_q in it, at `first`; others need a `query_row` for v_q.
@@ -188,17 +244,62 @@ def prompt_row(layout: Layout, text: Sequence[int]) -> Row:
         raise InputError(
             f"the layout {layout.name!r} has no place for a thought; write the thought into the query's text"
         )
-    ids = _query_start(layout, text)
+    ids = _query_start(layout, text, prompt)
     if layout.two_read_outs:
-        ids.append(layout.emb)
+        ids = _closed(layout, ids)
     first = len(ids) - 1
     return Row((*ids, layout.thought), first, first, range(0))
 
 
-def document_row(layout: Layout, text: Sequence[int]) -> Row:
-    """Return the row of a document."""
-    ids = (*_present(layout.bos, layout.doc), *text[: layout.document_length], layout.emb)
-    return Row(ids, len(ids) - 1, len(ids) - 1, range(0))
+def thought_row(layout: Layout, prompt: Row, thought: Sequence[int]) -> Row:
+    """Return the whole row of a query, from its prompt and a thought."""
+    kept = thought[: layout.thought_length]
+    ids = _closed(layout, [*prompt.ids, *kept, layout.eos])
+    start, last = len(prompt.ids), len(ids) - 1
+    stop = start + len(kept) + (len(kept) == len(thought))
+    return Row(tuple(ids), prompt.first if layout.two_read_outs else last, last, range(start, stop))
+
+
+def thoughtless_row(layout: Layout, prompt: Row) -> Row:
+    """Return the row of a query without a thought, from its prompt."""
+    ids = prompt.ids[:-1] if layout.two_read_outs else _closed(layout, prompt.ids[:-1])
+    return Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0))
+
+
+def document_row(layout: Layout, text: Sequence[int], *, prompt: int = 0) -> Row:
+    """Return the row of a document, of whose text the first `prompt` tokens are not cut."""
+    kept = text[: prompt + layout.document_length]
+    ids = _closed(layout, [*_present(layout.bos, layout.doc), *kept])
+    return Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0))
+
+
+# --- texts --------------------------------------------------------------------------------------------
+
+
+class TextIds(NamedTuple):
+    """The token ids of a text after its prompt, how many of them are the prompt's, and whether it is cut."""
+
+    ids: list[int]
+    prompt: int
+    cut: bool
+
+
+def query_ids(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, queries: Sequence[str | Query]
+) -> list[TextIds]:
+    """Return the token ids of queries after their instructions, for `query_row` and `prompt_row`."""
+    texts = [query if isinstance(query, str) else query.text for query in queries]
+    own = ["" if isinstance(query, str) else query.instruction for query in queries]
+    prompts = [query_prefix(layout, instruction) for instruction in own]
+    return _prompted(tokenizer, prompts, texts, layout.query_length)
+
+
+def document_ids(
+    layout: Layout, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str | Document]
+) -> list[TextIds]:
+    """Return the token ids of documents (of title and text, if they are records), for `document_row`."""
+    texts = [document if isinstance(document, str) else document.full_text for document in documents]
+    return _prompted(tokenizer, [layout.document_prompt] * len(texts), texts, layout.document_length)
 
 
 def query_text(layout: Layout, query: str | Query) -> str:
@@ -210,58 +311,68 @@ def query_text(layout: Layout, query: str | Query) -> str:
 def query_prefix(layout: Layout, instruction: str = "") -> str:
     """Return the text before a query: its instruction, else that of the layout, in the layout's format."""
     instruction = instruction or layout.instruction
-    if not instruction:
-        return ""
-    return f"Instruct: {instruction}\nQuery: " if layout.name == "instruct" else f"{instruction} "
+    prompt = QUERY_PROMPTS[layout.name] if layout.query_prompt is None else layout.query_prompt
+    if INSTRUCTION not in prompt:
+        return f"{prompt}{instruction} " if instruction else prompt
+    return prompt.replace(INSTRUCTION, instruction) if instruction else ""
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts as ordinary text, without any control or special token.
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int | None = None
+) -> list[list[int]]:
+    """Tokenise texts as ordinary text, without any control or special token; `most` as in TextTokenizer.
 
     Raises InputError for a text that is not valid Unicode.
     """
-    if not texts:
-        return []
-    try:
-        encoded = tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-    except TypeError as error:
-        lone = [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]
-        if not lone:
-            raise
-        raise InputError(
-            f"{quoted(lone[0])}: not valid Unicode: a lone surrogate (half of a pair); correct the text"
-        ) from error
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    return text_tokenizer(tokenizer)(texts, most)
 
 
-def _query_start(layout: Layout, text: Sequence[int]) -> list[int]:
+def row_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """Return the token that the tokenizer itself puts before a text, and the one after it, if any.
+
+    Raises InputError where it puts several.
+    """
+    whole: Any = tokenizer("a")["input_ids"]
+    (own,) = text_ids(tokenizer, ["a"])
+    places = range(len(whole) - len(own) + 1)
+    start = next((place for place in places if whole[place : place + len(own)] == own), None)
+    if start is not None:
+        before, after = whole[:start], whole[start + len(own) :]
+        if max(len(before), len(after)) < 2:
+            return next(iter(before), None), next(iter(after), None)
+    raise InputError(
+        f"the tokenizer {tokenizer.name_or_path!r} makes {whole} of the text 'a', whose own token ids are "
+        f"{own}; only rows with at most one token before and one after the text are known"
+    )
+
+
+def _prompted(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str], most: int
+) -> list[TextIds]:
+    # tokenised with the prompt in one go, as the models' cards do: a token can span the boundary
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        places[prompt].append(place)
+    found: list[TextIds] = [TextIds([], 0, False)] * len(texts)
+    for (prompt, own), ids in zip(places.items(), text_ids(tokenizer, list(places)), strict=True):
+        kept = len(ids) + most
+        for place, row in zip(own, text_ids(tokenizer, [prompt + texts[p] for p in own], kept), strict=True):
+            found[place] = TextIds(row, len(ids), len(row) > kept)
+    return found
+
+
+def _query_start(layout: Layout, text: Sequence[int], prompt: int) -> list[int]:
     before = _present(layout.bos, layout.query)
-    return [*before, *text[: layout.query_length], *_present(layout.query_end)]
+    return [*before, *text[: prompt + layout.query_length], *_present(layout.query_end)]
+
+
+def _closed(layout: Layout, ids: Sequence[int]) -> list[int]:
+    """Return ids with the token that closes a row; an empty text that nothing closes is read as eos."""
+    return [*ids, *_present(layout.emb)] or [layout.eos]
 
 
 def _present(*ids: int | None) -> tuple[int, ...]:
     return tuple(token for token in ids if token is not None)
-
-
-def _bos(tokenizer: PreTrainedTokenizerBase, name: Name) -> int | None:
-    """Return the token that opens a row, if any.
-
-    The layouts other than `o1` are those of models trained on the output of the tokenizer itself: they
-    have a bos only if it adds one.
-    """
-    own = _first_id(tokenizer, ("bos", "cls"))
-    if name == "o1":
-        return own
-    opening: Any = tokenizer("a")["input_ids"]
-    return own if own in opening[:1] else None
 
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from o1_model.encoding.encode import Vectors
-from o1_model.layout import Layout, document_row, query_row, query_text, text_ids
+from o1_model.layout import Layout, document_ids, document_row, query_ids, query_row
 from o1_records import InputError, Record, atomic_write
 from o1_records.kit.models import model_files
 
 CERTIFICATE = "o1_certificate.json"
 LOWEST_COSINE = 0.999
+LENGTH_SLACK = 0.01  # of a vector, relative: what half precision moves
 # similarities closer than this may change places: float rounding moves them that far
 TIE = 0.02
 
@@ -144,12 +145,19 @@ def read_certificate(folder: str | Path) -> Certificate:
         raise InputError(f"{path}: {error}") from error
 
 
-def refuse_changed_files(folder: str | Path, files: Mapping[str, str]) -> None:
-    """Raise InputError when `files` are not those that the folder's certificate lists, if it has one."""
+def refuse_changed_files(folder: str | Path, files: Mapping[str, str], *, weights: bool = True) -> None:
+    """Raise InputError when `files` are not those that the folder's certificate lists, if it has one.
+
+    Without `weights`, those in safetensors may be gone: others are read.
+    """
     if not (Path(folder) / CERTIFICATE).exists():
         return
     known = read_certificate(folder).files
     unlisted = {name for name in _FOR_OTHERS if name not in known}
+    # a GGUF file is another form of the same weights, read only where it is asked for
+    unlisted |= {name for name in files if name.endswith(".gguf")}
+    if not weights:
+        unlisted |= {name for name in known if name.endswith((".safetensors", ".safetensors.index.json"))}
     for name in sorted({*known, *files} - unlisted):
         if known.get(name) != files.get(name):
             what = "is missing" if name not in files else "is new" if name not in known else "was changed"
@@ -164,9 +172,10 @@ def row_ids(
 ) -> list[tuple[int, ...]]:
     """Return the row of token ids of each text."""
     if role == "document":
-        return [document_row(layout, ids).ids for ids in text_ids(tokenizer, texts)]
-    wholes = [query_text(layout, text) for text in texts]
-    return [query_row(layout, ids).ids for ids in text_ids(tokenizer, wholes)]
+        own = document_ids(layout, tokenizer, texts)
+        return [document_row(layout, text.ids, prompt=text.prompt).ids for text in own]
+    own = query_ids(layout, tokenizer, texts)
+    return [query_row(layout, text.ids, prompt=text.prompt).ids for text in own]
 
 
 def compare(
@@ -179,8 +188,8 @@ def compare(
 ) -> Verdict:
     """Compare what a runtime answered with what was expected; `hint` is what is known about the runtime.
 
-    Token ids must be equal (if the runtime shows them), cosines at least 0.999, and each query must rank
-    the documents in the same order (with eight texts, a top-10 overlap could ask no more).
+    Token ids must be equal (if the runtime shows them), cosines at least 0.999, lengths within 1 %, and each
+    query must rank the documents in the same order (with eight texts, a top-10 overlap could ask no more).
     """
     wanted = np.stack([np.frombuffer(e.vector, dtype="<f4") for e in expected])
     if vectors.shape != wanted.shape:
@@ -190,6 +199,7 @@ def compare(
     if not finite.all():
         difference = f"the vector of {_called(expected[int(finite.argmin())])} is not finite"
         return Verdict(runtime, len(expected), 0.0, 0.0, difference)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) / np.linalg.norm(wanted, axis=1)
     found, wanted = _unit(vectors), _unit(wanted)
     cosines = (found * wanted).sum(axis=1)
     roles = np.array([e.role for e in expected])
@@ -197,6 +207,7 @@ def compare(
     difference = (
         _token_difference(expected, ids)
         or _vector_difference(expected, cosines, hint)
+        or _length_difference(expected, lengths)
         or ("" if order == 1 else f"documents change places: {order:.1%} of the pairs keep their order")
     )
     return Verdict(runtime, len(expected), float(cosines.min()), order, difference)
@@ -224,6 +235,16 @@ def _vector_difference(expected: Sequence[Expected], cosines: Vectors, hint: str
         if cosine < LOWEST_COSINE:
             why = hint or "different weights, attention or pooling"
             return f"the vector of {_called(one)} has cosine {cosine:.6f}, below {LOWEST_COSINE}: {why}"
+    return ""
+
+
+def _length_difference(expected: Sequence[Expected], lengths: NDArray[np.float64]) -> str:
+    for one, length in zip(expected, lengths.tolist(), strict=True):
+        if abs(length - 1) > LENGTH_SLACK:
+            return (
+                f"the vector of {_called(one)} is {length:.4g} times as long as expected: nothing normalises "
+                "it; is Normalize missing from modules.json?"
+            )
     return ""
 
 

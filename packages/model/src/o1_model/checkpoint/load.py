@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from o1_model.backbone import Backbone, embedding_matrix, grow_vocabulary, load_lm, load_tokenizer
+from o1_model.backbone import Backbone, Loading, embedding_matrix, grow_vocabulary, load_lm, load_tokenizer
 from o1_model.checkpoint.certificate import refuse_changed_files
+from o1_model.checkpoint.foreign import MODULES, check_rows, foreign_layout
 from o1_model.checkpoint.lora import is_adapter, load_adapter, merge_lora
-from o1_model.layout import FILE_NAME, Layout, Name, known_layout, load_layout, new_layout
+from o1_model.layout import FILE_NAME, Layout, Name, changed_layout, known_layout, load_layout, new_layout
 from o1_records import InputError
 from o1_records.kit.models import SAFE, digest_of_files, loading, model_digest, model_files, model_folder
 
@@ -47,50 +48,62 @@ def load_checkpoint(
     revision: str | None = None,
     layout: Name | None = None,
     base: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    trust_remote_code: bool = False,
-    **layout_settings: Any,
+    gguf_file: str | None = None,
+    layout_settings: Mapping[str, Any],
+    **how: Unpack[Loading],
 ) -> Checkpoint:
     """Load a folder or a hub id (at `revision`).
 
-    A checkpoint without `o1_layout.json` needs the name of its `layout`, such as "reference" for
-    those of the public O1 code; its tokenizer must have that layout's control tokens.
-    `layout_settings` are fields of Layout: the lengths, the instruction, ... `base` is where the base
-    model of an adapter is now, if not where the adapter says. Raises InputError when something is
-    missing, changed since it was saved, or not in safetensors.
+    A checkpoint without `o1_layout.json` needs the name of its `layout`, such as "reference" for those of the
+    public O1 code, whose tokenizer must have that layout's control tokens; a folder for sentence-transformers
+    is read as its files say, in the layout "instruct". `layout_settings` are fields of Layout: the lengths,
+    the instruction, ... `base` is where the base model of an adapter is now, if not where the adapter says;
+    `gguf_file` is in the folder and has the weights. Raises InputError when something is missing, changed
+    since it was saved, or not in safetensors.
     """
-    safe = [*SAFE, _CODE] if trust_remote_code else SAFE
+    trusted = how.get("trust_remote_code", False)
+    safe = [*SAFE, *([_CODE] if trusted else []), *([gguf_file] if gguf_file else [])]
     folder = model_folder(name_or_path, revision, patterns=safe)
     if layout is None and not (folder / FILE_NAME).exists():
-        raise InputError(
-            f"{folder}: no {FILE_NAME}; is this a checkpoint of o1-model? For one of the public O1 code "
-            "give layout='reference', for a plain embedding model that reads its last token layout='instruct'"
-        )
+        if not (folder / MODULES).exists():
+            raise InputError(
+                f"{folder}: no {FILE_NAME}; is this a checkpoint of o1-model? Train a plain language model "
+                f"first, or try it as it is: Embedder.from_backbone({str(name_or_path)!r}). For a checkpoint "
+                "of the public O1 code give layout='reference', for an embedding model that reads its last "
+                "token layout='instruct'"
+            )
+        layout = "instruct"
     by_peft = (folder / _PEFT_CONFIG).exists()
     if by_peft and not (folder / "adapter_model.safetensors").exists():
         raise InputError(f"{folder}: no adapter_model.safetensors; adapters in pickles are not loaded")
     if base is not None and not (by_peft or is_adapter(folder)):
         raise InputError(f"{folder}: is not an adapter and has no base; leave out base {str(base)!r}")
+    if gguf_file is not None and (by_peft or is_adapter(folder)):
+        raise InputError(f"{folder}: is an adapter, whose weights are in safetensors; leave out gguf_file")
     files = model_files(folder)
-    refuse_changed_files(folder, files)
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    own = _layout(folder, tokenizer, layout, layout_settings)
+    refuse_changed_files(folder, files, weights=gguf_file is None)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trusted)
     digest = digest_of_files(files)
     if is_adapter(folder):
-        backbone = load_adapter(folder, base=base, dtype=dtype)
+        own = _layout(folder, tokenizer, layout, layout_settings)
+        backbone = load_adapter(folder, base=base, **how)
         merge_lora(backbone)
     else:
         if by_peft:
             place = model_folder(base or _base_of_peft(folder), patterns=safe)
-            lm = _merged(folder, place, tokenizer, dtype, trust_remote_code)
+            lm = _merged(folder, place, tokenizer, how)
             digest = hashlib.sha256(f"{digest} {model_digest(place)}".encode()).hexdigest()
         else:
-            lm = load_lm(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+            lm = load_lm(folder, gguf_file=gguf_file, **how)
+        own = _layout(folder, tokenizer, layout, layout_settings, lm)
         _refuse_missing_rows(folder, lm, own, tokenizer)
         backbone = Backbone(lm, own.control_ids)
-    _refuse_longer_rows(backbone.lm, own)
+    _refuse_longer_rows(backbone, own)
     if layout is not None or layout_settings:
         digest = hashlib.sha256(digest.encode() + msgspec.json.encode(own)).hexdigest()
+    if gguf_file is not None or how.get("quantization") is not None:
+        weights = f"{digest} {gguf_file} {_settings_of(how.get('quantization'))}"
+        digest = hashlib.sha256(weights.encode()).hexdigest()
     name = str(name_or_path)
     if Path(name_or_path).is_dir():
         name = Path(name_or_path).resolve().name
@@ -103,43 +116,59 @@ def new_checkpoint(
     name_or_path: str | Path,
     *,
     revision: str | None = None,
-    quantization: Any = None,
-    **layout_settings: Any,
+    gguf_file: str | None = None,
+    layout_settings: Mapping[str, Any],
+    **how: Unpack[Loading],
 ) -> Checkpoint:
     """Start from a plain model: add the control tokens of a layout; nothing else changes.
 
-    `quantization` is transformers' (`lora.four_bits`); `layout_settings` are arguments of `new_layout`.
+    `layout_settings` are arguments of `new_layout`.
     """
-    tokenizer = load_tokenizer(name_or_path, revision=revision)
-    lm = load_lm(name_or_path, revision=revision, quantization=quantization)
+    trusted = how.get("trust_remote_code", False)
+    tokenizer = load_tokenizer(
+        name_or_path, revision=revision, trust_remote_code=trusted, gguf_file=gguf_file
+    )
+    lm = load_lm(name_or_path, revision=revision, gguf_file=gguf_file, **how)
     layout = new_layout(tokenizer, **layout_settings)
-    _refuse_longer_rows(lm, layout)
     grow_vocabulary(lm, tokenizer)
-    return Checkpoint(Backbone(lm, layout.control_ids), layout, tokenizer, Path(name_or_path).name)
+    backbone = Backbone(lm, layout.control_ids)
+    _refuse_longer_rows(backbone, layout)
+    return Checkpoint(backbone, layout, tokenizer, Path(name_or_path).name)
 
 
 def _layout(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, name: Name | None, settings: dict[str, Any]
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    name: Name | None,
+    settings: Mapping[str, Any],
+    lm: PreTrainedModel | None = None,
 ) -> Layout:
     if name is not None and not (folder / FILE_NAME).exists():
-        return known_layout(tokenizer, name=name, **settings)
+        if name != "instruct" or lm is None:
+            return known_layout(tokenizer, name=name, **settings)
+        by_files = foreign_layout(folder, tokenizer, lm.config.get_text_config())
+        layout = known_layout(tokenizer, name=name, **{**by_files, **settings})
+        if "eos" not in settings:  # else the rows are to differ
+            check_rows(folder, layout, tokenizer)
+        return layout
     own = load_layout(folder)
     if name not in (None, own.name):
         raise InputError(f"{folder}: was saved with layout {own.name!r}, not {name!r}")
     try:
-        changed = msgspec.structs.replace(own, **settings)
-        return msgspec.convert(msgspec.to_builtins(changed), Layout)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise InputError(f"{folder}: layout: {error}; got {settings}") from error
+        return changed_layout(own, **settings)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
 
 
-def _merged(
-    folder: Path, base: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, trust_remote_code: bool
-) -> PreTrainedModel:
+def _settings_of(quantization: Any) -> str:
+    return "" if quantization is None else json.dumps(quantization.to_dict(), sort_keys=True, default=str)
+
+
+def _merged(folder: Path, base: Path, tokenizer: PreTrainedTokenizerBase, how: Loading) -> PreTrainedModel:
     """Return the base with the adapter that peft alone left in `folder` merged into it."""
     from peft import PeftModel
 
-    lm = load_lm(base, dtype=dtype, trust_remote_code=trust_remote_code)
+    lm = load_lm(base, **how)
     grow_vocabulary(lm, tokenizer)
     with loading(folder, "an adapter"):
         merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
@@ -162,17 +191,19 @@ def _refuse_missing_rows(
     folder: Path, lm: PreTrainedModel, layout: Layout, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = len(embedding_matrix(lm))
-    if max((*layout.control_ids, layout.emb)) >= rows:
+    if max((*layout.control_ids, layout.eos)) >= rows:
         raise InputError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens, its model {rows} rows: the control "
             "tokens were never saved with the weights"
         )
 
 
-def _refuse_longer_rows(lm: PreTrainedModel, layout: Layout) -> None:
-    positions = getattr(lm.config, "max_position_embeddings", None)
-    if positions is not None and layout.longest > positions:
+def _refuse_longer_rows(backbone: Backbone, layout: Layout) -> None:
+    positions, longest = backbone.positions, layout.longest
+    if layout.name == "instruct":
+        longest -= 3 - (layout.bos is not None) - (layout.emb is not None)
+    if positions is not None and longest > positions:
         raise InputError(
-            f"the layout has rows of up to {layout.longest} tokens, the model takes {positions}; "
+            f"the layout has rows of up to {longest} tokens, the model takes {positions}; "
             "lower query_length, thought_length or document_length"
         )

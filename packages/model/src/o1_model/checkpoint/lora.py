@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 import torch
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from o1_model.backbone import Backbone, grow_vocabulary, load_lm, load_tokenizer
+from o1_model.backbone import Backbone, Loading, grow_vocabulary, load_lm, load_tokenizer
 from o1_model.layout import load_layout
 from o1_records import InputError, MissingExtraError, Record, atomic_write
 from o1_records.kit.models import digest_of_files, loading, model_files, model_folder
@@ -75,16 +75,24 @@ def add_lora(backbone: Backbone, lora: Lora) -> None:
 
 
 def four_bits(*, rank: int, merge: bool = False) -> Any:
-    """Return QLoRA's quantisation of a frozen base: NF4 weights, computed in bfloat16 (arXiv 2305.14314).
+    """Return QLoRA's quantisation of a frozen base, `nf4`.
 
-    Never run so far. Raises InputError without an adapter to train or with one to merge, MissingExtraError
-    without bitsandbytes.
+    Raises InputError without an adapter to train or with one to merge, MissingExtraError without
+    bitsandbytes.
     """
     if rank == 0 or merge:
         raise InputError(
             "load_in_4bit holds a frozen base under an adapter: give --lora_rank and leave out --merge "
             "(Embedder.from_pretrained puts the adapter on the base in full precision)"
         )
+    return nf4()
+
+
+def nf4() -> Any:
+    """Return the quantisation of weights to 4 bits: NF4, computed in bfloat16 (arXiv 2305.14314).
+
+    Raises MissingExtraError without bitsandbytes.
+    """
     if find_spec("bitsandbytes") is None:
         raise MissingExtraError("o1-model", "qlora", "load_in_4bit")
     from transformers import BitsAndBytesConfig
@@ -156,9 +164,7 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / BASE_FILE).exists()
 
 
-def load_adapter(
-    folder: str | Path, *, base: str | Path | None = None, dtype: torch.dtype = torch.float32
-) -> Backbone:
+def load_adapter(folder: str | Path, *, base: str | Path | None = None, **how: Unpack[Loading]) -> Backbone:
     """Return the base with the adapter of `folder` on it; `merge_lora` makes a plain model of it.
 
     `base` is where the base is now, if not where the training found it. Raises InputError when it is not
@@ -172,7 +178,7 @@ def load_adapter(
             f"{folder}: was trained on {known.name_or_path} with digest {known.digest[:12]}, "
             f"but {place} has {digest[:12]}; give the base that it belongs to"
         )
-    lm = load_lm(place, revision=known.revision, dtype=dtype)
+    lm = load_lm(place, revision=known.revision, **how)
     grow_vocabulary(lm, load_tokenizer(folder))
     backbone = Backbone(lm, layout.control_ids)
     from peft import LoraConfig

@@ -6,22 +6,28 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from o1_model.thinking.settings import Thinking
-from o1_records.kit.command import EVERYTHING, reads
+from o1_records import InputError
+from o1_records.kit.command import EVERYTHING, at_least, reads, writes
+from o1_records.kit.http import is_address
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
+    from o1_model.thinking.engines import Engine
+
+LAYOUT_SETTINGS = ("query_length", "thought_length", "document_length", "instruction")
 
 
-def checkpoint(command: ArgumentParser) -> None:
-    """Add which checkpoint."""
-    name = "folder or hub id of a checkpoint"
-    reads(command, "--model", inside=EVERYTHING, type=str, required=True, help=name)
+def checkpoint(command: ArgumentParser, what: str = "a checkpoint") -> None:
+    """Add which model."""
+    reads(
+        command, "--model", inside=EVERYTHING, type=str, required=True, help=f"{what}; a folder or a hub id"
+    )
     command.add_argument("--revision", help="of a hub id")
 
 
-def model(command: ArgumentParser) -> None:
-    """Add which checkpoint to load, where and how."""
-    checkpoint(command)
+def model(command: ArgumentParser, what: str = "a checkpoint") -> None:
+    """Add which model to load, where and how."""
+    checkpoint(command, what)
     command.add_argument(
         "--layout", choices=("reference", "instruct"), help="of a checkpoint that this package did not save"
     )
@@ -29,23 +35,49 @@ def model(command: ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1; by default cuda if there is one")
     command.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float32", "bfloat16", "float16", "auto"),
         default="float32",
-        help="of the weights and the computation",
+        help="of the weights and the computation; auto is the checkpoint's own",
     )
+    command.add_argument("--attn-implementation", help="transformers': sdpa, eager, flash_attention_2")
+    command.add_argument(
+        "--load-in-4bit", action="store_true", help="hold the weights in 4 bits (bitsandbytes)"
+    )
+    command.add_argument(
+        "--gguf-file", help="in the checkpoint's folder: has the weights, as llama.cpp has them"
+    )
+    command.add_argument("--query-length", type=at_least(1), help="tokens of a query that are read")
+    command.add_argument("--thought-length", type=at_least(1), help="tokens of a thought that are read")
+    command.add_argument("--document-length", type=at_least(1), help="tokens of a document that are read")
+    command.add_argument("--instruction", help="for queries without one of their own")
 
 
 def loading(args: Namespace) -> dict[str, Any]:
     """Return the arguments of `Embedder.from_pretrained` beside the model's name."""
-    import torch
+    how = {name: getattr(args, name) for name in ("revision", "layout", "base", "device", "dtype")}
+    optional = ("attn_implementation", "gguf_file", *LAYOUT_SETTINGS)
+    how |= {name: value for name in optional if (value := getattr(args, name)) is not None}
+    if args.load_in_4bit:
+        from o1_model.checkpoint.lora import nf4
 
-    return {
-        "revision": args.revision,
-        "layout": args.layout,
-        "base": args.base,
-        "device": args.device,
-        "dtype": getattr(torch, args.dtype),
-    }
+        how["quantization"] = nf4()
+    return how
+
+
+def elsewhere(args: Namespace) -> dict[str, Any]:
+    """Return what of `loading` is for models of others, which may run on a server.
+
+    Raises InputError for what only a checkpoint of this package has, and for any of it with a server.
+    """
+    how = {name: value for name, value in loading(args).items() if value is not None}
+    settings = {name for name in how if name in ("layout", "base", *LAYOUT_SETTINGS)}
+    if is_address(args.model):
+        settings |= {name for name in how if (name, how[name]) != ("dtype", "float32")}
+        how.pop("dtype")
+    if settings:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(settings))
+        raise InputError(f"{args.model}: {flags} is for a checkpoint of this package; leave it out")
+    return how
 
 
 def load(args: Namespace) -> Embedder:
@@ -57,7 +89,9 @@ def load(args: Namespace) -> Embedder:
 
 def queries(command: ArgumentParser) -> None:
     """Add which queries to read."""
-    reads(command, "--queries", required=True, help="BEIR folder or JSONL of Query records")
+    reads(
+        command, "--queries", required=True, help="BEIR folder, its queries.jsonl, or JSONL of Query records"
+    )
     command.add_argument("--split", help="of a BEIR folder, only the queries this split judges")
 
 
@@ -80,3 +114,29 @@ def thinking_of(args: Namespace) -> Thinking:
         top_p=args.top_p,
         seed=args.seed,
     )
+
+
+def engine(command: ArgumentParser) -> None:
+    """Add what writes the thoughts in the model's place, and where they are kept."""
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--vllm", action="store_true", help="let vLLM in this process write them")
+    group.add_argument("--base-url", help="let an OpenAI-compatible server with this checkpoint write them")
+    command.add_argument("--served-name", help="what the checkpoint is called at --base-url, if not --model")
+    writes(
+        command,
+        "--cache",
+        beside=("-wal", "-shm"),
+        help="keep thoughts and their vectors in this file, for other runs too",
+    )
+
+
+def engine_of(args: Namespace) -> Engine | None:
+    """Return what writes the thoughts in the model's place, if anything does."""
+    from o1_model.thinking.engines import VLLM, CompletionServer
+    from o1_records.kit.models import model_folder
+
+    if args.served_name and not args.base_url:
+        raise InputError("--served-name is for --base-url; give them together")
+    if args.vllm:
+        return VLLM(model_folder(args.model, args.revision))
+    return CompletionServer(args.base_url, args.served_name or args.model) if args.base_url else None

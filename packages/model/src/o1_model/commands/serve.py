@@ -2,44 +2,74 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
 from o1_model.serving.settings import Serving
-from o1_records.kit.command import at_least
+from o1_model.thinking.settings import Thinking
+from o1_records import InputError
+from o1_records.kit.command import at_least, reads
+
+KEY = "O1_MODEL_API_KEY"
 
 
 def declare(command: ArgumentParser) -> None:
-    """Add where to listen, and how much to take."""
+    """Add where to listen, under which name, how to think, and how much to take."""
     options.model(command)
     add = command.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
+    add("--served-model-name", nargs="+", default=[], help="the model's names here, if not the checkpoint's")
+    add("--api-key", action="append", help=f"that clients must send; repeatable; or {KEY} in the environment")
+    add("--cors-origin", action="append", default=[], help="web page that may ask, or '*'; repeatable")
+    add("--token-ids", action="store_true", help="take token ids too, of this checkpoint's tokenizer")
     add(
         "--default-input-type",
         choices=("query", "document"),
         default=Serving.default_input_type,
         help="what a text is when the client does not say",
     )
+    add("--think", action="store_true", help="think about queries unless the client says otherwise")
+    reads(command, "--gate", once=True, help="think only about queries that this file opens for (`gate`)")
+    options.thinking(command)
+    options.engine(command)
     add("--batch-tokens", type=at_least(1), default=Serving.batch_tokens, help="tokens of a shared batch")
     add("--max-waiting", type=at_least(1), default=Serving.max_waiting, help="inputs in the queue; then 429")
     add("--max-inputs", type=at_least(1), default=Serving.max_inputs, help="inputs of a request; then 413")
+    add("--max-body", type=at_least(1), default=Serving.max_body, help="bytes of a request; then 413")
     add("--drain-seconds", type=at_least(0), default=30, help="time to finish after SIGTERM")
 
 
 def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
+    thinking = options.thinking_of(args)
+    if not args.think and thinking != Thinking():
+        raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
     from o1_model.serving.server import serve
+    from o1_model.thinking.gate import load_gate
+    from o1_model.thinking.records import ThoughtCache
 
+    keys = args.api_key or [key for key in os.environ.get(KEY, "").split(",") if key]
     serving = Serving(
         default_input_type=args.default_input_type,
         batch_tokens=args.batch_tokens,
         max_waiting=args.max_waiting,
         max_inputs=args.max_inputs,
+        max_body=args.max_body,
+        think=thinking if args.think else None,
+        gate=None if args.gate is None else load_gate(args.gate),
+        names=tuple(args.served_model_name),
+        api_keys=tuple(keys),
+        cors_origins=tuple(args.cors_origin),
+        token_ids=args.token_ids,
     )
     embedder = options.load(args)
+    embedder.decoder.engine = options.engine_of(args)
+    if args.cache is not None:
+        embedder.decoder.cache = ThoughtCache(args.cache)
     # uvicorn drains, then raises the signal again for whoever listened before it
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     serve(embedder, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)

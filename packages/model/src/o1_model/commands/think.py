@@ -6,52 +6,59 @@ import shlex
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from o1_model.commands import options
+from o1_model.thinking.settings import Thinking
+from o1_records import InputError
 from o1_records.kit.command import gentle, new_job, writes
 
-if TYPE_CHECKING:
-    from o1_model.thinking.engines import Engine
+_HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")
 
 
 def declare(command: ArgumentParser) -> None:
-    """Add what to think about, how, and where the thoughts are written."""
-    options.model(command)
+    """Add what thinks, about what, how, and where the thoughts are written."""
+    options.model(command, "a checkpoint, an instruct model, a .gguf file, or http://HOST/v1#NAME")
+    command.add_argument(
+        "--style", help="what an instruct model is asked for: snippet, function, passage, ..."
+    )
     options.queries(command)
     options.thinking(command)
-    engine = command.add_mutually_exclusive_group()
-    engine.add_argument("--vllm", action="store_true", help="let vLLM in this process write them")
-    engine.add_argument("--base-url", help="let an OpenAI-compatible server with this checkpoint write them")
-    command.add_argument("--served-name", help="what the checkpoint is called at --base-url, if not --model")
-    writes(
-        command,
-        "--cache",
-        beside=("-wal", "-shm"),
-        help="keep thoughts and their vectors in this file, for other runs too",
-    )
+    command.set_defaults(**dict.fromkeys(_HOW))  # as suits the model, which is not known yet
+    options.engine(command)
     writes(command, "--out", required=True, help="JSONL of Thought records; OUT.job is the work so far")
     new_job(command)
 
 
 def run(args: Namespace) -> int:
     """Think; exits 3 when thoughts came out blank, or on Ctrl-C with the command that goes on."""
-    from o1_model.jobs import think
+    from o1_model.jobs import is_thinker, think
+    from o1_model.retriever.thinkers import open_thinker
 
-    thinking, stop = options.thinking_of(args), threading.Event()
+    how = {name: value for name in _HOW if (value := getattr(args, name)) is not None}
+    loading, model = options.loading(args), args.model
+    if is_thinker(model, loading):
+        model, loading = open_thinker(model, args.style, vllm=args.vllm, **options.elsewhere(args)), {}
+        thinking = replace(model.usual, **how)
+        args.vllm = False
+    elif args.style:
+        raise InputError(f"{model}: a checkpoint thinks in its own way; leave out --style")
+    else:
+        thinking = Thinking(**how)
+    stop = threading.Event()
     with gentle(stop):
         made = think(
-            args.model,
+            model,
             args.queries,
             thinking,
             out=args.out,
             split=args.split,
-            engine=engine_of(args),
+            engine=options.engine_of(args),
             cache=args.cache,
             new_job=args.new_job,
             stop=stop,
             progress=True,
-            **options.loading(args),
+            **loading,
         )
     if not made.finished:
         again = shlex.join(["o1-model", *args.typed])
@@ -61,16 +68,3 @@ def run(args: Namespace) -> int:
     if made.blank:
         print(f"{made.blank} thoughts came out blank and were left out", file=sys.stderr)
     return 3 if made.blank else 0
-
-
-def engine_of(args: Namespace) -> Engine | None:
-    """Return what writes the thoughts in the model's place, if anything does."""
-    from o1_model.thinking.engines import VLLM, CompletionServer
-    from o1_records import InputError
-    from o1_records.kit.models import model_folder
-
-    if args.served_name and not args.base_url:
-        raise InputError("--served-name is for --base-url; give them together")
-    if args.vllm:
-        return VLLM(model_folder(args.model, args.revision))
-    return CompletionServer(args.base_url, args.served_name or args.model) if args.base_url else None

@@ -9,23 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from o1_model.backbone import Backbone
 from o1_model.batch import Batch, by_length, collate
 from o1_model.encoding.pooling import pool_spans
 from o1_model.layout import Layout, Row
+from o1_records import InputError
 from o1_records.kit.onednn import fast_linear
 
 Vectors = NDArray[np.float32]
+REMEDY = "the weights are damaged, or their dtype overflows (float16 does; try bfloat16 or float32)"
 
 CPU_BATCH_TOKENS = 2048  # larger activations fall out of the caches
 GPU_BATCH_TOKENS = 65_536
+
+
+class Pace(NamedTuple):
+    """How reading goes on: at most so many rows at once, and whether a bar on stderr shows how far it is."""
+
+    rows: int | None = None
+    bar: bool = False
+
+
+PACE = Pace()
+
+
+class BrokenVectorsError(InputError):
+    """The model computed vectors that are zero or not finite: nobody may use them."""
 
 
 @dataclass
@@ -44,9 +62,13 @@ class Reader:
     tokens_read: int = field(default=0, init=False)
 
     @torch.inference_mode()
-    def read(self, rows: Sequence[Row]) -> Vectors:
-        """Return the unit vector at the last read-out of each row: float32 [rows, dim], in their order."""
+    def read(self, rows: Sequence[Row], pace: Pace = PACE) -> Vectors:
+        """Return the unit vector at the last read-out of each row: float32 [rows, dim], in their order.
+
+        Raises InputError for a row that is longer than the model takes.
+        """
         unique = list({row.ids: row for row in rows}.values())
+        self.refuse_longer(unique)
         place = {row.ids: number for number, row in enumerate(unique)}
         device = self.backbone.device
         # they stay on the device, so that no batch waits for the copy of another
@@ -57,13 +79,38 @@ class Reader:
             states = right_padded_states(self.backbone, self.layout, batch)
             vectors[group] = _read_out(states, batch, self.layout).float()
             self.tokens_read += sum(len(unique[index].ids) for index in group)
+            bar.update(len(group))
 
         default = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-        with fast_linear():
-            within_memory([len(row.ids) for row in unique], self.batch_tokens or default, run)
+        with fast_linear(), tqdm(total=len(unique), unit="row", desc="embed", disable=not pace.bar) as bar:
+            within_memory([len(row.ids) for row in unique], self.batch_tokens or default, run, rows=pace.rows)
         order = np.array([place[row.ids] for row in rows], dtype=np.intp)
         found: Vectors = vectors.cpu().numpy()[order]
         return found
+
+    def refuse_longer(self, rows: Sequence[Row], room: int = 0) -> None:
+        """Raise InputError for a row that is longer than the model takes, with `room` for more tokens."""
+        longest, most = max((len(row.ids) for row in rows), default=0) + room, self.backbone.positions
+        if most is not None and longest > most:
+            raise InputError(
+                f"a row of {longest} tokens, but the model takes {most}; shorten the instruction or lower "
+                "query_length"
+            )
+
+
+def refuse_broken(vectors: Vectors | Tensor, names: Sequence[str] | None = None) -> None:
+    """Raise BrokenVectorsError for vectors that are zero or not finite; `names` are their ids or places."""
+    if not len(vectors):
+        return
+    found = torch.as_tensor(vectors).float()
+    sound = found.isfinite().all(dim=-1) & (found != 0).any(dim=-1)
+    if bool(sound.all()):
+        return
+    broken = (~sound).nonzero()[:, 0].tolist()
+    first = [str(number) if names is None else names[number] for number in broken[:5]]
+    raise BrokenVectorsError(
+        f"{len(broken)} vectors are zero or not finite, the first of ids {first}; {REMEDY}"
+    )
 
 
 def right_padded_states(backbone: Backbone, layout: Layout, batch: Batch) -> Float[Tensor, "batch seq dim"]:
@@ -88,16 +135,24 @@ def _read_out(
     return pool_spans(states.flatten(0, 1), offsets, begin, end)
 
 
-def within_memory(lengths: Sequence[int], tokens: int, run: Callable[[list[int]], None]) -> int:
+def within_memory(
+    lengths: Sequence[int],
+    tokens: int,
+    run: Callable[[list[int]], None],
+    *,
+    real: float = 0.0,
+    rows: int | None = None,
+) -> int:
     """Run every index in groups of similar length and at most `tokens`; return the budget that fitted.
 
-    A group that runs out of memory is split and run again, so `run` must keep its results only at its end.
-    Raises what `run` raises: every other error, and out of memory on a single index.
+    `real` is the least share of a group that is no padding, `rows` its most indices. A group that runs out of
+    memory is split and run again, so `run` must keep its results only at its end. Raises what `run` raises:
+    every other error, and out of memory on a single index.
     """
     waiting = set(range(len(lengths)))
     while waiting:
         order = sorted(waiting)
-        for places in by_length([lengths[index] for index in order], tokens):
+        for places in by_length([lengths[index] for index in order], tokens, real=real, rows=rows):
             group = [order[place] for place in places]
             if not _fits(run, group):
                 tokens = max(lengths[index] for index in group) * len(group) // 2

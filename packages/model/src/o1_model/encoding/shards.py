@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -26,10 +26,11 @@ Item = TypeVar("Item", Document, Query)
 
 
 class Encoded(NamedTuple):
-    """Vectors of one shard [rows, dim], and how many tokens were read for them."""
+    """Vectors of one shard [rows, dim], the tokens read for them, and how many texts were cut, by kind."""
 
     vectors: Vectors
     tokens: int = 0
+    cut: Mapping[str, int] = {}
 
 
 # encodes the items of a shard; made once in each process, on its device
@@ -63,11 +64,11 @@ def write_shards(
     shard_rows: int,
     total: int | None = None,
     progress: bool = False,
-) -> None:
+) -> Counter[str]:
     """Do what `embed_stream` does with an `encode_all` that takes the items of shards and yields in order.
 
     It may take some ahead: memory holds what it has taken and not yet yielded. `total` is the number of
-    items, for the progress bar.
+    items, for the progress bar. Returns how many texts were cut, by kind.
     """
     rest = _not_held(writer, items)
     taken: deque[list[str]] = deque()
@@ -80,7 +81,7 @@ def write_shards(
     def closeable(shards: Iterator[Encoded]) -> Generator[Encoded, None, None]:
         yield from shards
 
-    tokens = 0
+    tokens, cut = 0, Counter[str]()
     bar = tqdm(total=total, initial=len(writer.ids), unit="row", desc="embed", disable=not progress)
     # closed as soon as writing fails, which ends the processes behind it
     with bar, closing(closeable(encode_all(chunks()))) as shards:
@@ -88,9 +89,11 @@ def write_shards(
             ids = taken.popleft()
             writer.write(ids, shard.vectors)
             tokens += shard.tokens
+            cut.update(shard.cut)
             if tokens and progress:
                 bar.set_postfix_str(f"{tokens / bar.format_dict['elapsed']:,.0f} tokens/s", False)
             bar.update(len(ids))
+    return cut
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

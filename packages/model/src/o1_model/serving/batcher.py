@@ -64,6 +64,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._seconds_per_item = 0.01
         self._dispatcher: asyncio.Task[None] | None = None
+        self.ran: Callable[[int], None] = lambda inputs: None  # hears the size of every batch
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
@@ -100,6 +101,10 @@ class Batcher(Generic[Kind, Item, Answer]):
             self.waiting -= len(request.waiting)
             request.waiting.clear()
 
+    async def alone(self, work: Callable[[], None]) -> None:
+        """Run something on the model's thread, between two batches."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def close(self) -> None:
         """Stop; requests that still wait are cancelled. Drain by awaiting them first."""
         if self._dispatcher is not None:
@@ -125,6 +130,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                 # a failed batch fails its requests, who await it; the dispatcher goes on
                 await asyncio.wait({batch})
                 batch.exception()
+                self.ran(len(items))
                 each = (time.perf_counter() - began) / len(items)
                 self._seconds_per_item += 0.2 * (each - self._seconds_per_item)
 

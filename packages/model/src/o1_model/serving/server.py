@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server: POST /v1/embeddings, /v1/models, /health, /metrics.
+"""An OpenAI-compatible server: POST /v1/embeddings, /v1/models, /info, /openapi.json, /health, /metrics.
 
-Requests of many clients share batches (`batcher.py`); the model runs on one thread, so that a long
+Requests of many clients share batches (`answers.py`); the model runs on one thread, so that a long
 batch never blocks the answers to others. Needs the `[serve]` extra (Starlette, uvicorn,
 prometheus-client).
 """
@@ -8,19 +8,20 @@ prometheus-client).
 from __future__ import annotations
 
 import asyncio
-import copy
-import hashlib
+import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar
 
+import msgspec
+
+from o1_model import __version__
 from o1_model.embedder import Embedder
-from o1_model.encoding.encode import Vectors
-from o1_model.layout import document_row, prompt_row, query_row, query_text, text_ids
-from o1_model.serving.batcher import Batcher, QueueFullError
+from o1_model.encoding.encode import BrokenVectorsError
+from o1_model.serving.answers import Answer, AsyncEmbedder, Work
+from o1_model.serving.batcher import QueueFullError
 from o1_model.serving.settings import Serving
 from o1_model.serving.wire import (
     EmbeddingRequest,
@@ -28,16 +29,19 @@ from o1_model.serving.wire import (
     decode_request,
     embedding,
     error_body,
+    openapi,
     response,
 )
-from o1_model.thinking.aggregate import aggregate, stacked, truncated
-from o1_records import InputError, MissingExtraError
+from o1_model.thinking.aggregate import truncated
+from o1_records import InputError, MissingExtraError, Query
 
 try:
     import uvicorn
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.middleware.cors import CORSMiddleware
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -46,6 +50,8 @@ except ModuleNotFoundError as error:
 
 Result = TypeVar("Result")
 SIZES = [2**power for power in range(11)]
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
+CUT = "X-Truncated-Inputs"  # the header that counts inputs of which only the beginning was read
 
 
 class ClientLeftError(Exception):
@@ -61,76 +67,6 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
-@dataclass(frozen=True)
-class Work:
-    """What the inputs of one batch have in common."""
-
-    role: Literal["query", "document"]
-    think: ThinkOptions | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The vector of one input, the thoughts behind it, and the tokens that both took."""
-
-    vector: Vectors
-    thoughts: list[str]
-    tokens: int
-
-
-class ModelAnswers:
-    """Answers batches with an Embedder. Only one thread may call it."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
-
-    def __call__(self, work: Work, items: Sequence[tuple[int, ...]]) -> list[Answer]:
-        """Return vectors of texts given as token ids; a query's thoughts depend on its own ids alone."""
-        embedder, layout = self.embedder, self.embedder.layout
-        if work.think is not None:
-            return self._think(work.think, items)
-        build = query_row if work.role == "query" else document_row
-        rows = [build(layout, ids) for ids in items]
-        vectors = embedder.read(rows)
-        return [Answer(vector, [], len(row.ids)) for vector, row in zip(vectors, rows, strict=True)]
-
-    def cost(self, work: Work, ids: tuple[int, ...]) -> int:
-        """Return the number of tokens of an input in a batch, thoughts included."""
-        layout = self.embedder.layout
-        if work.role == "document":
-            return min(len(ids), layout.document_length) + 3
-        prompt = min(len(ids), layout.query_length) + 4
-        if work.think is None:
-            return prompt
-        kept = min(work.think.max_tokens, layout.thought_length)
-        return work.think.samples * (prompt + kept + 2)
-
-    def check_ids(self, items: Sequence[Sequence[int]]) -> None:
-        """Raise InputError for ids that the vocabulary lacks and for control tokens."""
-        size = len(self.embedder.tokenizer)
-        control = set(self.embedder.layout.control_ids)
-        for number, ids in enumerate(items):
-            for token in ids:
-                if token >= size or token in control:
-                    what = "a control token" if token in control else f"outside the vocabulary of {size}"
-                    raise InputError(f"input[{number}]: token id {token} is {what}")
-
-    def _think(self, options: ThinkOptions, items: Sequence[tuple[int, ...]]) -> list[Answer]:
-        embedder = self.embedder
-        prompts = [prompt_row(embedder.layout, ids) for ids in items]
-        names = [hashlib.sha256(repr(ids).encode()).hexdigest()[:16] for ids in items]
-        v_q, traces = embedder.decode_rows(prompts, names, options.thinking())
-        vectors = aggregate(v_q, stacked(traces), with_query=options.with_query)
-        return [
-            Answer(
-                vector,
-                [embedder.text_of(trace) for trace in row],
-                len(prompt.ids) + sum(len(trace.token_ids) + 2 for trace in row),
-            )
-            for vector, prompt, row in zip(vectors, prompts, traces, strict=True)
-        ]
-
-
 class Counts:
     """The server's counters for Prometheus."""
 
@@ -140,69 +76,104 @@ class Counts:
             "o1_requests", "Requests answered", ["path", "status"], registry=self.registry
         )
         self.inputs = Counter("o1_inputs", "Texts embedded", ["input_type"], registry=self.registry)
+        self.cut = Counter(
+            "o1_inputs_truncated", "Texts that were cut", ["input_type"], registry=self.registry
+        )
         self.tokens = Counter("o1_tokens", "Tokens read and thought", registry=self.registry)
-        self.seconds = Histogram("o1_request_seconds", "Time to an answer", registry=self.registry)
+        self.seconds = Histogram(
+            "o1_request_seconds", "Time to an answer", buckets=SECONDS, registry=self.registry
+        )
         self.batches = Histogram("o1_batch_inputs", "Texts of a batch", buckets=SIZES, registry=self.registry)
         gauge = Gauge("o1_inputs_waiting", "Texts in the queue", registry=self.registry)
         gauge.set_function(waiting)
 
 
 class Server:
-    """The state behind the routes: the batcher, a tokenizer of its own and the counters."""
+    """The state behind the routes: the embedder for many callers, and the counters."""
 
     def __init__(self, embedder: Embedder, serving: Serving) -> None:
+        gate = serving.gate
+        if gate is not None and gate.signal == "margin":
+            raise InputError(
+                "a gate that needs margins cannot serve: nothing is searched here; learn another"
+            )
+        if (serving.think is not None or gate is not None) and not embedder.layout.thinks:
+            raise InputError(
+                f"the layout {embedder.layout.name!r} has no place for a thought; leave out --think"
+            )
         self.embedder = embedder
         self.serving = serving
-        self.model = ModelAnswers(embedder)
-        # a fast tokenizer cannot be used by two threads at once; the model's thread has the other
-        self.tokenizer = copy.deepcopy(embedder.tokenizer)
-        self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
-        self.batcher: Batcher[Work, tuple[int, ...], Answer] = Batcher(
-            self._run, self.model.cost, batch_tokens=serving.batch_tokens, max_waiting=serving.max_waiting
+        self.names = serving.names or (embedder.name,)
+        self.model = AsyncEmbedder(
+            embedder, batch_tokens=serving.batch_tokens, max_waiting=serving.max_waiting
         )
-        self.counts = Counts(lambda: self.batcher.waiting)
+        self.counts = Counts(lambda: self.model.batcher.waiting)
+        self.model.batcher.ran = self.counts.batches.observe
         self.started = int(time.time())
 
     async def embeddings(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         asked = decode_request(await self._body(request))
         work = self._work(asked)
-        inputs = asked.texts_or_ids()
+        inputs = self._inputs(asked, work)
         # more than an empty queue holds: 429 would tell the client to try again for ever
         most = min(self.serving.max_inputs, self.serving.max_waiting)
         if len(inputs) > most:
             raise Refusal(413, f"{len(inputs)} inputs; send at most {most} at a time")
-        answers = await _unless_gone(request, self._answers(inputs, work))
+        waiting = self.model.answers(work, inputs, asked.listed_thoughts())
+        answers = await _unless_gone(request, waiting)
         vectors = [truncated(answer.vector, asked.dimensions) for answer in answers]
-        tokens = sum(answer.tokens for answer in answers)
+        tokens, cut = sum(answer.tokens for answer in answers), [n for n, a in enumerate(answers) if a.cut]
         self.counts.inputs.labels(work.role).inc(len(answers))
+        self.counts.cut.labels(work.role).inc(len(cut))
         self.counts.tokens.inc(tokens)
-        wanted = work.think is not None and work.think.return_thoughts
         body = response(
-            self.embedder.name,
+            asked.model or self.names[0],
             [embedding(vector, asked.encoding_format) for vector in vectors],
-            [answer.thoughts for answer in answers] if wanted else None,
+            _thoughts(asked, answers),
             tokens,
+            cut,
         )
-        return JSONResponse(body)
+        return JSONResponse(body, headers={CUT: str(len(cut))} if cut else None)
 
     async def models(self, request: Request) -> Response:
-        """Answer GET /v1/models: the one model, with its dimensions and layout."""
-        layout = self.embedder.layout
-        entry = {
-            "id": self.embedder.name,
-            "object": "model",
-            "created": self.started,
-            "owned_by": "o1-model",
-            "root": self.embedder.digest,
-            "dimensions": self.embedder.dim,
-            "layout": layout.name,
-        }
-        return JSONResponse({"object": "list", "data": [entry]})
+        """Answer GET /v1/models: the one model, under each of its names."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.names]})
+
+    async def model_of(self, request: Request) -> Response:
+        """Answer GET /v1/models/{name}."""
+        return JSONResponse(self._model(self._known(request.path_params["name"])))
+
+    async def info(self, request: Request) -> Response:
+        """Answer GET /info: what is served, its limits, and how it thinks by default."""
+        serving, layout = self.serving, self.embedder.layout
+        gate = None if serving.gate is None else msgspec.to_builtins(serving.gate)
+        return JSONResponse(
+            {
+                "model_id": self.embedder.name,
+                "model_sha": self.embedder.digest,
+                "model_dtype": self.embedder.fingerprint().dtype,
+                "dimensions": self.embedder.dim,
+                "layout": msgspec.to_builtins(layout),
+                "max_batch_tokens": serving.batch_tokens,
+                "max_client_batch_size": serving.max_inputs,
+                "max_waiting": serving.max_waiting,
+                "max_body": serving.max_body,
+                "default_input_type": serving.default_input_type,
+                "think": None if serving.think is None else asdict(serving.think),
+                "gate": gate,
+                "token_ids": serving.token_ids,
+                "version": __version__,
+            }
+        )
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer GET /openapi.json."""
+        return JSONResponse(openapi(__version__, keys=bool(self.serving.api_keys)))
 
     async def health(self, request: Request) -> Response:
         """Answer GET /health: the server takes requests."""
-        return JSONResponse({"status": "ok", "waiting": self.batcher.waiting})
+        return JSONResponse({"status": "ok", "waiting": self.model.batcher.waiting})
 
     async def metrics(self, request: Request) -> Response:
         """Answer GET /metrics in Prometheus' text format."""
@@ -210,12 +181,16 @@ class Server:
 
     async def close(self) -> None:
         """Stop the threads."""
-        await self.batcher.close()
-        self.tokenizing.shutdown(wait=False, cancel_futures=True)
+        await self.model.close()
 
-    def _run(self, work: Work, items: Sequence[tuple[int, ...]]) -> list[Answer]:
-        self.counts.batches.observe(len(items))
-        return self.model(work, items)
+    def refuse_stranger(self, request: Request) -> None:
+        """Raise Refusal where keys are needed and the request has none of them."""
+        keys = self.serving.api_keys
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        # every key is compared, in a time that tells nothing
+        matches = sum(hmac.compare_digest(given, key.encode()) for key in keys)
+        if keys and not matches:
+            raise Refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
 
     async def _body(self, request: Request) -> bytes:
         limit = self.serving.max_body
@@ -227,38 +202,69 @@ class Server:
         return bytes(body)
 
     def _work(self, asked: EmbeddingRequest) -> Work:
-        if asked.model not in ("", self.embedder.name):
-            raise Refusal(404, f"unknown model {asked.model!r}; this server has {self.embedder.name!r}")
+        self._known(asked.model)
         if asked.dimensions is not None and asked.dimensions > self.embedder.dim:
             raise InputError(
                 f"dimensions must be at most {self.embedder.dim}, the model's, got {asked.dimensions}"
             )
-        role = asked.input_type or ("query" if asked.think else self.serving.default_input_type)
-        if asked.think and role == "document":
-            raise InputError('think is for queries; give input_type "query"')
-        return Work(role, asked.think)
+        about_queries = [
+            name
+            for name in ("think", "thoughts", "instruction")
+            if getattr(asked, name) not in (None, False, "")
+        ]
+        role = asked.input_type or ("query" if about_queries else self.serving.default_input_type)
+        if about_queries and role == "document":
+            raise InputError(f'{about_queries[0]} is for queries; give input_type "query"')
+        if role == "document":
+            return Work("document")
+        options = asked.think if isinstance(asked.think, ThinkOptions) else None
+        with_query = options is not None and options.with_query
+        if asked.thoughts is not None:
+            if asked.think not in (None, False) and options != ThinkOptions(with_query=with_query):
+                raise InputError("give thoughts or think, not both")
+            return Work("query", with_query=with_query)
+        think = self.serving.think if asked.think is None else None
+        if asked.think is True or options is not None:
+            think = (options or ThinkOptions()).thinking(self.serving.think)
+        gate = self.serving.gate if think is not None and asked.think in (None, True) else None
+        return Work("query", think and self.embedder.capped(think), gate, with_query)
 
-    async def _answers(self, inputs: list[str] | list[list[int]], work: Work) -> list[Answer]:
-        with self.batcher.room(len(inputs)):  # inputs that wait for the tokenizer count as waiting
-            ids = await self._token_ids(inputs, work)
-        return await self.batcher.answer(work, ids)
+    def _inputs(self, asked: EmbeddingRequest, work: Work) -> Any:
+        inputs = asked.texts_or_ids()
+        if not isinstance(inputs[0], str):
+            if asked.instruction:
+                raise InputError("an instruction is text before text; token ids are read as they are")
+            if not self.serving.token_ids:
+                raise InputError(
+                    "input holds token ids, and ids of another tokenizer would be read as other words; send "
+                    "texts (LangChain: check_embedding_ctx_length=False), or serve with --token-ids"
+                )
+            return inputs
+        if work.role == "document" or not asked.instruction:
+            return inputs
+        return [Query(query_id="-", text=str(text), instruction=asked.instruction) for text in inputs]
 
-    async def _token_ids(self, inputs: list[str] | list[list[int]], work: Work) -> list[tuple[int, ...]]:
-        if isinstance(inputs[0], str):
-            texts = [str(text) for text in inputs]
-            if work.role == "query":
-                texts = [query_text(self.embedder.layout, text) for text in texts]
-            loop = asyncio.get_running_loop()
-            every = await loop.run_in_executor(self.tokenizing, text_ids, self.tokenizer, texts)
-        else:
-            every = [list(ids) for ids in inputs]
-            self.model.check_ids(every)
-        return [tuple(ids) for ids in every]
+    def _known(self, name: str) -> str:
+        if name not in ("", *self.names):
+            raise Refusal(404, f"unknown model {name!r}; this server has {self.names[0]!r}")
+        return name
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "o1-model",
+            "root": self.embedder.digest,
+            "dimensions": self.embedder.dim,
+            "layout": self.embedder.layout.name,
+        }
 
 
 def application(embedder: Embedder, serving: Serving | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
-    server = Server(embedder, serving or Serving())
+    serving = serving or Serving()
+    server = Server(embedder, serving)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -267,12 +273,21 @@ def application(embedder: Embedder, serving: Serving | None = None) -> Starlette
 
     routes = [
         Route("/v1/embeddings", _answering(server, server.embeddings), methods=["POST"]),
-        Route("/v1/models", server.models),
+        Route("/v1/models", _answering(server, server.models)),
+        Route("/v1/models/{name:path}", _answering(server, server.model_of)),
+        Route("/info", _answering(server, server.info)),
+        Route("/openapi.json", server.openapi),
         Route("/health", server.health),
         Route("/metrics", server.metrics),
     ]
     handlers: Any = {HTTPException: _http_error, 500: _server_error}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    pages = [
+        Middleware(
+            CORSMiddleware, allow_origins=serving.cors_origins, allow_methods=["*"], allow_headers=["*"],
+            expose_headers=[CUT, "Retry-After"],
+        )
+    ] if serving.cors_origins else []  # fmt: skip
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=pages)
 
 
 def serve(embedder: Embedder, serving: Serving, *, host: str, port: int, drain_seconds: int = 30) -> None:
@@ -290,12 +305,15 @@ def serve(embedder: Embedder, serving: Serving, *, host: str, port: int, drain_s
 def _answering(
     server: Server, endpoint: Callable[[Request], Awaitable[Response]]
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Turn refusals into answers, and count every answer."""
+    """Refuse strangers, turn refusals into answers, and count every answer."""
 
     async def answer(request: Request) -> Response:
         began = time.perf_counter()
         try:
+            server.refuse_stranger(request)
             reply = await endpoint(request)
+        except BrokenVectorsError as error:
+            reply = JSONResponse(error_body(500, str(error)), 500)
         except InputError as error:
             reply = JSONResponse(error_body(422, str(error)), 422)
         except QueueFullError as error:
@@ -305,11 +323,20 @@ def _answering(
             reply = JSONResponse(error_body(error.status, str(error)), error.status, error.headers)
         except (ClientLeftError, ClientDisconnect):
             reply = Response(status_code=499)
-        server.counts.requests.labels(request.url.path, str(reply.status_code)).inc()
+        # of the route, not of the path: that is the client's to choose
+        path = getattr(request.scope.get("route"), "path", request.url.path)
+        server.counts.requests.labels(path, str(reply.status_code)).inc()
         server.counts.seconds.observe(time.perf_counter() - began)
         return reply
 
     return answer
+
+
+def _thoughts(asked: EmbeddingRequest, answers: list[Answer]) -> list[list[str]] | None:
+    """Return the thoughts behind the answers, if they are asked for."""
+    if not (isinstance(asked.think, ThinkOptions) and asked.think.return_thoughts):
+        return None
+    return [answer.thoughts for answer in answers]
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

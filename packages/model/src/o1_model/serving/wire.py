@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,36 +15,43 @@ from o1_model.encoding.encode import Vectors
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 
+REFUSALS = {
+    401: "No valid API key",
+    404: "A model that this server does not have",
+    413: "A body, or a list of inputs, that is too large",
+    422: "A field that is wrong",
+    429: "The queue is full; Retry-After says when to come back",
+    500: "The model failed",
+}
+
 Positive = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
 
 
 class ThinkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to think about the queries of a request; the fields are those of Thinking."""
+    """How to think about the queries of a request; what is left out is as the server thinks by default."""
 
-    samples: Annotated[int, Meta(ge=1, le=64)] = Thinking.samples
-    max_tokens: Positive = Thinking.max_tokens
-    temperature: Annotated[float, Meta(ge=0)] = Thinking.temperature
-    top_p: Annotated[float, Meta(gt=0, le=1)] = Thinking.top_p
-    seed: int = Thinking.seed
+    samples: Annotated[int, Meta(ge=1, le=64)] | None = None
+    max_tokens: Positive | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: int | None = None
     with_query: bool = False
     return_thoughts: bool = False
 
-    def thinking(self) -> Thinking:
+    def thinking(self, default: Thinking | None) -> Thinking:
         """Return how to think, without what only concerns the answer."""
-        return Thinking(
-            samples=self.samples,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
+        names = ("samples", "max_tokens", "temperature", "top_p", "seed")
+        own = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(default or Thinking(), **own)
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A body of POST /v1/embeddings.
 
-    `input` is a text, a list of texts, the token ids of one text or a list of such lists.
+    `input` is a text, a list of texts or, where the server allows them, the token ids of one text or a list
+    of such lists. `instruction` is for queries, instead of the checkpoint's. `think` is true, false or how;
+    `thoughts` are texts to embed the query with: a list, or a list for each input.
     """
 
     input: str | list[str | Whole | list[Whole]]
@@ -52,7 +60,19 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dimensions: Positive | None = None
     user: str | None = None
     input_type: Literal["query", "document"] | None = None
-    think: ThinkOptions | None = None
+    instruction: str | None = None
+    think: bool | ThinkOptions | None = None
+    thoughts: list[str | list[str]] | None = None
+
+    def listed_thoughts(self) -> list[list[str]] | None:
+        """Return the thoughts of each input. Raises InputError for a mixture."""
+        if self.thoughts is None:
+            return None
+        texts = [each for each in self.thoughts if isinstance(each, str)]
+        lists = [each for each in self.thoughts if isinstance(each, list)]
+        if texts and lists:
+            raise InputError("thoughts mix texts and lists; give a list of texts for each input")
+        return [texts] if texts or isinstance(self.input, str) else lists
 
     def texts_or_ids(self) -> list[str] | list[list[int]]:
         """Return the inputs, all texts or all token ids. Raises InputError for a mixture or for none."""
@@ -88,19 +108,67 @@ def embedding(vector: Vectors, encoding_format: str | None) -> list[float] | str
 
 
 def response(
-    model: str, vectors: Sequence[list[float] | str], thoughts: Sequence[list[str]] | None, tokens: int
+    model: str,
+    vectors: Sequence[list[float] | str],
+    thoughts: Sequence[list[str]] | None,
+    tokens: int,
+    cut: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return the body of an answer; `thoughts` go with the vectors if they were asked for."""
+    """Return the body of an answer; `thoughts` go with the vectors if they were asked for.
+
+    `cut` are the places of inputs that were longer than is read.
+    """
     data: list[dict[str, Any]] = [
         {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
     ]
     for entry, own in zip(data, thoughts or [], strict=False):
         entry["thoughts"] = own
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
+    body = {"object": "list", "data": data, "model": model, "usage": usage}
+    return {**body, "truncated": list(cut)} if cut else body
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
     """Return an error in the form that OpenAI's clients show."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "code": status}}
+
+
+def openapi(version: str, *, keys: bool) -> dict[str, Any]:
+    """Return the server's interface as an OpenAPI document; with `keys` it asks for one."""
+    _, components = msgspec.json.schema_components(
+        [EmbeddingRequest], ref_template="#/components/schemas/{name}"
+    )
+    for name in ("EmbeddingRequest", "ThinkOptions"):
+        components[name].pop("title", None)
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}}}
+    one = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+
+    def answers(what: str, *refusals: int) -> dict[str, Any]:
+        found = {str(code): {"description": REFUSALS[code]} for code in refusals}
+        return {"responses": {"200": {"description": what}, **found}}
+
+    paths: dict[str, Any] = {
+        "/v1/embeddings": {
+            "post": {
+                "summary": "Vectors of texts",
+                "requestBody": {"required": True, "content": body},
+                **answers("The vectors, in the order of the inputs", *REFUSALS),
+            }
+        },
+        "/v1/models": {"get": answers("The one model")},
+        "/v1/models/{model}": {"get": {"parameters": [one], **answers("The model", 404)}},
+        "/info": {"get": answers("The checkpoint, its limits and how it thinks by default")},
+        "/health": {"get": answers("The server takes requests")},
+        "/metrics": {"get": answers("Counters for Prometheus")},
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "o1-model", "version": version},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document

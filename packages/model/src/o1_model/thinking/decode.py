@@ -29,6 +29,9 @@ from o1_model.layout import Layout, Row
 from o1_model.thinking.gate import Signal
 from o1_model.thinking.settings import Thinking
 
+Told = Callable[[Sequence[int], Sequence[int]], None]
+"""Hears what is chosen while it is chosen: numbers of rows (prompts x samples) and their next tokens."""
+
 TRIES = 6  # uniform draws a step; at top-p 0.9, 0.1 ** 6 of the steps need more
 
 
@@ -63,18 +66,21 @@ def think_rows(
     backbone: Backbone,
     layout: Layout,
     prompts: Sequence[Row],
-    names: Sequence[str],
     thinking: Thinking,
     *,
     pad_id: int,
+    names: Sequence[str] | None = None,
     suppress: Sequence[int] = (),
     gate: Callable[[Signal], bool] | None = None,
+    told: Told | None = None,
 ) -> list[Decoded]:
     """Think about each prompt that the gate opens for; the others get no traces.
 
-    `names` seed the random streams (the query_ids); `suppress` are ids that are never chosen, besides
-    the control tokens.
+    A prompt's token ids, the seed and the number of the sample are all that the random draws depend on.
+    `names` are the query_ids, for the gate's signals; `suppress` are ids that are never chosen, besides the
+    control tokens. Where states or logits are no finite numbers, the vectors are none either.
     """
+    names = [""] * len(prompts) if names is None else names
     chooser = _Chooser(backbone, layout, thinking, suppress)
     # left padding keeps each row's tokens contiguous, as sliding windows expect
     batch = collate(prompts, pad_id, left=True).to(backbone.device)
@@ -84,18 +90,21 @@ def think_rows(
     logits = chooser.logits(states[:, -1])
     measured = zip(names, raw.norm(dim=-1).tolist(), entropy(logits).tolist(), strict=True)
     signals = [Signal(query_id=name, norm=norm, entropy=nats) for name, norm, nats in measured]
-    chosen = [number for number, signal in enumerate(signals) if gate is None or gate(signal)]
+    # nothing can be thought where states are no numbers; v_q shows it
+    sound = raw.isfinite().all(dim=-1).tolist()
+    opened = [gate is None or gate(signal) for signal in signals]
+    chosen = [number for number, opens in enumerate(opened) if opens and sound[number]]
     traces: list[list[Trace]] = [[] for _ in prompts]
     if chosen:
         live = _live(batch, states, cache, chosen, thinking)
         draws = torch.stack(
             [
-                stream(thinking.seed, names[number], sample, thinking.max_tokens)
+                stream(thinking.seed, prompts[number].ids, sample, thinking.max_tokens)
                 for number in chosen
                 for sample in range(thinking.samples)
             ]
         ).to(states.device)
-        rows = iter(_decode(backbone, layout, live, chooser, logits[chosen], draws))
+        rows = iter(_decode(backbone, layout, live, chooser, logits[chosen], draws, told))
         for number in chosen:
             traces[number] = list(islice(rows, thinking.samples))
     vectors = normalise(raw).cpu()
@@ -112,15 +121,20 @@ def _decode(
     chooser: _Chooser,
     first: Float[Tensor, "prompts vocab"],
     draws: Float[Tensor, "rows steps tries"],
+    told: Told | None,
 ) -> list[Trace]:
     """Decode every row to its end; `first` are the logits after the prompts."""
+    assert layout.emb is not None  # a layout that thinks has one
     book = _Book(draws, live.summed)
     first[:, layout.eos] = float("-inf")  # a thought has at least one token
     logits = first.repeat_interleave(len(draws) // len(first), dim=0)
     free = live.which
     while len(live.which):
         if len(free):
-            live.token[free] = book.write(live.which[free], chooser, logits, layout.eos)
+            live.token[free] = chosen = book.write(live.which[free], chooser, logits, layout.eos)
+            if told is not None:
+                more = chosen != layout.eos
+                told(live.which[free][more].tolist(), chosen[more].tolist())
         state = live.feed(backbone)
         done = live.token == layout.emb
         if done.any():
@@ -167,7 +181,7 @@ class _Live:
         order = filled(rows.nonzero()[:, 0])
         for name in ("which", "token", "length", "summed", "mask"):
             setattr(self, name, getattr(self, name)[order])
-        self.cache.batch_select_indices(order)
+        select(self.cache, order)
         return order
 
 
@@ -175,8 +189,8 @@ def _live(batch: Batch, states: Tensor, cache: DynamicCache, chosen: list[int], 
     """Return the chosen prompts after the prefill, each once for every sample."""
     n, room = thinking.samples, thinking.max_tokens + 2  # <eos> and <emb>
     if len(chosen) < len(states):
-        cache.batch_select_indices(torch.tensor(chosen, device=states.device))
-    spread(cache, n, room)
+        select(cache, torch.tensor(chosen, device=states.device))
+    spread(cache, len(chosen), n, room)
     mask = batch.mask[chosen]
     summed = torch.einsum("bsd,bs->bd", states[chosen].float(), mask.float())
     which = torch.arange(len(chosen) * n, device=states.device)
@@ -228,7 +242,8 @@ class _Book:
             strict=True,
         )
         return [
-            Trace(tuple(ids[:count]), finished, vector, likelihood)
+            # a thought that was chosen by logits that are no numbers has no vector
+            Trace(tuple(ids[:count]), finished, vector + 0 * likelihood, likelihood)
             for ids, count, finished, vector, likelihood in columns
         ]
 
@@ -236,17 +251,27 @@ class _Book:
 # --- a cache with room for the tokens to come ---------------------------------------------------------
 
 
-def spread(cache: DynamicCache, samples: int, room: int) -> None:
-    """Repeat every row of a prefilled cache `samples` times, with room for `room` more columns.
+def spread(cache: DynamicCache, rows: int, samples: int, room: int) -> None:
+    """Repeat each of the `rows` of a prefilled cache `samples` times, with room for `room` more columns.
 
-    Layers other than plain attention (sliding windows) grow as transformers lets them.
+    Layers other than plain attention (sliding windows) grow as transformers lets them; those of linear
+    attention do not grow.
     """
     layers: list[Any] = cache.layers
+    every = torch.arange(rows).repeat_interleave(samples)
     for number, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
             layers[number] = RoomyLayer(layer, samples, room)
         else:
-            layer.batch_repeat_interleave(samples)
+            layer.reorder_cache(every)
+
+
+def select(cache: DynamicCache, rows: Int[Tensor, "kept"]) -> None:
+    """Keep these rows of a cache, in this order."""
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        # linear attention has no batch_select_indices (transformers issue 48305)
+        layer.reorder_cache(rows)
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -271,14 +296,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._values[:rows, :, start:stop] = value_states
         return self._show(rows, stop)
 
-    def batch_select_indices(self, indices: Int[Tensor, "kept"]) -> None:
-        """Keep these rows. A row that keeps its place costs nothing."""
+    def reorder_cache(self, beam_idx: Int[Tensor, "kept"]) -> None:
+        """Keep these rows, each at most once, in this order. One that keeps its place costs nothing."""
         length = self.get_seq_length()
-        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
-        source = indices[moved]
+        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()[:, 0]
+        source = beam_idx[moved]
         self._keys[moved, :, :length] = self._keys[source, :, :length]
         self._values[moved, :, :length] = self._values[source, :, :length]
-        self._show(len(indices), length)
+        self._show(len(beam_idx), length)
 
     def _show(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = self._keys[:rows, :, :length], self._values[:rows, :, :length]
@@ -342,11 +367,16 @@ class _Chooser:
         return chosen, log_likelihood
 
 
-def stream(seed: int, name: str, sample: int, steps: int) -> Float[Tensor, "steps tries"]:
-    """Return uniform draws in [0, 1) that depend on the seed, the query and the sample alone."""
-    label = f"{seed}\0{name}\0{sample}".encode()
-    number = int.from_bytes(hashlib.sha256(label).digest()[:8], "big") >> 1
-    return torch.rand(steps, TRIES, generator=torch.Generator().manual_seed(number))
+def stream(seed: int, prompt: Sequence[int], sample: int, steps: int) -> Float[Tensor, "steps tries"]:
+    """Return uniform draws in [0, 1) that depend on the seed, the prompt and the sample alone."""
+    generator = torch.Generator().manual_seed(stream_number(seed, prompt, sample))
+    return torch.rand(steps, TRIES, generator=generator)
+
+
+def stream_number(seed: int, prompt: Sequence[int], sample: int) -> int:
+    """Return what the random stream of a sample begins with: a number below 2 ** 63."""
+    label = f"{seed}\0{','.join(map(str, prompt))}\0{sample}".encode()
+    return int.from_bytes(hashlib.sha256(label).digest()[:8], "big") >> 1
 
 
 def nucleus(
@@ -385,7 +415,9 @@ def entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows"]:
 def _drawn(masses: Float[Tensor, "rows vocab"], draws: Float[Tensor, "rows"]) -> Int[Tensor, "rows"]:
     # inverse transform; a draw is below 1, so that the place is before the end and its mass is not 0
     cumulative = masses.cumsum(dim=-1)
-    return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    place = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    # (of logits that are no numbers it would be beyond the end)
+    return place.clamp(max=masses.shape[1] - 1)
 
 
 def _inside(

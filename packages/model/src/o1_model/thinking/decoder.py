@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import torch
+from tqdm import tqdm
 
-from o1_model.encoding.encode import Reader, within_memory
-from o1_model.layout import Layout, Row
-from o1_model.thinking.decode import Decoded, Trace, think_rows
+from o1_model.encoding.encode import PACE, Pace, Reader, within_memory
+from o1_model.layout import Row, thought_row, thoughtless_row
+from o1_model.thinking.decode import Decoded, Told, Trace, think_rows
 from o1_model.thinking.engines import Engine
 from o1_model.thinking.gate import Opens
 from o1_model.thinking.records import ThoughtCache, entry_key
@@ -39,43 +40,62 @@ class Decoder:
     cache: ThoughtCache | None = None
 
     def __call__(
-        self, prompts: Sequence[Row], names: Sequence[str], thinking: Thinking, gate: Opens | None = None
+        self,
+        prompts: Sequence[Row],
+        names: Sequence[str],
+        thinking: Thinking,
+        gate: Opens | None = None,
+        pace: Pace = PACE,
+        told: Told | None = None,
     ) -> list[Decoded]:
         """Return the outcome of each prompt, in their order; where the gate is shut there are no traces.
 
-        Raises InputError when there is a cache but no digest to file under.
+        `names` are the query_ids, for the gate's signals; `told` hears every token (see `think_rows`). Raises
+        InputError when there is a cache but no digest to file under.
         """
+        self.reader.refuse_longer(prompts, room=thinking.max_tokens + 2)
         # equal queries are thought about once
         asked = {(name, row.ids): row for name, row in zip(names, prompts, strict=True)}
         keys: dict[Asked, bytes] = {}
         done: dict[Asked, Decoded] = {}
         if self.cache is not None:
             origin = self._origin(thinking)
-            keys = {each: entry_key(origin, *each) for each in asked}
+            keys = {(name, ids): entry_key(origin, ids) for name, ids in asked}
             for each, key in keys.items():
                 known = self.cache.get(key, thinking.samples)
                 if known is not None:
-                    done[each] = known if gate is None or gate(known.signal) else replace(known, traces=[])
+                    signal = msgspec.structs.replace(known.signal, query_id=each[0])
+                    shut = gate is not None and not gate(signal)
+                    done[each] = replace(known, signal=signal, traces=[] if shut else known.traces)
         missing = [each for each in asked if each not in done]
 
         def run(places: list[int]) -> None:
             group = [missing[place] for place in places]
             rows, names = [asked[each] for each in group], [name for name, _ in group]
-            made = dict(zip(group, self._think(rows, names, thinking, gate), strict=True))
+            made = dict(zip(group, self._think(rows, names, thinking, gate, told), strict=True))
             if self.cache is not None:
                 self.cache.put((keys[each], decoded) for each, decoded in made.items() if decoded.traces)
             done.update(made)
+            bar.update(len(places))
 
         longest = thinking.max_tokens + 2
         lengths = [(len(ids) + longest) * thinking.samples for _, ids in missing]
         budget = min(self.tokens, self.reader.batch_tokens or self.tokens)
-        fitted = within_memory(lengths, budget, run)
+        # states of linear attention would see the padding before a prompt: only equal lengths together
+        real = 1.0 if self.reader.backbone.recurrent else 0.0
+        with tqdm(total=len(missing), unit="query", desc="think", disable=not pace.bar) as bar:
+            fitted = within_memory(lengths, budget, run, real=real, rows=pace.rows)
         if fitted < budget:
             self.tokens = fitted
         return [done[name, row.ids] for name, row in zip(names, prompts, strict=True)]
 
     def _think(
-        self, prompts: Sequence[Row], names: Sequence[str], thinking: Thinking, gate: Opens | None
+        self,
+        prompts: Sequence[Row],
+        names: Sequence[str],
+        thinking: Thinking,
+        gate: Opens | None,
+        told: Told | None,
     ) -> list[Decoded]:
         layout = self.reader.layout
         with fast_linear():
@@ -83,12 +103,13 @@ class Decoder:
                 self.reader.backbone,
                 layout,
                 prompts,
-                names,
                 thinking,
+                names=names,
                 pad_id=self.reader.pad_id,
                 suppress=self.suppress,
                 # an engine writes the thoughts: here only the prompts are read
                 gate=gate if self.engine is None else lambda signal: False,
+                told=told,
             )
         thought = sum(len(trace.token_ids) + 2 for each in decoded for trace in each.traces)
         self.reader.tokens_read += sum(len(row.ids) for row in prompts) + thought
@@ -97,8 +118,7 @@ class Decoder:
         if layout.two_read_outs:
             return decoded
         # v_q has a row of its own: the prompt with <emb> in the place of <thought>
-        rows = [Row((*row.ids[:-1], layout.emb), row.first + 1, row.first + 1, range(0)) for row in prompts]
-        vectors = self.reader.read(rows)
+        vectors = self.reader.read([thoughtless_row(layout, row) for row in prompts])
         return [replace(each, v_q=torch.from_numpy(v)) for each, v in zip(decoded, vectors, strict=True)]
 
     def _with_engine(
@@ -114,13 +134,12 @@ class Decoder:
         chosen = [n for n, each in enumerate(decoded) if gate is None or gate(each.signal)]
         written = engine.write(
             [prompts[n].ids for n in chosen],
-            [decoded[n].signal.query_id for n in chosen],
             thinking,
             eos=layout.eos,
             banned=sorted({*self.suppress, *layout.control_ids}),
         )
         rows = [
-            _thought_row(layout, prompts[n], each.token_ids)
+            thought_row(layout, prompts[n], each.token_ids)
             for n, own in zip(chosen, written, strict=True)
             for each in own
         ]
@@ -141,10 +160,3 @@ class Decoder:
             "" if self.engine is None else self.engine.name,
             (thinking.temperature, thinking.top_p, thinking.max_tokens, thinking.seed),
         )
-
-
-def _thought_row(layout: Layout, prompt: Row, thought: Sequence[int]) -> Row:
-    """Return the whole row of a query, from its prompt and the thought that was decoded from it."""
-    ids = (*prompt.ids, *thought[: layout.thought_length], layout.eos, layout.emb)
-    last = len(ids) - 1
-    return Row(ids, prompt.first if layout.two_read_outs else last, last, range(0))

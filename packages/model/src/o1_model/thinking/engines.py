@@ -6,7 +6,6 @@ are read out here. Causal backbones only: vLLM runs BERT as an encoder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import urllib.error
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 from o1_model.backbone import DECODERS_OF_ENCODERS
 from o1_model.layout import load_layout
+from o1_model.thinking.decode import stream_number
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, MissingExtraError, quoted
 
@@ -44,7 +44,6 @@ class Engine(Protocol):
     def write(
         self,
         prompts: Sequence[Sequence[int]],
-        names: Sequence[str],
         thinking: Thinking,
         *,
         eos: int,
@@ -73,7 +72,6 @@ class VLLM:
     def write(
         self,
         prompts: Sequence[Sequence[int]],
-        names: Sequence[str],
         thinking: Thinking,
         *,
         eos: int,
@@ -82,23 +80,23 @@ class VLLM:
         """Send one request a sample; vLLM's prefix cache shares the prompt between them."""
         from vllm import SamplingParams
 
-        def params(name: str, sample: int) -> Any:
+        def params(prompt: Sequence[int], sample: int) -> Any:
             return SamplingParams(
                 temperature=thinking.temperature,
                 top_p=thinking.top_p,
                 max_tokens=thinking.max_tokens,
                 min_tokens=1,
-                seed=seed_of(thinking, name, sample),
+                seed=seed_of(thinking, prompt, sample),
                 ignore_eos=True,  # the layout's EOS ends a thought, whatever the model's config says
                 stop_token_ids=[eos],
                 logit_bias=dict.fromkeys(banned, BAN),
                 detokenize=False,
             )
 
-        asked = _asked(prompts, names, thinking.samples)
+        asked = _asked(prompts, thinking.samples)
         outputs = self._llm.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt, _, _ in asked],
-            [params(name, sample) for _, name, sample in asked],
+            [{"prompt_token_ids": list(prompt)} for prompt, _ in asked],
+            [params(prompt, sample) for prompt, sample in asked],
             use_tqdm=False,
         )
         return _grouped([_written(output.outputs[0].token_ids, eos) for output in outputs], thinking.samples)
@@ -126,7 +124,6 @@ class CompletionServer:
     def write(
         self,
         prompts: Sequence[Sequence[int]],
-        names: Sequence[str],
         thinking: Thinking,
         *,
         eos: int,
@@ -134,7 +131,7 @@ class CompletionServer:
     ) -> list[list[Written]]:
         """Send one request a sample. Raises InputError when the server refuses or returns no token ids."""
 
-        def ask(prompt: Sequence[int], name: str, sample: int) -> Written:
+        def ask(prompt: Sequence[int], sample: int) -> Written:
             body = {
                 "model": self._model,
                 "prompt": list(prompt),
@@ -142,7 +139,7 @@ class CompletionServer:
                 "top_p": thinking.top_p,
                 "max_tokens": thinking.max_tokens,
                 "min_tokens": 1,
-                "seed": seed_of(thinking, name, sample),
+                "seed": seed_of(thinking, prompt, sample),
                 "ignore_eos": True,
                 "stop_token_ids": [eos],
                 "logit_bias": {str(token): BAN for token in banned},
@@ -150,7 +147,7 @@ class CompletionServer:
             }
             return _written(self._answer(body), eos)
 
-        asked = _asked(prompts, names, thinking.samples)
+        asked = _asked(prompts, thinking.samples)
         with ThreadPoolExecutor(self._concurrency) as pool:
             return _grouped(list(pool.map(lambda each: ask(*each), asked)), thinking.samples)
 
@@ -189,21 +186,14 @@ def refuse_not_causal(folder: str | Path) -> None:
         )
 
 
-def seed_of(thinking: Thinking, name: str, sample: int) -> int:
-    """Return the seed of one request, which depends on the query and the sample alone."""
-    label = f"{thinking.seed}\0{name}\0{sample}".encode()
-    return int.from_bytes(hashlib.sha256(label).digest()[:4], "big") >> 1
+def seed_of(thinking: Thinking, prompt: Sequence[int], sample: int) -> int:
+    """Return the seed of one request (below 2 ** 31), which depends on the prompt and the sample alone."""
+    return stream_number(thinking.seed, prompt, sample) >> 32
 
 
-def _asked(
-    prompts: Sequence[Sequence[int]], names: Sequence[str], samples: int
-) -> list[tuple[Sequence[int], str, int]]:
-    """Return prompt, name and sample of every request; the samples of a prompt are consecutive."""
-    return [
-        (prompt, name, sample)
-        for prompt, name in zip(prompts, names, strict=True)
-        for sample in range(samples)
-    ]
+def _asked(prompts: Sequence[Sequence[int]], samples: int) -> list[tuple[Sequence[int], int]]:
+    """Return prompt and sample of every request; the samples of a prompt are consecutive."""
+    return [(prompt, sample) for prompt in prompts for sample in range(samples)]
 
 
 def _written(token_ids: Sequence[int], eos: int) -> Written:

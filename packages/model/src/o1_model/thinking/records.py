@@ -29,11 +29,6 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def trace_text(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> str:
-    """Return the text of a thought, without surrounding white space."""
-    return str(tokenizer.decode(list(trace.token_ids), skip_special_tokens=True)).strip()
-
-
 def record(query: Query, sample: int, text: str, trace: Trace, source: Source) -> Thought:
     """Return a thought as a record; `source` says what all thoughts of this run have in common."""
     own = replace(
@@ -51,17 +46,18 @@ def record(query: Query, sample: int, text: str, trace: Trace, source: Source) -
 
 
 def thought_ids(
-    tokenizer: PreTrainedTokenizerBase, vocabulary: str, thoughts: Sequence[Brought]
+    tokenizer: PreTrainedTokenizerBase, vocabulary: str, thoughts: Sequence[Brought], most: int
 ) -> list[list[int]]:
     """Return the token ids of thoughts: their own if this vocabulary made them, else those of the text.
 
-    Tokenised again, a text can give other ids than those the model chose.
+    Tokenised again, a text can give other ids than those the model chose. Of a text with more than `most`,
+    one token more comes back.
     """
     known = [
         not isinstance(t, str) and bool(t.token_ids) and t.source.tokenizer == vocabulary for t in thoughts
     ]
     texts = [t if isinstance(t, str) else t.text for t, own in zip(thoughts, known, strict=True) if not own]
-    tokenised = iter(text_ids(tokenizer, texts))
+    tokenised = iter(text_ids(tokenizer, texts, most))
     return [
         list(t.token_ids) if own and isinstance(t, Thought) else next(tokenised)
         for t, own in zip(thoughts, known, strict=True)
@@ -102,7 +98,7 @@ def _refuse_stranger(thought: Thought, query_ids: Collection[str]) -> None:
 
 # --- the cache ----------------------------------------------------------------------------------------
 
-VERSION = 1  # raised when the same seed comes to choose other tokens
+VERSION = 2  # raised when the same seed comes to choose other tokens
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
@@ -114,9 +110,9 @@ _REMEDY = (
 )
 
 
-def entry_key(origin: Sequence[object], name: str, prompt: Sequence[int]) -> bytes:
-    """Return the key under which `origin` files its thoughts about the query `name` with this prompt."""
-    return hashlib.sha256(repr((VERSION, *origin, name, tuple(prompt))).encode()).digest()
+def entry_key(origin: Sequence[object], prompt: Sequence[int]) -> bytes:
+    """Return the key under which `origin` files its thoughts about a query with this prompt."""
+    return hashlib.sha256(repr((VERSION, *origin, tuple(prompt))).encode()).digest()
 
 
 class _StoredTrace(msgspec.Struct):
@@ -136,7 +132,7 @@ class ThoughtCache:
     """Thoughts with their vectors in a SQLite file, so that a model thinks about a query only once.
 
     An entry is filed under a digest of everything that made it: checkpoint, layout, dtype, engine,
-    sampling, query_id and the prompt's token ids. Several processes may share a file; ":memory:" is none.
+    sampling and the prompt's token ids. Several processes may share a file; ":memory:" is none.
     Raises InputError when the file is damaged or the disk is full.
     """
 
