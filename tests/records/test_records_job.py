@@ -213,6 +213,16 @@ def test_a_new_job_moves_outputs_that_only_the_earlier_one_named(tmp_path):
     assert sorted(path.name for path in job.moved) == ["out.job.old1", "out.old1", "out.txt.old1"]
 
 
+def test_a_new_job_leaves_what_it_reads_where_it_is(tmp_path):
+    out, sidecar = tmp_path / "out", tmp_path / "out.txt"
+    begun(out, outputs=[out, sidecar])
+    out.write_text("out")
+    sidecar.write_text("sidecar")
+    job = begun(out, {"model": "other"}, reading=[tmp_path / "." / "out.txt"], new_job=True)
+    assert sidecar.read_text() == "sidecar"
+    assert sorted(path.name for path in job.moved) == ["out.job.old1", "out.old1"]
+
+
 def test_an_output_that_no_job_wrote_is_not_overwritten(tmp_path):
     (tmp_path / "out").write_text("precious")
     with pytest.raises(ChangedJobError, match="no job beside it says what it was made from"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from o1_records import Document, InputError, InputWarning, Query
 from o1_records.bm25 import BM25, LANGUAGES
-from o1_records.kit.text import TOKENIZERS, jaccard, shingles, words
+from o1_records.kit.text import TOKENIZERS, is_unspaced, jaccard, shingles, words
 
 # the small letter of U+0130 has a mark
 LATIN = st.text(
@@ -128,6 +128,22 @@ def test_scores_of_some_documents_are_those_of_all(tmp_path):
             assert (each.scores_of(text, some) == each.scores(text)[rows]).all()
     with pytest.raises(KeyError):
         index.scores_of("word1", ["nobody"])
+
+
+def test_a_repeated_term_of_a_text_counts_once_on_request():
+    corpus = [Document(doc_id=name, text=text) for name, text in (("a", "ant bee"), ("b", "bee cat"))]
+    bm25 = BM25(corpus)
+    assert bm25.scores("ant ant bee bee bee", once=True).tolist() == bm25.scores("ant bee").tolist()
+    assert (
+        bm25.scores_of("bee ant bee", ["b", "a"], once=True).tolist() == bm25.scores("ant bee").tolist()[::-1]
+    )
+    assert bm25.scores("ant ant").tolist() == (2 * bm25.scores("ant")).tolist()
+
+
+def test_a_word_of_a_script_without_spaces_is_one():
+    assert [is_unspaced(word) for word in ("名", "か", "ไ", "word", "हिन्दी", "naïve", "1")] == [
+        True, True, True, False, False, False, False,
+    ]  # fmt: skip
 
 
 def test_a_saved_index_knows_its_settings(tmp_path):

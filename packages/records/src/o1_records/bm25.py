@@ -170,21 +170,24 @@ class BM25:
         """Return the terms of each text as they are counted."""
         return self._stemmed([self._read(text) for text in texts])
 
-    def scores(self, text: str) -> NDArray[np.float32]:
-        """Return the score of every document for a text, in the order of `doc_ids`: float32 [documents]."""
+    def scores(self, text: str, *, once: bool = False) -> NDArray[np.float32]:
+        """Return the score of every document for a text, in the order of `doc_ids`: float32 [documents].
+
+        With `once` a term that the text repeats counts once.
+        """
         scores = np.zeros(len(self.doc_ids), dtype=np.float32)
-        for rows, own in self._postings(text):
+        for rows, own in self._postings(text, once):
             scores[rows] += own  # a document stands once in a posting list
         return scores
 
-    def scores_of(self, text: str, doc_ids: Sequence[str]) -> NDArray[np.float32]:
+    def scores_of(self, text: str, doc_ids: Sequence[str], *, once: bool = False) -> NDArray[np.float32]:
         """Return what `scores` says of some documents: float32 [doc_ids]; others cost nothing.
 
         Raises KeyError for a document that is not in the corpus.
         """
         wanted = np.array([self._rows[doc_id] for doc_id in doc_ids], dtype=np.int64)
         scores = np.zeros(len(wanted), dtype=np.float32)
-        for rows, own in self._postings(text):
+        for rows, own in self._postings(text, once):
             places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
             scores += np.where(rows[places] == wanted, own[places], np.float32(0))
         return scores
@@ -228,9 +231,10 @@ class BM25:
         stems = dict(zip(distinct, self._stemmer.stemWords(distinct), strict=True))
         return [[stems[term] for term in terms] for terms in kept]
 
-    def _postings(self, text: str) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    def _postings(self, text: str, once: bool) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """Yield, for each term of a text, the rows of the documents with it and what it adds to each."""
         known = self._index.get_tokens_ids(self.tokenize([text])[0])
+        known = list(dict.fromkeys(known)) if once else known
         held = self._index.scores
         for term in known:
             start, end = held["indptr"][term], held["indptr"][term + 1]

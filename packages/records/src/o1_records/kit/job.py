@@ -57,8 +57,10 @@ class Lock:
             ) from None
         try:
             self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        except BaseException:  # a full disk, say: who comes next must not find the lock held
+        except BaseException as error:  # a full disk, say: who comes next must not find the lock held
             self._lock.release()
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(self.path)
             raise
 
     def close(self) -> None:
@@ -203,6 +205,7 @@ class Job:
         schema: SQL that creates the tables of the command, if they do not exist.
         outputs: everything that is published (default: `out`); moved aside together with the job.
         inputs: tables of the schema that hold copies of the input, not work.
+        reading: files that this work reads; one that the earlier job wrote stays where it is.
         new_job: move earlier work with another `made_from` aside, instead of refusing it.
 
     A job without work, because its input was refused, say, leaves nothing behind and stops nobody.
@@ -220,6 +223,7 @@ class Job:
         schema: str = "",
         outputs: Iterable[str | Path] = (),
         inputs: Iterable[str] = (),
+        reading: Iterable[str | Path] = (),
         new_job: bool = False,
     ) -> None:
         self.out = Path(out)
@@ -232,7 +236,9 @@ class Job:
         except ChangedJobError:
             if not new_job:
                 raise
-            self.moved = move_aside(self.folder, *dict.fromkeys((*self.outputs, *self._claimed_before())))
+            read = {Path(path).resolve() for path in reading}
+            earlier = (path for path in self._claimed_before() if path.resolve() not in read)
+            self.moved = move_aside(self.folder, *dict.fromkeys((*self.outputs, *earlier)))
             self._open(made_from)
         else:
             self.moved = []

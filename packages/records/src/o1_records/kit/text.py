@@ -25,6 +25,11 @@ def words(text: str) -> list[str]:
     return (_WORD if _is_plain(text) else _patterns().word).findall(text)
 
 
+def is_unspaced(word: str) -> bool:
+    """Return whether a word is a character of a script without spaces."""
+    return not word.isascii() and _patterns().cluster.match(word) is not None
+
+
 def shingles(text: str, size: int = SHINGLE) -> frozenset[str]:
     """Return the distinct runs of `size` words; a shorter text is one run, a text without words none."""
     return runs(words(text), size)
