@@ -8,12 +8,15 @@
 folder has one, the twelve terms of highest BM25 weight of each of the query's first three BM25 hits, and
 with `--thoughts stdlib=own_thoughts.jsonl` what a model wrote (as `o1-model think` writes it).
 
-Every measure and rule of o1-vote elects with the committee; what reaches the highest mean nDCG@10 of the
-outside retriever on dev, over all collections, is reported on test beside: no thought, a random
-candidate (mean of three seeds), the public softmax sum of thought similarities, the paper's majority, the
-best on dev of the ways that score positives alone and not the whole corpus, the best on the collection's
-own dev, and the oracle that takes the best candidate. Lines of JSON; `difference` is the chosen way less
-the other, with a 95 % interval of 2,000 paired bootstrap samples of queries.
+Every measure and rule of o1-vote elects with the committee, without abstaining, abstaining, and abstaining
+with the tolerance that thoughts without content set (`controls`); what reaches the highest mean nDCG@10 of
+the outside retriever on dev, over all collections, is reported on test beside: what `elect` does when it is
+told nothing else, no thought, a random candidate (mean of three seeds), the public softmax sum of thought
+similarities, the paper's majority, the best on dev of the ways that score positives alone and not the whole
+corpus, the best on the collection's own dev, and the oracle that takes the best candidate. Lines of JSON;
+`difference` is the chosen way less the other, with a 95 % interval of 2,000 paired bootstrap samples of
+queries. With `--chosen WAY` nothing is chosen on dev, so that a way can be judged on collections that it was
+not chosen on. A line `empty` says how often texts without content would be elected as the only thought.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from o1_records import (
 )
 from o1_records.bm25 import BM25
 from o1_vote import cast, measure, nominate, tally
+from o1_vote.election import controls
 from o1_vote.members.vector_cache import VectorCache
 
 SEEDS = (0, 1, 2)
@@ -65,6 +69,7 @@ RULES = {
     "rrf": tally.reciprocal_rank_fusion,
     "z-scores": tally.z_scores,
 }
+DEFAULT = "corpus-margin mean-rank controls"
 Values = dict[str, dict[str | None, float]]
 """nDCG@10 by query and candidate; None is the query alone."""
 
@@ -81,20 +86,22 @@ def main() -> None:
         }
     ways = list(next(iter(found.values()))[1])
     of_each = {
-        name: {way: float(np.mean(reached(*found[name, "dev"], way))) for way in ways} for name in folders
+        name: {way: float(np.mean(reached(*found[name, "dev"][:2], way))) for way in ways} for name in folders
     }
     on_dev = {way: float(np.mean([of_each[name][way] for name in folders])) for way in ways}
     best, cheap = (
         max((way for way in ways if way.partition(" ")[0] in kinds), key=lambda way: on_dev[way])
         for kinds in (MEASURES, OF_POSITIVES)
     )
+    best = args.chosen or best
     print(
         json.dumps({"name": "dev", **{way: round(value, 4) for way, value in on_dev.items()}, "chosen": best})
     )
     elected = [way for way in ways if way not in ("no thought", "random", "oracle")]
     for name in folders:
+        print(json.dumps({"name": f"{name} empty", **found[name, "test"][2]}))
         own = max(elected, key=lambda way: of_each[name][way])
-        for line in compared(*found[name, "test"], best, cheap, own):
+        for line in compared(*found[name, "test"][:2], best, cheap, own):
             print(json.dumps({"name": f"{name} test", **line}))
 
 
@@ -109,6 +116,7 @@ def arguments() -> argparse.Namespace:
     add("--outside", choices=("bm25", "static", "minilm"), default="minilm")
     add("--length", type=int, default=64, help="tokens that MiniLM reads of a text")
     add("--thoughts", nargs="+", default=[], metavar="COLLECTION=FILE", help="JSONL that a model wrote")
+    add("--chosen", help="the way to report on test, instead of the best on dev")
     add("--cache", type=Path, help="folder that keeps vectors for other runs")
     args = parser.parse_args()
     if args.outside in args.committee:
@@ -135,8 +143,8 @@ def folder_of(name: str, scratch: Path) -> Path:
 
 def examine(
     folder: Path, part: str, args: argparse.Namespace, cache: VectorCache
-) -> tuple[Values, dict[str, list[tally.Winners]]]:
-    """What every candidate of a split is worth outside, and whom each way elects."""
+) -> tuple[Values, dict[str, list[tally.Winners]], dict[str, Any]]:
+    """What every candidate of a split is worth outside, whom each way elects, and how empty texts fare."""
     split = part if (folder / "qrels" / f"{part}.tsv").exists() else "train"
     documents = list(open_documents(folder))
     identifiers = (folder / "collection.json").exists()
@@ -156,7 +164,7 @@ def examine(
     values = worth(nominations, members[args.outside], qrels)
     committee = [members[name] for name in args.committee]
     print(f"{folder.name} {split}: {len(nominations)} queries, {len(thoughts)} thoughts", file=sys.stderr)
-    return values, dict(elections(nominations, committee, values))
+    return values, dict(elections(nominations, committee, values)), empty(nominations, committee)
 
 
 def sections(folder: Path, asked: set[str]) -> Iterator[Thought]:
@@ -210,10 +218,9 @@ def worth(nominations: Sequence[Any], outside: Any, qrels: Sequence[Qrel]) -> Va
     names = [(n.query, thought) for n in nominations for thought in (None, *n.thoughts)]
     texts = [f"{query.text} {thought.text}" if thought else query.text for query, thought in names]
     judged, run = {}, {}
-    for place, ((query, _), scores) in enumerate(zip(names, outside.corpus_scores(texts), strict=True)):
+    for place, ((query, _), hits) in enumerate(zip(names, outside.search(texts, 100), strict=True)):
         judged[str(place)] = relevance[query.query_id]
-        best = np.argpartition(-scores, min(100, len(scores) - 1))[:100]
-        run[str(place)] = {outside.doc_ids[row]: float(scores[row]) for row in best}
+        run[str(place)] = dict(zip(hits.doc_ids, hits.scores.tolist(), strict=True))
     values: Values = defaultdict(dict)
     found = {metric.query_id: metric.value for metric in ir_measures.iter_calc([NDCG], judged, run)}
     for place, (query, thought) in enumerate(names):
@@ -229,6 +236,8 @@ def elections(
         ballots = _polled(nominations, committee, kind)
         yield f"{kind} {rule}", [elect(ballots)]
         yield f"{kind} {rule} abstain", [elect(ballots, abstain=True)]
+        tolerance = {name: controls.tolerance_of(own) for name, own in _empty(nominations, committee, kind)}
+        yield f"{kind} {rule} controls", [elect(ballots, abstain=True, tolerance=tolerance)]
     yield "softmax sum", [tally.softmax_sum(_polled(nominations, committee, "thought"))]
     yield "paper's majority", [tally.majority(_polled(nominations, committee, "thought"))]
     yield "no thought", [dict.fromkeys(values)]
@@ -246,6 +255,23 @@ def _polled(nominations: Sequence[Any], committee: Sequence[Any], kind: str) -> 
         votes = (cast(nominations, member, measure=MEASURES[kind]) for member in committee)
         _kept[key] = [ballot for of_member in votes for ballot in of_member]
     return _kept[key]
+
+
+def _empty(nominations: Sequence[Any], committee: Sequence[Any], kind: str) -> list[tuple[str, Any]]:
+    """What each member says of texts without content."""
+    key = (id(nominations), f"controls {kind}")
+    if key not in _kept:
+        some = [nominations[place] for place in controls.places(len(nominations))]
+        _kept[key] = [(member.name, controls.measured(some, member, MEASURES[kind])) for member in committee]
+    return _kept[key]
+
+
+def empty(nominations: Sequence[Any], committee: Sequence[Any]) -> dict[str, Any]:
+    """How often a text without content is elected by default, with the tolerance and without."""
+    told = dict(_empty(nominations, committee, DEFAULT.partition(" ")[0]))
+    tolerance = {name: controls.tolerance_of(own) for name, own in told.items()}
+    found = controls.outcomes(told, tally.Counting(tolerance=tolerance))
+    return {kind: [own.won, own.without, own.queries] for kind, own in found.items()}
 
 
 def _random(values: Values, seed: int) -> Iterator[tuple[str, str | None]]:
@@ -267,7 +293,19 @@ def compared(
     ours = reached(values, elected, best)
     yield {"way": best, "nDCG@10": round(float(ours.mean()), 4), "queries": len(ours)}
     sample = np.random.default_rng(0).integers(0, len(ours), size=(2000, len(ours)))
-    for other in ("no thought", "random", "softmax sum", "paper's majority", cheap, own, "oracle"):
+    without = DEFAULT.replace("controls", "abstain")
+    others = (
+        DEFAULT,
+        without,
+        "no thought",
+        "random",
+        "softmax sum",
+        "paper's majority",
+        cheap,
+        own,
+        "oracle",
+    )
+    for other in others:
         theirs = reached(values, elected, other)
         means = (ours - theirs)[sample].mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975])

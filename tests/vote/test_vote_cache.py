@@ -6,11 +6,14 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from o1_records import Ballot, Document, InputError, write_jsonl
 from o1_vote import BM25Member
 from o1_vote._job import Files
 from o1_vote.commands import committee
+from o1_vote.members import cosine
 from o1_vote.members.cosine import CosineMember
 from o1_vote.members.vector_cache import VectorCache
 
@@ -90,22 +93,70 @@ def test_f8_a_flipped_bit_of_a_vector_is_detected(tmp_path):
         assert found.tolist() == expected.tolist()
 
 
-def test_scores_of_the_corpus_are_the_similarities():
-    dense = CosineMember("letters", counting(collections.Counter()), CORPUS)
-    for each in (dense, BM25Member(CORPUS)):
-        texts = [text for text, _ in PAIRS]
-        rows = list(each.corpus_scores(texts))
-        for text, row in zip(texts, rows, strict=True):
-            pairs = [(text, doc_id) for doc_id in each.doc_ids]
-            assert row == pytest.approx(each.similarities(pairs), abs=1e-6)
-        assert [each.row(doc_id) for doc_id in each.doc_ids] == [0, 1, 2]
+TEXTS = st.lists(st.sampled_from(["ant", "bee", "cat"]), max_size=4).map(" ".join)
 
 
-def test_a_saved_bm25_gives_the_same_scores_without_reading_the_corpus(tmp_path):
+@settings(deadline=None)
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=3),
+    corpus=st.lists(TEXTS, min_size=1, max_size=20),
+    k=st.integers(1, 22),
+)
+def test_a_search_finds_what_is_most_similar_and_the_larger_id_of_what_ties(texts, corpus, k):
+    documents = [Document(doc_id=f"d{i:02}", text=text) for i, text in enumerate(["cat ant", *corpus])]
+    dense = CosineMember("letters", counting(collections.Counter()), documents)
+    for each in (dense, BM25Member(documents, language="none")):
+        for text, found in zip(texts, each.search(texts, k), strict=True):
+            told = dict(
+                zip(
+                    each.documents,
+                    each.similarities([(text, d) for d in each.documents]).tolist(),
+                    strict=True,
+                )
+            )
+            assert found.scores == pytest.approx([told[name] for name in found.doc_ids], abs=1e-6)
+            # no hit: a document without a term of the text, and for a zero vector every document
+            able = [name for name in told if told[name] > 0 or (each is dense and text.strip())]
+            assert len(found.doc_ids) == min(k, len(able))
+            known = dict(zip(found.doc_ids, found.scores.tolist(), strict=True))
+            assert found.doc_ids == sorted(known, key=lambda name: (known[name], name), reverse=True)
+            left = [told[name] for name in able if name not in known]
+            assert not left or max(left) <= min(known.values()) + 1e-6
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 7])
+def test_a_search_by_blocks_of_documents_finds_the_same(monkeypatch, blocks):
+    random_ = np.random.default_rng(0)
+    documents = [Document(doc_id=f"d{i:02}", text="abc"[i % 3] * (1 + i % 4)) for i in range(40)]
+    vectors = {
+        text: random_.integers(0, 3, size=4)
+        for text in {document.text for document in documents} | {"q", "r"}
+    }
+
+    def encode(texts):
+        return np.array([vectors[text] for text in texts], dtype=np.float32)
+
+    for k in (1, 5, 39, 40, 99):
+        whole = list(CosineMember("m", encode, documents).search(["q", "r"], k))
+        with monkeypatch.context() as patch:
+            patch.setattr(cosine, "_DOCUMENTS_AT_A_TIME", blocks)
+            parts = list(CosineMember("m", encode, documents).search(["q", "r"], k))
+        assert [found.doc_ids for found in parts] == [found.doc_ids for found in whole]
+
+
+def test_a_saved_bm25_gives_the_same_scores(tmp_path):
     made = BM25Member(CORPUS, split_identifiers=True, saved=tmp_path / "index").similarities(PAIRS)
-    opened = BM25Member(iter(()), split_identifiers=True, saved=tmp_path / "index")
+    opened = BM25Member(CORPUS, split_identifiers=True, saved=tmp_path / "index")
     assert opened.similarities(PAIRS).tolist() == made.tolist()
     assert made.tolist() == BM25Member(CORPUS, split_identifiers=True).similarities(PAIRS).tolist()
+
+
+def test_a_saved_bm25_of_other_options_or_documents_is_refused(tmp_path):
+    BM25Member(CORPUS, saved=tmp_path / "index")
+    with pytest.raises(InputError, match="the index is of other documents; name another folder"):
+        BM25Member(CORPUS[1:], saved=tmp_path / "index")
+    with pytest.raises(InputError, match=r"'language': 'english'.* not with .*'language': 'german'"):
+        BM25Member(CORPUS, language="german", saved=tmp_path / "index")
 
 
 def test_f8_every_damaged_byte_of_a_saved_bm25_is_detected(tmp_path):
@@ -119,7 +170,7 @@ def test_f8_every_damaged_byte_of_a_saved_bm25_is_detected(tmp_path):
         changed[choose.randrange(len(whole))] ^= 1 << choose.randrange(8)
         path.write_bytes(changed)
         with pytest.raises(InputError, match="index"):
-            BM25Member([], saved=tmp_path / "index")
+            BM25Member(CORPUS, saved=tmp_path / "index")
         path.write_bytes(whole)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from o1_records import Ballot, Document, Example, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_records.kit.job import Database
-from o1_vote.commands.rules import RULES
+from o1_vote.tally import RULES
 
 CORPUS = [
     Document(doc_id="p", text="a zip archive has members"),
@@ -14,7 +14,7 @@ CORPUS = [
 QUERY = Query(query_id="q", text="open archive")
 WRITTEN = [
     Thought(query_id="q", thought_id=name, text=text, source=Source(model="m"))
-    for name, text in [("both", "archive members archive members"), ("right", "zip")]
+    for name, text in [("both", "it has archive members"), ("right", "zip")]
 ]
 PAPER = ("--measure", "thought", "--rule", "majority", "--no-abstain")
 
@@ -60,6 +60,7 @@ def test_kept_ballots_are_counted_again_without_their_members(folder, elect):
     again = ["--member", "scores:ballots.jsonl", "--ballots", "again.jsonl"]
     assert elect(*again, "--rule", "mean-rank") == "both"
     assert (folder / "again.jsonl").read_bytes() == (folder / "ballots.jsonl").read_bytes()
+    (folder / "ballots.jsonl.settings.json").unlink()
     raised = [
         Ballot(query_id="q", thought_id=name, retriever="other", score=score)
         for name, score in [(None, 0.0), ("both", 0.1), ("right", 0.2)]
@@ -78,7 +79,7 @@ def test_a_margin_that_would_count_for_nothing_is_refused(vote, folder):
     files = [f"--{name}={name}.jsonl" for name in ("queries", "thoughts", "corpus", "qrels")]
     done = vote(folder, "elect", *files, "--member=bm25", "--out=out.jsonl", "--no-abstain", "--margin=2")
     assert done.returncode == 4
-    assert "--margin has no effect with --no-abstain" in done.stderr
+    assert "margin has no effect without abstain; leave one of them out" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["mine", "calibrate"])
@@ -101,5 +102,5 @@ def test_a_cache_is_used_by_the_next_run_and_by_other_commands(folder, elect):
     assert written > 0
     elect(*members, "--measure", "query-thought")
     with Database.read_only(folder / "cache" / "vectors.sqlite") as db:
-        # three texts and a positive, then two joined texts
-        assert db.row("SELECT count(*) FROM vector") == (6,)
+        # three texts and a positive, then two joined texts, and with controls the query again and two fillers
+        assert db.row("SELECT count(*) FROM vector") == (9,)

@@ -189,7 +189,7 @@ def test_other_settings_are_refused_with_the_difference_and_a_new_job_moves_the_
         before[folder / "thoughts.jsonl"] = (folder / "thoughts.jsonl").read_bytes()
         difference = "thoughts sha256 '"
     elif change == "option":
-        changes["rule"], difference = "majority", "points=tally.borda_points"
+        changes["rule"], difference = "majority", "(rule='mean-rank', abstain=True"
     else:
         changes["split-identifiers"], difference = "", "member bm25 "
     words = [f"--{changes.popitem()[0]}"] if change == "member" else []
@@ -233,7 +233,11 @@ def test_a_finished_job_keeps_its_settings_and_ballots_and_no_copy_of_the_input(
         settings = dict(db.rows("SELECT name, value FROM made_from"))
         bodies = [body for (body,) in db.rows("SELECT body FROM ballots ORDER BY member, place")]
     assert settings["measure"] == "measure.margin_to_corpus(several=measure.best)"
-    assert settings["rule"] == "tally.winners(abstain=True, margin=0.0, points=tally.borda_points)"
+    assert settings["rule"] == (
+        "tally.Counting(rule='mean-rank', abstain=True, margin=0.0, least_agreement=None, weights={}, "
+        "tolerance={})"
+    )
+    assert settings["controls"] == "True"
     assert settings["member bm25"].startswith("bm25 ")
     kept = [ballot for body in bodies for ballot in msgspec.json.decode(body, type=list[Ballot])]
     assert kept == list(read_jsonl(folder / "ballots.jsonl", Ballot))

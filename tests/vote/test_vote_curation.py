@@ -27,8 +27,8 @@ def test_shingles_are_the_runs_of_words(text, size):
 
 
 @given(texts=st.lists(TEXTS, max_size=12))
-def test_exact_duplicates_are_those_of_the_same_words(texts):
-    known, seen = Duplicates(), {}
+def test_duplicates_by_words_are_those_of_the_same_words(texts):
+    known, seen = Duplicates(by="words"), {}
     for place, text in enumerate(texts):
         twin = known.first(str(place), text.upper() + "!")
         assert (twin and twin.name) == seen.get(text)
@@ -106,9 +106,16 @@ def test_duplicates_within_and_across_files_are_removed_with_a_reason(tmp_path, 
     files = ["a.jsonl", "b.jsonl", "--type", "query", "--against", "old.jsonl"]
     done = vote(tmp_path, "dedup", *files, "--out", "kept.jsonl", "--reasons", "removed.jsonl")
     assert done.returncode == 0, done.stderr
+    assert [q.query_id for q in read_jsonl(tmp_path / "kept.jsonl", Query)] == ["a1", "a2", "a3", "b2"]
+    removed = [(r.name, r.number, r.like, r.reason) for r in read_jsonl(tmp_path / "removed.jsonl", Removal)]
+    assert removed == [("b1", 1, "a.jsonl:2: a2", "the same text")]
+    done = vote(
+        tmp_path, "dedup", *files, "--same", "words", "--out", "kept.jsonl", "--reasons", "removed.jsonl"
+    )
+    assert done.returncode == 0, done.stderr
     assert [q.query_id for q in read_jsonl(tmp_path / "kept.jsonl", Query)] == ["a2", "b2"]
     removed = {r.name: r.like for r in read_jsonl(tmp_path / "removed.jsonl", Removal)}
-    assert removed == {"a1": "old.jsonl: o", "a3": "a.jsonl: a2", "b1": "a.jsonl: a2"}
+    assert removed == {"a1": "old.jsonl:1: o", "a3": "a.jsonl:2: a2", "b1": "a.jsonl:2: a2"}
     clash = vote(tmp_path, "dedup", *files, "--out", "a.jsonl", "--reasons", "removed.jsonl")
     assert clash.returncode == 4
     assert "--out a.jsonl would overwrite the input of files, a.jsonl" in clash.stderr
@@ -175,7 +182,7 @@ def test_what_overlaps_with_a_test_set_is_removed_with_a_reason(tmp_path, vote):
     assert [e.query.query_id for e in read_jsonl(tmp_path / "kept.jsonl", Example)] == ["clean", "irrelevant"]
     removed = {r.name: (r.reason, r.like) for r in read_jsonl(tmp_path / "removed.jsonl", Removal)}
     assert removed == {
-        "asked": ("near-duplicate", "query t1"),
+        "asked": ("contained", "query t1"),
         "read": ("contained", "document h"),
         "thought": ("contained", "document h"),
     }

@@ -12,6 +12,7 @@ from o1_records import Document, Exclusion, InputError, Qrel, Query, Source, Tho
 from o1_records.kit.job import ChangedJobError
 from o1_vote import BM25Member, Mining, elect, mine, nominate
 from o1_vote._job import described, identified
+from o1_vote.election.controls import KINDS, SAMPLE
 from o1_vote.election.elect import BLOCK
 from o1_vote.election.nominate import Nominations
 from o1_vote.measure import margin_to_corpus, mean, thought_similarity
@@ -19,8 +20,8 @@ from o1_vote.members.protocol import LazyMember
 from o1_vote.tally import majority, mean_rank
 
 COUNT = 2 * BLOCK + 40
-DOCUMENTS = [Document(doc_id=f"d{n}", text=f"text {n} of {n % 7} and {n % 11}") for n in range(60)]
-QUERIES = [Query(query_id=f"q{n}", text=f"{n % 7} and {n % 11}") for n in range(COUNT)]
+DOCUMENTS = [Document(doc_id=f"d{n}", text=f"text {n} of a{n % 7} and b{n % 11}") for n in range(60)]
+QUERIES = [Query(query_id=f"q{n}", text=f"a{n % 7} and b{n % 11}, query {n}") for n in range(COUNT)]
 THOUGHTS = [
     Thought(query_id=f"q{n}", thought_id=name, text=f"text {(n + shift) % 60}", source=Source(model="m"))
     for n in range(COUNT)
@@ -36,14 +37,14 @@ class Counting(BM25Member):
     asked = 0
     kill_after = None
 
-    def corpus_scores(self, texts):
-        for scores in super().corpus_scores(texts):
+    def search(self, texts, k):
+        for found in super().search(texts, k):
             self.asked += 1
             if self.kill_after is not None and self.asked > self.kill_after:
                 import os
 
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield scores
+            yield found
 
 
 def files(folder, out="out"):
@@ -118,7 +119,8 @@ def script(folder, kind, name, kill=None):
 
 def test_python_goes_on_after_a_kill_and_writes_what_the_command_writes(folder, vote, kind):
     assert vote(folder, *words(kind, f"{kind}-command")).returncode == 0
-    kill = {"elect": 4 * BLOCK, "mine": 6 * 64 + 10}[kind]
+    controls = SAMPLE * (1 + len(KINDS))
+    kill = {"elect": controls + 4 * BLOCK, "mine": 6 * 64 + 10}[kind]
     killed = script(folder, kind, f"{kind}-python", kill=kill)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not files(folder, f"{kind}-python")
@@ -132,7 +134,8 @@ def test_python_goes_on_after_a_kill_and_writes_what_the_command_writes(folder, 
         member = Counting(DOCUMENTS)
         elect(QUERIES, THOUGHTS, members=[member], **INPUT)
         assert asked[0] == 0
-        assert 0 < asked[1] < member.asked
+        assert member.asked == controls + 3 * len(QRELS)
+        assert 0 < asked[1] < member.asked - controls
         assert kill + asked[1] <= member.asked + 3 * BLOCK
     else:  # both at a time: what was not among the six blocks that were committed
         assert asked == [len(QRELS) - 6 * 64] * 2
@@ -148,11 +151,11 @@ def test_two_in_one_process_cannot_work_on_one_job(tmp_path):
     class Nested(BM25Member):
         """Begins the same work again while it is asked."""
 
-        def corpus_scores(self, texts):
+        def search(self, texts, k):
             with pytest.raises(InputError, match="is at work there; wait for it"):
                 work([BM25Member(DOCUMENTS, name=self.name)])
             tried.append(work)
-            return super().corpus_scores(texts)
+            return super().search(texts, k)
 
     def an_election(members):
         return elect(
@@ -168,7 +171,7 @@ def test_two_in_one_process_cannot_work_on_one_job(tmp_path):
     for number, work in enumerate((an_election, some_mining)):
         out = tmp_path / f"out{number}.jsonl"
         assert work([Nested(DOCUMENTS)]).examples
-    assert tried == [an_election, some_mining]
+    assert list(dict.fromkeys(tried)) == [an_election, some_mining]  # the controls are asked before the votes
 
 
 # --- what a job was made from -------------------------------------------------------------------------------

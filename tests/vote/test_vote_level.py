@@ -15,6 +15,7 @@ from o1_vote.election.elect import cast
 from o1_vote.election.nominate import NO_NEGATIVE, NO_POSITIVE, Nomination, Reason
 from o1_vote.measure import Candidate, margin_to_corpus, mean, reciprocal_rank
 from o1_vote.members.cosine import CosineMember
+from o1_vote.members.protocol import best_first
 
 RANDOM = np.random.default_rng(0)
 DOCUMENTS = [Document(doc_id=f"d{n}", text=f"text {n}") for n in range(200)]
@@ -24,19 +25,17 @@ class Shifted:
     """A searcher whose scores are those of random vectors, moved as a whole."""
 
     name = "shifted"
-    doc_ids = tuple(document.doc_id for document in DOCUMENTS)
 
     def __init__(self, shift, documents=200):
-        self.table = np.random.default_rng(1).normal(size=documents).astype(np.float32) + np.float32(shift)
+        self.documents = {document.doc_id: document for document in DOCUMENTS[:documents]}
+        scores = np.random.default_rng(1).normal(size=documents).astype(np.float32) + np.float32(shift)
+        self.table = dict(zip(self.documents, scores, strict=True))
 
-    def row(self, doc_id):
-        return self.doc_ids.index(doc_id)
-
-    def corpus_scores(self, texts):
-        return (self.table for _ in texts)
+    def search(self, texts, k):
+        return (best_first(list(self.table), np.array(list(self.table.values())), k) for _ in texts)
 
     def similarities(self, pairs):
-        return np.array([self.table[self.row(doc_id)] for _, doc_id in pairs], dtype=np.float32)
+        return np.array([self.table[doc_id] for _, doc_id in pairs], dtype=np.float32)
 
 
 def thought(name, text):
@@ -119,7 +118,8 @@ def test_weights_of_nobody_are_refused_before_anybody_votes(folder, capsys, weig
 @pytest.mark.parametrize("option", ["--margin", "--least-agreement"])
 def test_a_threshold_that_is_not_a_number_is_refused(folder, capsys, option):
     assert main([*ELECT, "--reasons", "r.jsonl", option, "nan"]) == 4
-    assert f"{option} must be a finite number, got nan" in capsys.readouterr().err
+    name = option[2:].replace("-", "_")
+    assert f"error: {name} must be a finite number, got nan" in capsys.readouterr().err
 
 
 def test_two_processes_may_save_one_index(tmp_path):

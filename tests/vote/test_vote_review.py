@@ -9,10 +9,6 @@ from o1_records import write_jsonl as write
 from o1_vote.__main__ import main
 from o1_vote.curation.negatives import Mining
 from o1_vote.curation.sieve import Removal
-from o1_vote.election import survey as surveys
-from o1_vote.election.page import page
-from o1_vote.election.survey import Survey
-from o1_vote.tally import decide, first_places
 
 HEART = "The heart pumps blood through the body in a closed circuit of vessels every minute."
 
@@ -167,30 +163,6 @@ def test_limits_of_a_safe_negative_that_limit_nothing_are_refused(folder, capsys
 def test_the_ends_of_the_limits_are_allowed():
     for limits in ({"relative": 0}, {"relative": 1}, {"relative": None}, {"near": 1}, {"margin": 0}):
         Mining(**limits)
-
-
-def test_candidates_of_one_number_are_one_whatever_their_query():
-    survey = Survey()
-    for number in range(8):
-        name = f"q{number}"
-        sheets = {"m": {None: 0.0, f"{name}#0": 1.0 + (number < 6), f"{name}#1": 1.5, "q": 0.1}}
-        survey.add(name, sheets, decide(sheets, first_places))
-    assert survey.stood == {"0": 8, "1": 8, "q": 8}
-    assert (survey.wins["0"], survey.wins["1"]) == (6, 2)
-
-
-def test_candidates_that_stand_once_take_no_room_on_the_page_or_in_memory(monkeypatch):
-    monkeypatch.setattr(surveys, "MOST_CANDIDATES", 20)
-    survey = Survey()
-    for number in range(100):
-        sheets = {"m": {None: 0.0, f"id{number}": 1.0, "common": 2.0 * (number % 2)}}
-        survey.add(f"q{number}", sheets, decide(sheets, first_places))
-        assert len(survey.stood) <= 20
-        assert survey.wins.keys() == survey.stood.keys()
-    assert (survey.stood["common"], survey.wins["common"]) == (100, 50)
-    told = page(survey, {}, {}, rule="majority")
-    assert '<td>common</td><td class="n">50.0%</td>' in told
-    assert "<td>id" not in told
 
 
 def test_ids_that_clash_between_files_are_named_with_their_places(folder, capsys):

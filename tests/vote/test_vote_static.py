@@ -40,7 +40,12 @@ def test_it_compares_the_means_of_word_vectors(folder):
     told = [cosine("zip archive", "read zip archive"), cosine("zip archive", "send mail")]
     assert member.similarities(pairs) == pytest.approx([*told, cosine("send tar", "read zip archive"), 0])
     assert member.name == str(folder)
-    assert next(member.corpus_scores(["zip archive"])) == pytest.approx(told)
+    (found,) = member.search(["zip archive"], 2)
+    assert dict(zip(found.doc_ids, found.scores, strict=True)) == pytest.approx(
+        dict(zip(["zip", "mail"], told, strict=True))
+    )
+    assert found.scores[0] > found.scores[1]
+    assert [len(found.doc_ids) for found in member.search(["unheard", "zip"], 1)] == [0, 1]
 
 
 def test_texts_are_cut_at_the_given_length_and_vectors_of_another_length_are_others(folder, tmp_path):

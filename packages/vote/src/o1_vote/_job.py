@@ -6,13 +6,14 @@ Inputs are identified by their content, functions and members by their names, an
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -34,6 +35,8 @@ class Published:
         examples: how many were written.
         with_thought: how many of them carry a thought.
         left_out: how many queries were left out, and listed in the file of reasons.
+        shared: how many positives queries have from others that ask the same.
+        told: further sentences about what was done, one a line.
         up_to_date: the files were there already, so nothing was done.
         moved: where earlier work was moved for a new job.
     """
@@ -41,6 +44,8 @@ class Published:
     examples: int = 0
     with_thought: int = 0
     left_out: int = 0
+    shared: int = 0
+    told: list[str] = field(default_factory=list)
     up_to_date: bool = False
     moved: tuple[Path, ...] = ()
 
@@ -58,17 +63,19 @@ def publish(
     work: Callable[[Job, Published], None],
     *,
     beside: Mapping[str, str | Path | None],
+    reading: Iterable[str | Path],
     schema: str,
     new_job: bool,
 ) -> Published:
     """Let `work` write `out` and the files `beside` it as a job, unless it is finished, and count.
 
-    What is put in the folder `members` of the job is removed when it is finished.
+    A new job moves earlier work aside, but none of the files that it is `reading`. What is put in the folder
+    `members` of the job is removed when it is finished.
     """
     refuse_overwriting({}, {"out": out, **beside})
     outputs = [path for path in (out, *beside.values()) if path]
     made_from = {**made_from, "version": importlib.metadata.version("o1-vote")}
-    with Job(out, made_from, schema=schema, outputs=outputs, new_job=new_job) as job:
+    with Job(out, made_from, schema=schema, outputs=outputs, reading=reading, new_job=new_job) as job:
         if job.finished:
             published = msgspec.json.decode(job.note("published") or "", type=Published)
             published.up_to_date = True
@@ -76,8 +83,7 @@ def publish(
             published = Published()
             work(job, published)
             shutil.rmtree(job.folder / "members", ignore_errors=True)
-            counts = (published.examples, published.with_thought, published.left_out)
-            job.set_note("published", msgspec.json.encode(Published(*counts)).decode())
+            job.set_note("published", msgspec.json.encode(published).decode())
             job.finish()
         published.moved = tuple(job.moved)
         return published
@@ -98,7 +104,7 @@ class Files(Generic[T]):
     """What `read` makes of files, read anew each time it is iterated over."""
 
     def __init__(self, files: Iterable[Path], read: Callable[[], Iterable[T]]) -> None:
-        self._files, self._read = list(files), read
+        self.files, self._read = list(files), read
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._read())
@@ -106,7 +112,7 @@ class Files(Generic[T]):
     @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of the files' content. Raises OSError where one cannot be read."""
-        digests = "".join(f"{sha256_file(file)}\n" for file in self._files)
+        digests = "".join(f"{sha256_file(file)}\n" for file in self.files)
         return hashlib.sha256(digests.encode()).hexdigest()
 
 
@@ -144,8 +150,14 @@ def identified(records: Iterable[T]) -> Identified[T]:
     """Return the records as something to iterate over again, with a fingerprint.
 
     Without one of their own they are read now, for that of their content; memory does not grow with them.
+    So a pipe is read once.
     """
     return records if _has_fingerprint(records) else _Content(records)  # type: ignore[return-value]
+
+
+def files_of(*things: object) -> list[Path]:
+    """Return the files that things are read from, where they say so."""
+    return [Path(file) for thing in things for file in getattr(thing, "files", ())]
 
 
 def fingerprint_of(values: Mapping[str, Any]) -> str:
@@ -159,7 +171,7 @@ def fingerprint_of(values: Mapping[str, Any]) -> str:
 
 
 def described(thing: object) -> str:
-    """Return the fingerprint of a function, partial function or member, or what it is called.
+    """Return the fingerprint of a function, partial function, dataclass or member, or what it is called.
 
     Two things that are called the same are taken for the same.
     """
@@ -177,7 +189,11 @@ def described(thing: object) -> str:
     if thing is None or isinstance(thing, str | int | float):
         return repr(thing)
     named: Any = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}".removeprefix("o1_vote.")
+    name = f"{named.__module__}.{named.__qualname__}".removeprefix("o1_vote.")
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        fields = [f"{each.name}={described(getattr(thing, each.name))}" for each in dataclasses.fields(thing)]
+        return f"{name}({', '.join(fields)})"
+    return name
 
 
 def _has_fingerprint(thing: object) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict, Unpack
 
 from o1_records import Ballot, InputError, quoted
@@ -38,12 +38,15 @@ class Terms(TypedDict, total=False):
         thought must be above the query alone; 0 by default, and a tie is not enough.
     least_agreement: None wins where Krippendorff's alpha of the members is lower.
     weights: of members by name, 1 by default; only their proportions count.
+    tolerance: with `abstain`, by member: scores that differ by no more from that of the query alone count as
+        equal to it, because thoughts without content move a score so far (`o1_vote.election.controls`).
     """
 
     abstain: bool
     margin: float
-    least_agreement: float
+    least_agreement: float | None
     weights: Mapping[str, float]
+    tolerance: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,17 @@ def verdicts(ballots: Iterable[Ballot], points: Points, **terms: Unpack[Terms]) 
 def decide(sheets: Sheets, points: Points, **terms: Unpack[Terms]) -> Verdict:
     """Decide one query."""
     abstain, margin = terms.get("abstain", False), terms.get("margin", 0.0)
-    standing = {member: _standing(scores, abstain) for member, scores in sheets.items()}
+    tolerance = terms.get("tolerance", {}) if abstain else {}
+    level = {member: _level(scores, tolerance.get(member, 0.0)) for member, scores in sheets.items()}
+    standing = {member: _standing(scores, abstain) for member, scores in level.items()}
     totals = _mean_points(standing, points, terms.get("weights", {}))
     agreement = krippendorff_alpha(list(standing.values()))
     best = min(totals, key=lambda name: (-totals[name], name or ""))
     least = terms.get("least_agreement")
-    if best is None:
+    level_with = [quoted(name) for name in totals if name is not None and totals[name] == totals[best]]
+    if best is None and level_with:
+        why = f"the query alone is level with {', '.join(sorted(level_with))}, and a tie is not enough"
+    elif best is None:
         why = "the query alone has the most points" if len(totals) > 1 else "there is no thought"
     elif least is not None and agreement < least:
         best, why = None, f"the members disagree: alpha {agreement:.3f} is below {least}"
@@ -124,9 +132,72 @@ def decide(sheets: Sheets, points: Points, **terms: Unpack[Terms]) -> Verdict:
         gain = totals[best] - totals[None]
         best, why = None, f"{quoted(best)} is {gain:.3g} points above the query alone, less than {margin:g}"
     else:
-        tie = sum(points == totals[best] for points in totals.values()) > 1
-        why = "the smallest id of those with the most points" if tie else "the most points"
+        tie = len(level_with) > 1
+        why = (
+            f"the smallest id of {len(level_with)} that tie for the most points" if tie else "the most points"
+        )
     return Verdict(best, totals, agreement, why)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How ballots are counted: a rule by its name, and its terms. Call it as a rule.
+
+    Attributes:
+        rule: one of `RULES`.
+        abstain: as in `Terms`, and so are the others.
+        margin: with `abstain`.
+        least_agreement: None asks for none.
+        weights: by member.
+        tolerance: by member; `elect` measures it where its `controls` are on.
+    """
+
+    rule: str = "mean-rank"
+    abstain: bool = True
+    margin: float = 0.0
+    least_agreement: float | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown rule, terms that are no numbers, and terms without effect."""
+        if self.rule not in RULES:
+            raise InputError(f"no rule {quoted(self.rule)}; there are {', '.join(RULES)}")
+        for name in ("margin", "least_agreement"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, got {value}")
+        if self.margin and not self.abstain:
+            raise InputError("margin has no effect without abstain; leave one of them out")
+        if bad := {name: weight for name, weight in self.weights.items() if not weight >= 0}:
+            raise InputError(f"weights must be 0 or more, got {bad}")
+        if self.weights and not any(self.weights.values()):
+            raise InputError("no weight is above 0, so no vote would count")
+
+    def __call__(self, ballots: Iterable[Ballot]) -> Winners:
+        """Map each query_id to its winner."""
+        return {name: self.decide(sheets).winner for name, sheets in sheets_of(ballots).items()}
+
+    def decide(self, sheets: Sheets) -> Verdict:
+        """Decide one query."""
+        return decide(
+            sheets,
+            RULES[self.rule],
+            abstain=self.abstain,
+            margin=self.margin,
+            least_agreement=self.least_agreement,
+            weights=self.weights,
+            tolerance=self.tolerance,
+        )
+
+    def __str__(self) -> str:
+        """The rule and the terms that are not as they are by default, as on the command line."""
+        words = [self.rule if self.abstain else f"{self.rule} --no-abstain"]
+        words += [f"--margin {self.margin:g}"] if self.margin else []
+        if self.least_agreement is not None:
+            words.append(f"--least-agreement {self.least_agreement:g}")
+        words += [f"weight of {name} {weight:g}" for name, weight in sorted(self.weights.items())]
+        return ", ".join(words)
 
 
 # --- points: what one member's scores are worth -------------------------------------------------------
@@ -170,6 +241,17 @@ def ranks(scores: Scores) -> dict[str | None, float]:
     ordered = sorted(scores.values(), reverse=True)
     first = {score: place for place, score in reversed(list(enumerate(ordered, start=1)))}
     return {name: first[score] + (ordered.count(score) - 1) / 2 for name, score in scores.items()}
+
+
+RULES: dict[str, Points] = {
+    "majority": first_places,
+    "mean-rank": borda_points,
+    "borda": borda_points,
+    "rrf": reciprocal_points,
+    "z-scores": standard_scores,
+    "softmax-sum": softmax,
+}
+"""How the points of each rule are given, by its name on the command line."""
 
 
 # --- agreement ----------------------------------------------------------------------------------------
@@ -219,6 +301,14 @@ def sheets_of(ballots: Iterable[Ballot]) -> dict[str, dict[str, dict[str | None,
                     f"{quoted(query_id)}; let every member judge the same candidates"
                 )
     return queries
+
+
+def _level(scores: Scores, tolerance: float) -> Scores:
+    """Return the scores with those near the query's equal to it."""
+    if None not in scores or not tolerance > 0:
+        return scores
+    alone = scores[None]
+    return {name: alone if abs(score - alone) <= tolerance else score for name, score in scores.items()}
 
 
 def _standing(scores: Scores, abstain: bool) -> Scores:

@@ -19,7 +19,7 @@ from o1_vote.members.protocol import documents_by_id, loaded
 
 def declare(command: ArgumentParser) -> None:
     """Add the held-out queries and the committee."""
-    inputs.declare(command, split="dev", once=True)
+    inputs.declare(command, split="dev")
     add = command.add_argument
     add("--limit", type=at_least(1), default=1000, help="the most queries that are used")
     committee.declare(command)
@@ -32,7 +32,9 @@ def run(args: Namespace) -> int:
     corpus = inputs.corpus(args)
     documents = documents_by_id(corpus)
     queries = itertools.islice(inputs.queries(args), args.limit)
-    nominations, reasons = nominate(queries, (), inputs.qrels(args), documents.values())
+    nominations, reasons = nominate(
+        queries, (), inputs.qrels(args), documents.values(), relevance=args.relevance
+    )
     members = loaded(committee.members(args, corpus, whole_corpus=True), documents, None)
     weights = calibrate(nominations, members, list(documents), seed=args.seed)
     with atomic_write(args.out) as file:

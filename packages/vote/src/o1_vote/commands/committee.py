@@ -12,11 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import Stemmer
+
 from o1_records import Document, InputError, MissingExtraError, quoted
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 from o1_records.kit.models import model_digest
+from o1_records.kit.text import TOKENIZERS
 from o1_vote._job import Files
-from o1_vote.members.bm25 import LANGUAGES, BM25Member
+from o1_vote.election.settings import SUFFIX
+from o1_vote.measure import OF_CORPUS
+from o1_vote.members.bm25 import BM25Member
 from o1_vote.members.cross_encoder import CrossEncoderMember
 from o1_vote.members.dense import DTYPES, Loading, SentenceTransformerMember
 from o1_vote.members.protocol import LazyMember, Retriever
@@ -40,7 +45,7 @@ class Kind(NamedTuple):
 
 _MODEL_OPTIONS = ("device", "dtype", "batch", "max_length", "revision")
 KINDS = {
-    "bm25": Kind(False, "bm25s", options=("language", "split_identifiers")),
+    "bm25": Kind(False, "bm25s", options=("language", "split_identifiers", "tokenizer")),
     "static": Kind(False, "wordllama", "static"),
     "m2v": Kind(True, "model2vec", "static", ("max_length", "revision")),
     "st": Kind(True, "sentence-transformers", "dense", (*_MODEL_OPTIONS, "query_prompt", "document_prompt")),
@@ -50,8 +55,8 @@ KINDS = {
 _SPEED = ("device", "batch")
 """Options that change no score."""
 _DEFAULTS: dict[str, Any] = {
-    "language": "english", "split_identifiers": False, "device": None, "dtype": "auto", "batch": 32,
-    "max_length": None, "revision": None, "query_prompt": "", "document_prompt": "",
+    "language": "english", "split_identifiers": False, "tokenizer": "words", "device": None, "dtype": "auto",
+    "batch": 32, "max_length": None, "revision": None, "query_prompt": None, "document_prompt": None,
 }  # fmt: skip
 
 
@@ -74,13 +79,27 @@ def declare(command: ArgumentParser) -> None:
         type=spec,
         metavar=_METAVAR,
         inside=EVERYTHING,
+        beside=[SUFFIX],
         paths=_paths,
         help="a member (repeat): MODEL is a folder or a hub id, FILE ballots or a TREC run, ce reads pairs",
     )
     writes(command, "--cache", folder=True, help="folder that keeps vectors and BM25 indexes for other runs")
     add = command.add_argument
     add("--split-identifiers", action="store_true", help="bm25: split snake_case and camelCase")
-    add("--language", choices=LANGUAGES, default="english", help="bm25: stemmer and stop words")
+    add(
+        "--language",
+        choices=(*Stemmer.algorithms(), "none"),
+        metavar="LANGUAGE",
+        default="english",
+        help="bm25: stemmer and stop words, of any of PyStemmer's languages, or none",
+    )
+    add(
+        "--tokenizer",
+        choices=TOKENIZERS,
+        default="words",
+        help="bm25: words, with pairs of characters where there are no spaces; characters, with single ones; "
+        "code, with identifiers, single letters and operators",
+    )
     add("--device", help="st, ce: cpu, cuda:1, ... or several with commas; by default the best available")
     add(
         "--dtype",
@@ -100,8 +119,12 @@ def declare(command: ArgumentParser) -> None:
         help="m2v, st, ce: tokens a text; by default the model's own limit",
     )
     add("--revision", help="m2v, st, ce: of a hub id")
-    add("--query-prompt", default="", help="st: goes before queries and thoughts")
-    add("--document-prompt", default="", help="st: goes before documents")
+    add(
+        "--query-prompt",
+        help="st: goes before queries and thoughts, with {instruction} for that of the query; by default the "
+        "model's own, and the query's instruction in its place",
+    )
+    add("--document-prompt", help="st: goes before documents; by default the model's own")
 
 
 def spec(text: str) -> Spec:
@@ -163,7 +186,8 @@ def _lazy(given: Spec, args: Namespace, corpus: Files[Document], whole_corpus: b
         parts.append(model_digest(given.argument, args.revision))
     parts += [f"{option} {getattr(args, option)!r}" for option in kind.options if option not in _SPEED]
     load = functools.partial(_load, given, args, corpus)
-    return LazyMember(given.name, " ".join(parts), load, whole_corpus and given.kind != "bm25")
+    # BM25's statistics are of the whole corpus whatever is measured
+    return LazyMember(given.name, " ".join(parts), load, whole_corpus or given.kind == "bm25")
 
 
 def _load(
@@ -176,13 +200,14 @@ def _load(
     name, kind, argument, _ = given
     if kind == "bm25":
         return BM25Member(
-            corpus,
+            documents,
             name=name,
             language=args.language,
             split_identifiers=args.split_identifiers,
+            tokenizer=args.tokenizer,
             saved=_saved_bm25(args, corpus),
         )
-    if "measure" in args and len(documents) >= _MANY:
+    if getattr(args, "measure", "") in OF_CORPUS and len(documents) >= _MANY:
         print(
             f"{name} reads {len(documents)} documents; with --measure thought only those that are judged",
             file=sys.stderr,
@@ -219,7 +244,7 @@ def _saved_bm25(args: Namespace, corpus: Files[Document]) -> Path | None:
     if not args.cache:
         return None
     version = importlib.metadata.version("bm25s")
-    how = f"{corpus.fingerprint} {args.language} {args.split_identifiers} {version}"
+    how = f"{corpus.fingerprint} {args.language} {args.split_identifiers} {args.tokenizer} {version}"
     folder: Path = args.cache / f"bm25-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder

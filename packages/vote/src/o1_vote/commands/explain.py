@@ -7,15 +7,23 @@ from argparse import ArgumentParser, Namespace
 from o1_records.kit.command import reads
 from o1_vote.commands import rules
 from o1_vote.election.explain import explain
+from o1_vote.election.settings import SUFFIX
 
 
 def declare(command: ArgumentParser) -> None:
     """Add the query, and the files of its election."""
     command.add_argument("query_id", help="of the query")
-    reads(command, "--ballots", required=True, once=True, help="JSONL of ballots that elect wrote")
+    reads(
+        command,
+        "--ballots",
+        required=True,
+        once=True,
+        beside=[SUFFIX],
+        help="JSONL of ballots that elect wrote",
+    )
     reads(command, "--thoughts", required=True, once=True, help="JSONL of thoughts")
     reads(command, "--queries", required=True, once=True, help="JSONL of queries, or a BEIR folder")
-    rules.declare(command)
+    rules.declare(command, recount=True)
 
 
 def run(args: Namespace) -> int:
@@ -25,9 +33,7 @@ def run(args: Namespace) -> int:
         ballots=args.ballots,
         thoughts=args.thoughts,
         queries=args.queries,
-        rule=args.rule,
-        points=rules.RULES[args.rule],
-        **rules.terms_of(args),
+        **rules.given(args),
     )
     print("\n".join(lines))
     return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping
 
-from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, Thought, read_jsonl
+from o1_records import Document, Example, Exclusion, InputError, read_jsonl
 from o1_records.kit.command import at_least, new_job, reads, writes
 from o1_vote._job import Files
 from o1_vote.commands import committee, inputs
@@ -22,7 +21,8 @@ def declare(command: ArgumentParser) -> None:
     reads(
         command,
         "--examples",
-        help="JSONL of examples, instead of --queries and --qrels; thoughts are kept",
+        once=True,
+        help="JSONL of examples, instead of --queries and --qrels; what they hold beyond negatives is kept",
     )
     reads(
         command,
@@ -35,7 +35,7 @@ def declare(command: ArgumentParser) -> None:
     add("--count", type=at_least(1), default=15, help="negatives a query")
     add("--first", type=at_least(1), default=1, help="lowest rank, among documents that are not positive")
     add("--last", type=at_least(1), default=100, help="highest rank")
-    add("--margin", type=float, help="how far a negative must score below the lowest positive")
+    add("--margin", type=float, help="how far a negative must score below the lowest positive that matches")
     add(
         "--relative",
         type=float,
@@ -48,7 +48,17 @@ def declare(command: ArgumentParser) -> None:
         default=0.8,
         help="share of word triples that makes a near-duplicate",
     )
+    for option, end in (("--max-score", "most"), ("--min-score", "least")):
+        add(
+            option,
+            action="append",
+            type=_bound,
+            metavar="[NAME=]SCORE",
+            help=f"the {end} that a negative may score (repeat); NAME is a member, where there are several",
+        )
     add("--seed", type=int, help="take a random sample of the ranks, not the hardest")
+    add("--only-full", action="store_true", help="leave out queries that get fewer than --count negatives")
+    add("--keep-negatives", action="store_true", help="begin with the negatives that --examples have already")
     add("--with-thought", action="store_true", help="search with the query and its thought")
     add("--teacher", help="write teacher scores: a member's name, or committee")
     writes(command, "--out", required=True, help="JSONL of examples; the same command resumes it")
@@ -63,7 +73,23 @@ def run(args: Namespace) -> int:
         raise InputError("give --queries and --qrels, or --examples")
     if args.with_thought and not args.examples:
         raise InputError("--with-thought needs --examples, which bring the thoughts; leave it out")
-    mining = Mining(args.count, args.first, args.last, args.margin, args.relative, args.near, args.seed)
+    if args.keep_negatives and not args.examples:
+        raise InputError("--keep-negatives needs --examples, which bring the negatives; leave it out")
+    if args.examples and args.relevance != 1:
+        raise InputError("--relevance has no effect with --examples, which hold positives; leave it out")
+    mining = Mining(
+        count=args.count,
+        first=args.first,
+        last=args.last,
+        margin=args.margin,
+        relative=args.relative,
+        near=args.near,
+        seed=args.seed,
+        max_score=_bounds(args.max_score, "--max-score"),
+        min_score=_bounds(args.min_score, "--min-score"),
+        full=args.only_full,
+        keep=args.keep_negatives,
+    )
     corpus = inputs.corpus(args)
     excluded: defaultdict[str, set[str]] = defaultdict(set)
     for line in read_jsonl(args.excluded, Exclusion) if args.excluded else ():
@@ -82,32 +108,38 @@ def run(args: Namespace) -> int:
             new_job=args.new_job,
             progress=True,
         )
-    for path in done.moved:
-        print(f"{path}: earlier work, moved aside", file=sys.stderr)
-    if done.up_to_date:
-        print(f"{args.out}: up to date", file=sys.stderr)
-        return 0
-    left_out = f"{args.reasons}: {done.left_out} queries left out"
-    print(f"{args.out}: {done.examples} examples; {left_out}", file=sys.stderr)
+    if inputs.tell(args.out, done):
+        left_out = f"{args.reasons}: {done.left_out} queries left out"
+        print(f"{args.out}: {done.examples} examples; {left_out}", file=sys.stderr)
     return 0
 
 
+def _bound(text: str) -> tuple[str, float]:
+    """Split `[NAME=]SCORE`."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is neither SCORE nor NAME=SCORE") from None
+
+
+def _bounds(given: list[tuple[str, float]] | None, option: str) -> float | Mapping[str, float] | None:
+    if not given:
+        return None
+    named = dict(given)
+    if len(named) < len(given) or (len(given) > 1 and "" in named):
+        raise InputError(f"{option}: give one score, or one for each of several members")
+    return named.get("", named)
+
+
 def _nominations(args: Namespace, corpus: Files[Document]) -> Nominations:
-    if not args.examples:
-        return Nominations(inputs.queries(args), (), inputs.qrels(args), corpus, every_document=True)
-    path: Path = args.examples
-
-    def queries() -> Iterator[Query]:
-        return (example.query for example in read_jsonl(path, Example))
-
-    def thoughts() -> Iterator[Thought]:
-        return (example.thought for example in read_jsonl(path, Example) if example.thought)
-
-    def qrels() -> Iterator[Qrel]:
-        for example in read_jsonl(path, Example):
-            for document in example.positives:
-                yield Qrel(query_id=example.query.query_id, doc_id=document.doc_id, relevance=1)
-
+    if args.examples:
+        return Nominations.of_examples(inputs.records(args.examples, Example), corpus)
     return Nominations(
-        Files([path], queries), Files([path], thoughts), Files([path], qrels), corpus, every_document=True
+        inputs.queries(args),
+        (),
+        inputs.qrels(args),
+        corpus,
+        every_document=True,
+        relevance=args.relevance,
     )

@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from o1_records import InputError
 from o1_records.kit.command import reads
-from o1_vote import tally
-from o1_vote.tally import Points, Terms
-
-RULES: dict[str, Points] = {
-    "majority": tally.first_places,
-    "mean-rank": tally.borda_points,
-    "borda": tally.borda_points,
-    "rrf": tally.reciprocal_points,
-    "z-scores": tally.standard_scores,
-    "softmax-sum": tally.softmax,
-}
+from o1_vote.tally import RULES, Counting
 
 
-def declare(command: ArgumentParser) -> None:
-    """Add the rule and its terms."""
+def declare(command: ArgumentParser, *, recount: bool = False) -> None:
+    """Add the rule and its terms; with `recount` those of the election hold where none are given."""
+    default = Counting()
     add = command.add_argument
     add(
         "--rule",
         choices=RULES,
-        default="mean-rank",
+        default=None if recount else default.rule,
         help="how ballots are counted; borda is mean-rank",
     )
     add(
         "--abstain",
         action=BooleanOptionalAction,
-        default=True,
+        default=None if recount else default.abstain,
         help="whether the query without a thought may be elected too",
     )
-    add("--margin", type=float, default=0.0, help="points that a thought must be above the query alone")
+    add(
+        "--margin",
+        type=float,
+        default=None if recount else default.margin,
+        help="points that a thought must be above the query alone",
+    )
     add("--least-agreement", type=float, help="no thought where Krippendorff's alpha is lower")
     reads(command, "--weights", once=True, help="JSON of weights by member, as `calibrate` writes it")
+    if recount:
+        command.epilog = "What is not given is as in the election, whose settings are beside the ballots."
 
 
-def terms_of(args: Namespace) -> Terms:
-    """Return the terms of the rule."""
-    for name in ("margin", "least_agreement"):
-        value = getattr(args, name)
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"--{name.replace('_', '-')} must be a finite number, got {value}")
-    if args.margin and not args.abstain:
-        raise InputError("--margin has no effect with --no-abstain; leave one of them out")
-    terms = Terms(abstain=args.abstain, margin=args.margin)
-    if args.least_agreement is not None:
-        terms["least_agreement"] = args.least_agreement
-    if args.weights:
-        terms["weights"] = _weights(args.weights)
-    return terms
+def given(args: Namespace) -> dict[str, Any]:
+    """Return the fields of `Counting` that were given; those that were not are None where it is a recount."""
+    weights = _weights(args.weights) if args.weights else None
+    names = ("rule", "abstain", "margin", "least_agreement")
+    return {**{name: getattr(args, name) for name in names}, "weights": weights}
+
+
+def counting(args: Namespace) -> Counting:
+    """Return how ballots are counted."""
+    return Counting(**{name: value for name, value in given(args).items() if value is not None})
 
 
 def _weights(path: Path) -> dict[str, float]:
@@ -64,8 +58,4 @@ def _weights(path: Path) -> dict[str, float]:
         weights = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise InputError(f'{path}: {error}; it should be {{"MEMBER": 1.0, ...}}') from error
-    if bad := {name: weight for name, weight in weights.items() if not weight >= 0}:
-        raise InputError(f"{path}: weights must be 0 or more, got {bad}")
-    if not any(weights.values()):
-        raise InputError(f"{path}: no weight is above 0, so no vote would count")
     return weights

@@ -22,5 +22,7 @@ def declare(command: ArgumentParser) -> None:
 def tell(args: Namespace, sieved: Sieved) -> int:
     """Print how much was kept and removed; returns the exit code."""
     told = f"{args.out}: {sieved.kept} kept; {args.reasons}: {sieved.removed} removed"
+    if sieved.parts:
+        told += f", and {sieved.parts} negatives of kept examples"
     print(told, file=sys.stderr)
     return 0

@@ -65,6 +65,6 @@ def _pools(
     texts = [nomination.query.text for nomination in nominations]
     for member in members:
         if isinstance(member, Searcher):
-            for pool, row in zip(pools, member.corpus_scores(texts), strict=True):
-                pool.update(dict.fromkeys(member.doc_ids[place] for place in np.argsort(-row)[:hardest]))
+            for pool, found in zip(pools, member.search(texts, hardest), strict=True):
+                pool.update(dict.fromkeys(found.doc_ids))
     return [list(pool) for pool in pools]

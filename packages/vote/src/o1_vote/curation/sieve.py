@@ -25,7 +25,7 @@ from o1_records.files import open_input
 from o1_records.jsonl import decode_line
 from o1_records.keys import KeySet
 from o1_records.lines import numbered_lines
-from o1_records.types import Id, NonBlank
+from o1_records.types import Count, NonBlank
 
 
 class Kind(NamedTuple):
@@ -45,62 +45,92 @@ KINDS: dict[str, Kind] = {
 
 
 class Removal(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why a record was removed: which text it is like, and how much."""
+    """Why a record, or a part of it, was removed: which text it is like, and how much.
 
-    key_fields: ClassVar[tuple[str, ...]] = ("file", "name")
+    `number` is that of the record in its file, from 1. `part` is what of it was removed; empty is all of it.
+    """
+
+    key_fields: ClassVar[tuple[str, ...]] = ("file", "number", "part")
     file: str
-    name: Id
+    number: Count
+    name: str
+    part: str = ""
     reason: NonBlank
     like: str
     share: float
 
 
+class Place(NamedTuple):
+    """Where a record comes from: its file, and its number there, from 1."""
+
+    file: str
+    number: int
+
+
 class Sieved(NamedTuple):
-    """How many records were kept and removed."""
+    """How many records were kept and removed, and how many parts of kept ones were removed."""
 
     kept: int
     removed: int
+    parts: int = 0
 
 
-def records_of(files: Sequence[str | Path], kind: Kind) -> Iterator[tuple[str, Any]]:
-    """Yield (file, record) of all files in order."""
-    for file in files:
-        for record in read_jsonl(file, kind.record):
-            yield str(file), record
+Judge = Callable[[Place, Any], tuple[Record | None, Sequence[Removal]]]
+"""Returns what is kept of a record, if anything is, and what is removed."""
+
+
+def records_of(files: Sequence[str | Path], kind: Kind) -> Iterator[tuple[Place, Any]]:
+    """Yield each record of all files in order, with its place; raise InputError for a file given twice."""
+    listed = [Path(file).resolve() for file in files]
+    for number, file in enumerate(files):
+        if listed[number] in listed[:number]:
+            raise InputError(f"{file}: is given twice; name it once")
+        for place, record in enumerate(read_jsonl(file, kind.record), 1):
+            yield Place(str(file), place), record
 
 
 def sieve(
     files: Sequence[str | Path],
     kind: Kind,
-    judge: Callable[[str, Any], Removal | None],
+    judge: Judge,
     *,
     out: str | Path,
     reasons: str | Path,
+    later: Callable[[], Iterator[tuple[Place, Record]]] | None = None,
 ) -> Sieved:
-    """Write what `judge(file, record)` finds nothing against to `out`, the rest to `reasons`.
+    """Write what `judge` keeps to `out`, and why the rest was removed to `reasons`.
 
-    Raises InputError where two files have a record of one key and both would be kept, and for an output that
-    is an input.
+    `later` yields further records to keep when all are judged. Raises InputError where two files have a
+    record of one key and both would be kept, and for an output that is an input.
     """
     inputs = {f"file {number}": file for number, file in enumerate(files, 1)}
     refuse_overwriting(inputs, {"out": out, "reasons": reasons})
     seen = KeySet()
+    parts = 0
     with tempfile.TemporaryFile() as removed:
 
-        def kept() -> Iterator[Record]:
-            for file, record in records_of(files, kind):
-                removal = judge(file, record)
-                if removal is None:
-                    if not seen.add(record.key):
-                        raise _clash(files, file, kind, record)
-                    yield record
-                else:
+        def judged() -> Iterator[tuple[Place, Record]]:
+            nonlocal parts
+            for place, record in records_of(files, kind):
+                kept, removals = judge(place, record)
+                for removal in removals:
+                    parts += bool(removal.part)
                     removed.write(msgspec.json.encode(removal) + b"\n")
+                if kept is not None:
+                    yield place, kept
+            yield from later() if later else ()
+
+        def kept() -> Iterator[Record]:
+            for place, record in judged():
+                if not seen.add(record.key):
+                    raise _clash(files, place.file, kind, record)
+                yield record
 
         count = write_jsonl(out, kept())
         removed.seek(0)
         decoder = msgspec.json.Decoder(Removal)
-        return Sieved(count, write_jsonl(reasons, map(decoder.decode, removed)))
+        total = write_jsonl(reasons, map(decoder.decode, removed))
+        return Sieved(count, total - parts, parts)
 
 
 def _clash(files: Sequence[str | Path], last: str, kind: Kind, record: Record) -> InputError:

@@ -2,14 +2,18 @@
 
 ```
 OUT                       the examples
-OUT.job/journal.sqlite    what the election was made from, and its ballots: a row for each member and query
+BALLOTS                   what every member measured, and how it was counted in BALLOTS.settings.json
+OUT.job/journal.sqlite    what the election was made from, and its ballots: a row for each member and query;
+                          what members measured of thoughts without content
 OUT.job/members           what members keep until the election is finished: vectors
 ```
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,17 +35,21 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.kit.job import Database, Job
-from o1_vote._job import Published, described, publish
-from o1_vote.election.nominate import Nomination, Nominations, Reason
-from o1_vote.measure import Measure, margin_to_corpus
-from o1_vote.members.protocol import Candidate, LazyMember, Member, Recorded, Retriever
-from o1_vote.tally import mean_rank
+from o1_vote._job import Published, described, files_of, publish
+from o1_vote.election.controls import Outcome, measured, outcomes, tolerance_of
+from o1_vote.election.controls import places as sample_places
+from o1_vote.election.nominate import Nomination, Nominations, Reason, candidate_of
+from o1_vote.election.settings import Settings, write_settings
+from o1_vote.election.settings import beside as settings_beside
+from o1_vote.measure import MEASURES, Measure, margin_to_corpus, name_of
+from o1_vote.members.protocol import LazyMember, Member, Recorded, Retriever
+from o1_vote.tally import Counting
 
 Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]
 """Maps each query_id to the elected thought_id, or to None for no thought. It is given all ballots of some
 queries at a time."""
 
-CHOSEN_ON_DEV: Rule = functools.partial(mean_rank, abstain=True)
+CHOSEN_ON_DEV = Counting()
 """With `margin_to_corpus` the best of `benchmarks/vote_quality.py` on the dev queries of four collections."""
 
 BLOCK = 256
@@ -51,17 +59,26 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ballots (
     member TEXT NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (member, place)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS controls (member TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS about (member TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 """
+_CONTROLS = msgspec.json.Decoder(dict[str, list[tuple[str | None, float]]])
 _SHEET = msgspec.json.Decoder(list[Ballot])
 
 
 @dataclass(frozen=True)
 class Election:
-    """The outcome of an election in memory: every query is in `examples` or in `reasons`."""
+    """The outcome of an election in memory: every query is in `examples` or in `reasons`.
+
+    `counting` is how ballots were counted, with the tolerance of each member where controls were measured;
+    `controls` says how often these would have won.
+    """
 
     examples: list[Example]
     ballots: list[Ballot]
     reasons: list[Reason]
+    counting: Rule
+    controls: dict[str, Outcome]
 
 
 @overload
@@ -72,9 +89,11 @@ def elect(
     qrels: Iterable[Qrel],
     documents: Iterable[Document],
     members: Sequence[Member],
-    rule: Rule = ...,
-    measure: Measure = ...,
+    rule: Rule | str = ...,
+    measure: Measure | str = ...,
     negatives: Iterable[Example] | None = ...,
+    relevance: int = ...,
+    controls: bool | None = ...,
     progress: bool = ...,
 ) -> Election: ...
 
@@ -87,9 +106,11 @@ def elect(
     qrels: Iterable[Qrel],
     documents: Iterable[Document],
     members: Sequence[Member],
-    rule: Rule = ...,
-    measure: Measure = ...,
+    rule: Rule | str = ...,
+    measure: Measure | str = ...,
     negatives: Iterable[Example] | None = ...,
+    relevance: int = ...,
+    controls: bool | None = ...,
     out: str | Path,
     ballots: str | Path | None = ...,
     reasons: str | Path | None = ...,
@@ -105,9 +126,11 @@ def elect(
     qrels: Iterable[Qrel],
     documents: Iterable[Document],
     members: Sequence[Member],
-    rule: Rule = CHOSEN_ON_DEV,
-    measure: Measure = margin_to_corpus,
+    rule: Rule | str = CHOSEN_ON_DEV,
+    measure: Measure | str = margin_to_corpus,
     negatives: Iterable[Example] | None = None,
+    relevance: int = 1,
+    controls: bool | None = None,
     out: str | Path | None = None,
     ballots: str | Path | None = None,
     reasons: str | Path | None = None,
@@ -116,10 +139,11 @@ def elect(
 ) -> Election | Published:
     """Elect a thought for each query and write it into an example with the query's positives.
 
-    A query without thoughts becomes an example without a thought, and so does one whose thoughts do not
-    lift its positives above the rest of the corpus; a query without positives is listed with the reason.
-    The paper's way is `rule=majority, measure=thought_similarity`; it never abstains, and no member has to
-    score the whole corpus.
+    A query without thoughts becomes an example without a thought, and so does one whose thoughts lift its
+    positives above the rest of the corpus no further than thoughts without content do; a query without
+    positives is listed with the reason. Queries that ask the same share their positives. The paper's way is
+    `rule=Counting("majority", abstain=False), measure="thought"`; it never abstains, and no member has to
+    search the corpus.
 
     With `out` the election is a job (`OUT.job`): memory does not grow with the queries, a call that was
     killed is continued by the same call, which measures nothing again, and one that is finished returns at
@@ -134,9 +158,13 @@ def elect(
         qrels: say which documents are positive.
         documents: the corpus.
         members: the committee.
-        rule: how ballots are counted; see `o1_vote.tally`.
-        measure: what a ballot says; see `o1_vote.measure`.
+        rule: how ballots are counted: the name of a rule, a `Counting` with its terms, or a function; see
+            `o1_vote.tally`.
+        measure: what a ballot says: a name or a function; see `o1_vote.measure`.
         negatives: examples with hard negatives, for `margin_to_negatives`; a query without one is left out.
+        relevance: the lowest grade of a positive.
+        controls: measure thoughts without content on some queries, for the tolerance of the rule; on by
+            default where the rule has one, which is a `Counting` that abstains.
         out: JSONL of examples to write.
         ballots: JSONL of ballots to write.
         reasons: JSONL of the queries that are left out; without it, leaving one out is an error.
@@ -152,43 +180,77 @@ def elect(
     """
     names = [member.name for member in members]
     refuse_like_named(names)
-    _refuse_weights_of_nobody(rule, names)
+    counting = Counting(rule) if isinstance(rule, str) else rule
+    _refuse_weights_of_nobody(counting, names)
+    measuring = _measure_of(measure)
     if out is None and (ballots or reasons or new_job):
         raise InputError("ballots, reasons and new_job need out; give the file of the examples, too")
     whole = any(isinstance(member, LazyMember) and member.whole_corpus for member in members)
-    join = Nominations(queries, thoughts, qrels, documents, negatives=negatives, every_document=whole)
+    join = Nominations(
+        queries, thoughts, qrels, documents, negatives=negatives, every_document=whole, relevance=relevance
+    )
+    controlled = _controlled(counting, controls)
     with join as nominations:
         if out is None:
             with Database("", _SCHEMA) as db:
-                _vote(db, None, nominations, members, measure, progress)
-                examples = list(_examples(db, nominations, names, rule))
-                return Election(examples, list(_ballots(db, names)), list(nominations.reasons()))
+                _vote(db, None, nominations, members, measuring, controlled, progress)
+                level, won = _levelled(db, counting, members, controlled)
+                examples = list(_examples(db, nominations, names, level))
+                return Election(examples, list(_ballots(db, names)), list(nominations.reasons()), level, won)
         made_from = {
             **{f"{name} sha256": digest for name, digest in nominations.made_from().items()},
-            "measure": described(measure),
-            "rule": described(rule),
+            **nominations.settings,
+            "measure": described(measuring),
+            "rule": described(counting),
+            "controls": str(controlled),
             **{f"member {member.name}": described(member) for member in members},
         }
+        inputs = {"queries": queries, "thoughts": thoughts, "qrels": qrels, "documents": documents}
+        beside = {"ballots": ballots, "reasons": reasons}
+        if ballots and isinstance(counting, Counting):
+            beside["settings"] = settings_beside(ballots)
 
         def work(job: Job, published: Published) -> None:
             if not reasons:
                 _refuse_to_leave_out(nominations)
-            _vote(job.db, job.folder / "members", nominations, members, measure, progress)
+            _vote(job.db, job.folder / "members", nominations, members, measuring, controlled, progress)
+            level, won = _levelled(job.db, counting, members, controlled)
             if reasons:
                 published.left_out = write_jsonl(reasons, nominations.reasons())
             if ballots:
                 write_jsonl(ballots, _ballots(job.db, names))
-            write_jsonl(out, published.counted(_examples(job.db, nominations, names, rule)))
+                if isinstance(level, Counting):
+                    settings = Settings(
+                        version=importlib.metadata.version("o1-vote"),
+                        measure=name_of(measuring),
+                        counting=level,
+                        controls=won,
+                        members={member.name: _about(job.db, member) for member in members},
+                        inputs={
+                            name: ", ".join(map(str, files))
+                            for name, each in inputs.items()
+                            if (files := files_of(each))
+                        },
+                        relevance=relevance,
+                    )
+                    write_settings(ballots, settings)
+            write_jsonl(out, published.counted(_examples(job.db, nominations, names, level)))
+            published.shared = nominations.shared
+            for kind, outcome in won.items():
+                published.told.append(
+                    f"{kind}, as the only thought, would have won {outcome.won} of {outcome.queries} queries "
+                    f"({outcome.without} without the tolerance)"
+                )
 
-        beside = {"ballots": ballots, "reasons": reasons}
-        return publish(out, made_from, work, beside=beside, schema=_SCHEMA, new_job=new_job)
+        reading = files_of(*inputs.values(), negatives, *members)
+        return publish(out, made_from, work, beside=beside, reading=reading, schema=_SCHEMA, new_job=new_job)
 
 
 def cast(
     nominations: Iterable[Nomination],
     member: Retriever | Recorded,
     *,
-    measure: Measure = margin_to_corpus,
+    measure: Measure | str = margin_to_corpus,
 ) -> Iterator[Ballot]:
     """Yield a member's ballots: for each query the query alone, then its thoughts.
 
@@ -196,15 +258,15 @@ def cast(
     is kept between blocks of queries, so that any driver may deal them out. Raises InputError for a score
     that is not finite.
     """
-    remaining = iter(nominations)
+    remaining, measuring = iter(nominations), _measure_of(measure)
     while block := list(itertools.islice(remaining, BLOCK)):
         candidates = [
-            Candidate(nomination.query, thought, nomination.positives, nomination.negatives)
+            candidate_of(nomination, thought)
             for nomination in block
             for thought in (None, *nomination.thoughts)
         ]
         if isinstance(member, Retriever):
-            scores: Sequence[float] = measure(member, candidates).tolist()
+            scores: Sequence[float] = measuring(member, candidates).tolist()
         else:
             scores = member.scores(candidates)
         for candidate, score in zip(candidates, scores, strict=True):
@@ -244,9 +306,51 @@ def refuse_like_named(names: Iterable[str]) -> None:
             raise InputError(f"two members are called {quoted(name)}; give each a name of its own")
 
 
+def _measure_of(measure: Measure | str) -> Measure:
+    if not isinstance(measure, str):
+        return measure
+    if measure not in MEASURES:
+        raise InputError(f"no measure {quoted(measure)}; there are {', '.join(MEASURES)}")
+    return MEASURES[measure]
+
+
+def _controlled(rule: Rule, controls: bool | None) -> bool:
+    """Return whether controls are measured. Raises InputError where they are asked for and have no effect."""
+    able = isinstance(rule, Counting) and rule.abstain and not rule.tolerance
+    if controls and not able:
+        raise InputError("controls need a Counting that abstains and has no tolerance yet; leave them out")
+    return able if controls is None else controls
+
+
+def _levelled(
+    db: Database, rule: Rule, members: Iterable[Member], controlled: bool
+) -> tuple[Rule, dict[str, Outcome]]:
+    """Return the rule with the tolerance of each member, and how often controls would have won."""
+    if not isinstance(rule, Counting) or not controlled:
+        return rule, {}
+    told = {
+        name: {query_id: dict(scores) for query_id, scores in _CONTROLS.decode(body).items()}
+        for name, body in db.rows("SELECT member, body FROM controls")
+    }
+    tolerance = {member.name: getattr(member, "tolerance", 0.0) for member in members}
+    tolerance |= {name: tolerance_of(own) for name, own in told.items()}
+    level = dataclasses.replace(rule, tolerance=tolerance)
+    return level, outcomes(told, level)
+
+
+def _about(db: Database, member: Member) -> dict[str, str]:
+    """Return what a member is in words, as it said when it was loaded."""
+    row = db.row("SELECT body FROM about WHERE member = ?", member.name)
+    return msgspec.json.decode(row[0], type=dict[str, str]) if row else {"member": described(member)}
+
+
 def _refuse_weights_of_nobody(rule: Rule, names: Sequence[str]) -> None:
     """Raise InputError before anybody votes, and not when weights are counted."""
-    weights = rule.keywords.get("weights", {}) if isinstance(rule, functools.partial) else {}
+    weights: Mapping[str, float] = {}
+    if isinstance(rule, Counting):
+        weights = rule.weights
+    elif isinstance(rule, functools.partial):
+        weights = rule.keywords.get("weights", {})
     if strangers := sorted(set(weights) - set(names)):
         raise InputError(
             f"weights: no member is called {quoted(strangers[0])}; the members are {', '.join(names)}"
@@ -268,18 +372,26 @@ def _vote(
     nominations: Nominations,
     members: Iterable[Member],
     measure: Measure,
+    controlled: bool,
     progress: bool,
 ) -> None:
-    """Let each member vote on what it has not voted on yet, block by block."""
+    """Let each member vote on what it has not voted on yet, block by block, after the controls."""
     from tqdm import tqdm  # here, so that `import o1_vote` stays light
 
     for member in members:
         (done,) = db.row("SELECT count(*) FROM ballots WHERE member = ?", member.name)
+        known = db.row("SELECT 1 FROM controls WHERE member = ?", member.name) is not None
         loaded = member
         if isinstance(loaded, LazyMember):
-            if done == len(nominations):
+            if done == len(nominations) and (known or not controlled):
                 continue
             loaded = loaded.load(nominations.documents, folder)
+        if about := getattr(loaded, "about", None):
+            db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", member.name, msgspec.json.encode(about))
+        if controlled and not known and isinstance(loaded, Retriever):
+            own = measured(_sample(nominations), loaded, measure)
+            pairs = {query_id: list(scores.items()) for query_id, scores in own.items()}
+            db.execute("INSERT INTO controls VALUES (?, ?)", member.name, msgspec.json.encode(pairs))
         total, before = nominations.candidates(len(nominations)), nominations.candidates(done)
         with tqdm(
             desc=member.name, total=total, initial=before, unit=" ballots", disable=not progress
@@ -293,6 +405,10 @@ def _vote(
                     db.execute_many("INSERT INTO ballots VALUES (?, ?, ?)", rows)
                 done += len(block)
                 bar.update(sum(map(len, sheets)))
+
+
+def _sample(nominations: Nominations) -> list[Nomination]:
+    return [next(nominations.block(place, 1)) for place in sample_places(len(nominations))]
 
 
 def _ballots(db: Database, names: Iterable[str], start: int = 0, count: int = -1) -> Iterator[Ballot]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
 
 from o1_records import Ballot, InputError, Query, Thought, open_queries, quoted, read_jsonl
-from o1_vote.tally import Points, Sheets, Terms, Verdict, decide, ranks, sheets_of
+from o1_vote.election.settings import Settings, read_settings, recounted
+from o1_vote.tally import Sheets, Verdict, ranks, sheets_of
 
 _WIDTH = 100
 _ALONE = "(no thought)"
@@ -20,23 +20,21 @@ def explain(
     ballots: str | Path,
     thoughts: str | Path,
     queries: str | Path,
-    rule: str,
-    points: Points,
-    **terms: Unpack[Terms],
+    **counting: object,
 ) -> list[str]:
     """Return the lines of `explanation` for a query in the files of an election.
 
     Args:
         query_id: of the query.
-        ballots: JSONL that `elect` wrote.
+        ballots: JSONL that `elect` wrote, with its settings beside it.
         thoughts: JSONL of the thoughts.
         queries: JSONL of the queries, or a BEIR folder.
-        rule: what the rule is called.
-        points: how the rule counts; see `o1_vote.tally`.
-        **terms: of the rule.
+        **counting: fields of `Counting` that are to be other than in the election; None is as there.
 
-    Raises InputError for a query that is unknown or has no ballot.
+    Raises InputError for a query that is unknown or has no ballot, and for settings of other ballots.
     """
+    settings = read_settings(ballots)
+    how, told = recounted(settings, **counting)
     query = next((query for query in open_queries(queries) if query.query_id == query_id), None)
     if query is None:
         raise InputError(f"{queries}: has no query {quoted(query_id)}")
@@ -45,18 +43,31 @@ def explain(
         raise InputError(f"{ballots}: has no ballot about query {quoted(query_id)}")
     texts = {t.thought_id: t for t in read_jsonl(thoughts, Thought) if t.query_id == query_id}
     sheets = sheets_of(own)[query_id]
-    return list(explanation(query, texts, sheets, decide(sheets, points, **terms), rule=rule))
+    return list(explanation(query, texts, sheets, how.decide(sheets), how=told, settings=settings))
 
 
 def explanation(
-    query: Query, thoughts: dict[str, Thought], sheets: Sheets, verdict: Verdict, *, rule: str
+    query: Query,
+    thoughts: dict[str, Thought],
+    sheets: Sheets,
+    verdict: Verdict,
+    *,
+    how: str,
+    settings: Settings | None = None,
 ) -> Iterator[str]:
     """Yield the lines: the query, the winner, then each candidate with its points and its ballots.
 
-    A ballot is shown as the raw score and the rank among all candidates, the query alone included.
+    A ballot is shown as the raw score and the rank among all candidates, the query alone included; `level`
+    says that the score is within the tolerance of the member, and so as good as that of the query alone.
     """
     yield from _paragraph(f"query {query.query_id}", query.text)
-    yield f"winner: {verdict.winner or _ALONE}, by {rule}: {verdict.why}"
+    yield f"winner: {verdict.winner or _ALONE}: {verdict.why}"
+    yield how
+    tolerance = settings.counting.tolerance if settings and settings.counting.abstain else {}
+    if settings:
+        yield f"measured: {settings.measure}"
+    if any(tolerance.values()):
+        yield "tolerance: " + ", ".join(f"{name} {limit:.4f}" for name, limit in tolerance.items())
     yield f"agreement of {len(sheets)} members (Krippendorff's alpha): {verdict.agreement:.3f}"
     of_each = {member: ranks(scores) for member, scores in sheets.items()}
     candidates = next(iter(sheets.values()))
@@ -65,11 +76,18 @@ def explanation(
         counted = f"{points[name]:.4f} points" if name in points else "is not a candidate"
         mark = "*" if name == verdict.winner else " "
         yield ""
-        yield f"{mark} {name or _ALONE}: {counted}"
+        yield f"{mark} {name or _ALONE}{_by(thoughts, name)}: {counted}"
         for member, scores in sheets.items():
-            yield f"    {member}: {scores[name]:.4f} (rank {of_each[member][name]:g} of {len(candidates)})"
+            gain = abs(scores[name] - scores.get(None, scores[name]))
+            level = ", level" if name is not None and gain <= tolerance.get(member, -1.0) else ""
+            place = f"rank {of_each[member][name]:g} of {len(candidates)}{level}"
+            yield f"    {member}: {scores[name]:.4f} ({place})"
         if name in thoughts:
             yield from _paragraph("   ", thoughts[name].text)
+
+
+def _by(thoughts: dict[str, Thought], name: str | None) -> str:
+    return f" by {thoughts[name].source.model}" if name in thoughts else ""
 
 
 def _paragraph(start: str, text: str) -> Iterator[str]:

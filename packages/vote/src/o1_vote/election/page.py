@@ -7,12 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Unpack
 
-from o1_records import InputError, Thought, atomic_write, open_queries, read_jsonl
-from o1_vote.election.survey import BINS, Disputed, Survey
+import msgspec
+
+from o1_records import InputError, Thought, atomic_write, open_queries, quoted, read_jsonl
+from o1_records.kit.job import Database
+from o1_records.kit.text import words
+from o1_vote.election.settings import Settings, read_settings, recounted
+from o1_vote.election.survey import BINS, Disputed, Survey, Written
 from o1_vote.members.scores import sheets_by_query
-from o1_vote.tally import Points, Terms, decide, ranks
+from o1_vote.tally import ranks
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1e23; --soft: #5d6673; --line: #d9dee5; --back: #fff;
@@ -39,42 +43,70 @@ def report(
     thoughts: str | Path,
     queries: str | Path,
     out: str | Path,
-    rule: str,
-    points: Points,
-    **terms: Unpack[Terms],
+    **counting: object,
 ) -> int:
     """Write the page about the election in a file of ballots; returns how many queries it had.
 
     Args:
-        ballots: JSONL that `elect` wrote.
+        ballots: JSONL that `elect` wrote, with its settings beside it.
         thoughts: JSONL of the thoughts.
         queries: JSONL of the queries, or a BEIR folder.
         out: the HTML page to write.
-        rule: what the rule is called.
-        points: how the rule counts; see `o1_vote.tally`.
-        **terms: of the rule.
+        **counting: fields of `Counting` that are to be other than in the election; None is as there.
 
-    Raises InputError for a file without ballots.
+    Raises InputError for a file without ballots, settings of other ballots and a thought that is there twice.
     """
+    settings = read_settings(ballots)
+    how, told = recounted(settings, **counting)
     survey = Survey()
-    for query_id, sheets in sheets_by_query(ballots):
-        survey.add(query_id, sheets, decide(sheets, points, **terms))
-    if not survey.queries:
-        raise InputError(f"{ballots}: has no ballot, so there is nothing to report; is it elect's file?")
-    survey.measure_lengths(read_jsonl(thoughts, Thought))
-    shown = {dispute.query_id for dispute in survey.disputed}
-    texts = {query.query_id: query.text for query in open_queries(queries) if query.query_id in shown}
-    candidates: defaultdict[str, dict[str, Thought]] = defaultdict(dict)
-    for thought in read_jsonl(thoughts, Thought):
-        if thought.query_id in shown:
-            candidates[thought.query_id][thought.thought_id] = thought
+    with Database("", _THOUGHTS) as db:
+        _keep_thoughts(db, thoughts)
+        for query_id, sheets in sheets_by_query(ballots):
+            verdict = how.decide(sheets)
+            survey.add(query_id, sheets, verdict)
+            sql = "SELECT thought_id, model, words FROM thought WHERE query_id = ?"
+            written = {name: Written(model, count) for name, model, count in db.rows(sql, query_id)}
+            survey.count_thoughts(sheets, verdict.winner, written)
+        if not survey.queries:
+            raise InputError(f"{ballots}: has no ballot, so there is nothing to report; is it elect's file?")
+        shown = {dispute.query_id for dispute in survey.disputed}
+        texts = {query.query_id: query.text for query in open_queries(queries) if query.query_id in shown}
+        candidates: defaultdict[str, dict[str, Thought]] = defaultdict(dict)
+        for query_id in shown:
+            for (body,) in db.rows("SELECT body FROM thought WHERE query_id = ?", query_id):
+                thought = msgspec.json.decode(body, type=Thought)
+                candidates[query_id][thought.thought_id] = thought
+    files = {"ballots": ballots, "thoughts": thoughts, "queries": queries}
+    inputs = {name: str(path) for name, path in files.items()} | (settings.inputs if settings else {})
     with atomic_write(out) as file:
-        file.write(page(survey, texts, candidates, rule=rule).encode())
+        file.write(page(survey, texts, candidates, how=told, settings=settings, inputs=inputs).encode())
     return survey.queries
 
 
+_THOUGHTS = """CREATE TABLE thought (query_id TEXT, thought_id TEXT, model TEXT, words INTEGER, body BLOB,
+    PRIMARY KEY (query_id, thought_id)) WITHOUT ROWID"""
+
+
+def _keep_thoughts(db: Database, thoughts: str | Path) -> None:
+    with db.transaction():
+        for thought in read_jsonl(thoughts, Thought):
+            row = (thought.source.model, len(words(thought.text)), msgspec.json.encode(thought))
+            if not db.execute(
+                "INSERT OR IGNORE INTO thought VALUES (?,?,?,?,?)", *thought.key, *row
+            ).rowcount:
+                raise InputError(
+                    f"{thoughts}: thought {quoted(thought.key)} is there twice; keep one of them"
+                )
+
+
 def page(
-    survey: Survey, queries: Mapping[str, str], thoughts: Mapping[str, Mapping[str, Thought]], *, rule: str
+    survey: Survey,
+    queries: Mapping[str, str],
+    thoughts: Mapping[str, Mapping[str, Thought]],
+    *,
+    how: str,
+    settings: Settings | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page. `queries` and `thoughts` have the texts of the disputed queries."""
     elected = survey.queries - sum(winner is None for winner in survey.winners.values())
@@ -87,15 +119,18 @@ def page(
     )
     body = [
         "<h1>An election of thoughts</h1>",
-        f"<p>{survey.queries:,} queries by {escape(rule)}: {elected:,} ({share:.1%}) carry a thought. "
+        f"<p>{survey.queries:,} queries, {escape(how)}: {elected:,} ({share:.1%}) carry a thought. "
         f"Mean agreement (Krippendorff's alpha of ranks) {_number(survey.alpha.value)}.</p>",
+        _section("How it was held", _settings(settings, inputs or {})),
         _section("How queries were decided", _bars(survey.reasons)),
+        _section("Thoughts by model", _models(survey), _MODELS),
+        _section("Gain over the query alone", _gains(survey), _GAINS),
+        _section("Models side by side", _duels(survey), _DUELS),
+        _section("Thoughts without content", _controls(settings), _CONTROLS),
         _section("Agreement of the members", _pairs(survey), _ALPHA),
         _section("Agreement by query", _bars(alphas), "Queries that have thoughts, by alpha."),
         _section("Members", _members(survey), _MEMBERS),
         _section("Raw scores", _scores(survey), _SCORES),
-        _section("Candidates", _bars(_wins(survey)), _CANDIDATES),
-        _section("Words", _lengths(survey), "Mean length of thoughts."),
         _section("The most disputed queries", disputes),
     ]
     head = (
@@ -110,8 +145,12 @@ _ALPHA = (
     "Alpha of every two members over all candidates, the query alone included; 1 is the same order, 0 chance."
 )
 _SCORES = "Means over queries that have thoughts, each on its member's own scale."
-_CANDIDATES = (
-    "How often the most common thought_ids won, of the times they were candidates; of QUERY_ID#n the n."
+_MODELS = "Queries it wrote about, its thoughts, those elected, and mean words of all and of the elected."
+_GAINS = "Mean score of a model's thoughts less that of the query alone, and how many score higher."
+_DUELS = "Of the queries that both wrote about: whose thought was elected."
+_CONTROLS = (
+    "How often a text that says nothing would have been elected as the only thought of its query, and how "
+    "often without the tolerance that it sets."
 )
 _MEMBERS = "How often a member put the winner first, and how often the query alone, ties included."
 
@@ -145,12 +184,6 @@ def _bars(values: Mapping[str, float]) -> str:
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
-def _wins(survey: Survey) -> dict[str, float]:
-    """Return how often the most common candidates won; a candidate that occurs once says nothing."""
-    common = [(name, count) for name, count in survey.stood.most_common(12) if count > 1]
-    return {name: survey.wins[name] / count for name, count in sorted(common)}
-
-
 def _pairs(survey: Survey) -> str:
     rows = [
         [f"{escape(one)} and {escape(other)}", _number(mean.value)]
@@ -175,9 +208,65 @@ def _scores(survey: Survey) -> str:
     return _table(["member", *kinds], rows) if rows else ""
 
 
-def _lengths(survey: Survey) -> str:
-    rows = [[name, f"{mean.count:,}", f"{mean.value:.1f}"] for name, mean in sorted(survey.lengths.items())]
-    return _table(["thoughts", "count", "words"], rows) if rows else ""
+def _settings(settings: Settings | None, inputs: Mapping[str, str]) -> str:
+    rows = [[name, path] for name, path in inputs.items()]
+    if settings:
+        rows = [["measure", settings.measure], ["o1-vote", settings.version], *rows]
+        if settings.relevance != 1:
+            rows.append(["positives", f"judged {settings.relevance} or more"])
+        for name, about in settings.members.items():
+            tolerance = settings.counting.tolerance.get(name)
+            told = [f"{what}: {value}" for what, value in about.items()]
+            told += [] if tolerance is None else [f"tolerance: {tolerance:.4g}"]
+            rows.append([f"member {name}", "; ".join(told)])
+    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(told)}</td></tr>" for name, told in rows)
+    return f'<div class="wide"><table>{cells}</table></div>' if rows else ""
+
+
+def _models(survey: Survey) -> str:
+    head = ["model", "queries", "thoughts", "elected", "of queries", "words", "words of elected"]
+    rows = [
+        [
+            escape(name),
+            *(f"{count:,}" for count in (own.queries, own.thoughts, own.elected)),
+            _percent(own.elected / own.queries),
+            f"{own.words.value:.1f}",
+            "" if math.isnan(own.elected_words.value) else f"{own.elected_words.value:.1f}",
+        ]
+        for name, own in sorted(survey.models.items())
+    ]
+    return _table(head, rows) if rows else ""
+
+
+def _gains(survey: Survey) -> str:
+    members = sorted({member for own in survey.models.values() for member in own.gain})
+    rows = [
+        [escape(name), *(f"{own.gain[m].value:+.3f} ({_percent(own.better[m].value)})" for m in members)]
+        for name, own in sorted(survey.models.items())
+        if own.gain
+    ]
+    return _table(["model", *map(escape, members)], rows) if rows else ""
+
+
+def _duels(survey: Survey) -> str:
+    rows = [
+        [f"{escape(one)} and {escape(other)}", *(f"{won[name]:,}" for name in (one, other, "neither"))]
+        for (one, other), won in sorted(survey.duels.items())
+    ]
+    return _table(["models", "the first", "the second", "neither"], rows) if rows else ""
+
+
+def _controls(settings: Settings | None) -> str:
+    rows = [
+        [
+            escape(kind),
+            f"{own.queries:,}",
+            _percent(own.won / own.queries),
+            _percent(own.without / own.queries),
+        ]
+        for kind, own in (settings.controls if settings else {}).items()
+    ]
+    return _table(["text", "queries", "elected", "without the tolerance"], rows) if rows else ""
 
 
 def _dispute(dispute: Disputed, text: str, thoughts: Mapping[str, Thought]) -> str:
@@ -187,7 +276,8 @@ def _dispute(dispute: Disputed, text: str, thoughts: Mapping[str, Thought]) -> s
     for name in names:
         told = f"<br>{escape(thoughts[name].text)}" if name is not None and name in thoughts else ""
         cells = [f"{own[name]:g} ({dispute.sheets[m][name]:.3g})" for m, own in of_each.items()]
-        rows.append([f"<b>{escape(name or 'no thought')}</b>{told}", *cells])
+        by = f" by {escape(thoughts[name].source.model)}" if name is not None and name in thoughts else ""
+        rows.append([f"<b>{escape(name or 'no thought')}</b>{by}{told}", *cells])
     summary = (
         f"{escape(text)} <span class=soft>{escape(dispute.query_id)}, alpha {dispute.agreement:.2f}</span>"
     )

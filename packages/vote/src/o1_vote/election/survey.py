@@ -6,20 +6,16 @@ import heapq
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from o1_records import Thought
-from o1_records.kit.text import words
 from o1_vote.tally import Scores, Sheets, Verdict, first_places, krippendorff_alpha
 
 BINS = 10
 """Of the histogram of alpha, from -1 to 1."""
 DISPUTED = 10
 """Queries that are shown in full."""
-MOST_CANDIDATES = 10_000
-"""Candidates whose wins are counted; where there are more, the rarest are dropped."""
 
 
 class Disputed(NamedTuple):
@@ -29,6 +25,13 @@ class Disputed(NamedTuple):
     query_id: str
     sheets: Sheets
     verdict: Verdict
+
+
+class Written(NamedTuple):
+    """Who wrote a thought, and how long it is."""
+
+    model: str
+    words: int
 
 
 class Mean:
@@ -49,8 +52,21 @@ class Mean:
 
 
 @dataclass
+class Thinker:
+    """Counts over the thoughts of one model; `gain` and `better` are over the query alone, by member."""
+
+    queries: int = 0
+    thoughts: int = 0
+    elected: int = 0
+    words: Mean = field(default_factory=Mean)
+    elected_words: Mean = field(default_factory=Mean)
+    gain: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
+    better: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
+
+
+@dataclass
 class Survey:
-    """Counts over queries: `add` each, then `measure_lengths` with the thoughts.
+    """Counts over queries: `add` each, and `count_thoughts` where it is known who wrote them.
 
     Agreement, members and scores are counted over the queries that have a thought: on the others nobody can
     disagree, and many of them would hide how the rest was decided.
@@ -59,15 +75,14 @@ class Survey:
     queries: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     winners: dict[str, str | None] = field(default_factory=dict)
-    wins: Counter[str] = field(default_factory=Counter)
-    stood: Counter[str] = field(default_factory=Counter)
     with_winner: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
     prefers_none: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
     pairs: defaultdict[tuple[str, str], Mean] = field(default_factory=lambda: defaultdict(Mean))
     scores: defaultdict[tuple[str, str], Mean] = field(default_factory=lambda: defaultdict(Mean))
     alphas: Counter[int] = field(default_factory=Counter)
     alpha: Mean = field(default_factory=Mean)
-    lengths: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
+    models: dict[str, Thinker] = field(default_factory=dict)
+    duels: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     _disputed: list[tuple[float, int, Disputed]] = field(default_factory=list)
 
     def add(self, query_id: str, sheets: Sheets, verdict: Verdict) -> None:
@@ -79,8 +94,9 @@ class Survey:
             kind = verdict.why.partition(":")[0]
             if "points above" in kind:
                 kind = "no thought is far enough above the query alone"
+            elif "is level with" in kind:
+                kind = "no thought is above the query alone"
         self.reasons[kind] += 1
-        self._count_candidates(query_id, sheets, verdict.winner)
         if all(name is None for name in next(iter(sheets.values()))):
             return
         self.alpha.add(verdict.agreement)
@@ -93,28 +109,33 @@ class Survey:
         keep = heapq.heappush if len(self._disputed) < DISPUTED else heapq.heappushpop
         keep(self._disputed, (-verdict.agreement, -self.queries, dispute))
 
-    def measure_lengths(self, thoughts: Iterable[Thought]) -> None:
-        """Compare the words of elected thoughts with those of the others."""
-        for thought in thoughts:
-            if thought.query_id in self.winners:
-                elected = self.winners[thought.query_id] == thought.thought_id
-                self.lengths["elected" if elected else "not elected"].add(len(words(thought.text)))
+    def count_thoughts(self, sheets: Sheets, winner: str | None, thoughts: Mapping[str, Written]) -> None:
+        """Compare the models that wrote the thoughts of a query: what they gain, and who is elected."""
+        own: defaultdict[str, list[str]] = defaultdict(list)
+        for name, written in thoughts.items():
+            own[written.model].append(name)
+            thinker = self.models.setdefault(written.model, Thinker())
+            thinker.thoughts += 1
+            thinker.words.add(written.words)
+            if name == winner:
+                thinker.elected += 1
+                thinker.elected_words.add(written.words)
+            for member, scores in sheets.items():
+                if name in scores and None in scores:
+                    thinker.gain[member].add(scores[name] - scores[None])
+                    thinker.better[member].add(float(scores[name] > scores[None]))
+        for model in own:
+            self.models[model].queries += 1
+        for one, other in itertools.combinations(sorted(own), 2):
+            outcome = (
+                "neither" if winner is None else thoughts[winner].model if winner in thoughts else "neither"
+            )
+            self.duels[one, other][outcome if outcome in (one, other) else "neither"] += 1
 
     @property
     def disputed(self) -> Sequence[Disputed]:
         """The queries on which members agree least, the worst first."""
         return [dispute for *_, dispute in sorted(self._disputed, reverse=True)]
-
-    def _count_candidates(self, query_id: str, sheets: Sheets, winner: str | None) -> None:
-        """Count by the thought_id without the query's: o1-synth calls a thought QUERY_ID#n."""
-        for name in next(iter(sheets.values())):
-            if name is not None:
-                shared = name.removeprefix(f"{query_id}#")
-                self.stood[shared] += 1
-                self.wins[shared] += name == winner
-        if len(self.stood) > MOST_CANDIDATES:
-            self.stood = Counter(dict(self.stood.most_common(MOST_CANDIDATES // 2)))
-            self.wins = Counter({name: self.wins[name] for name in self.stood})
 
     def _count_member(self, member: str, scores: Scores, winner: str | None) -> None:
         if winner is not None:

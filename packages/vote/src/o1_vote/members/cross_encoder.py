@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +27,10 @@ _HEADLESS = ("Model", "ForMaskedLM")
 class CrossEncoderMember:
     """Score each pair by a sentence-transformers CrossEncoder with one label.
 
-    Each distinct pair is read once, and its score kept in `cache`. It cannot score a whole corpus: it serves
-    for similarities, for margins to given negatives, and as a teacher. Arguments and errors are those of
-    `SentenceTransformerMember`; it runs on the first device, in float32 unless told otherwise.
+    Each distinct pair is read once, and its score kept in `cache`. It cannot search a corpus: it serves for
+    similarities, for margins to given negatives, to filter mined negatives, and as a teacher. An instruction
+    of a query goes before the text. Arguments and errors are those of `SentenceTransformerMember`; it runs on
+    the first device, in float32 unless told otherwise.
     """
 
     def __init__(
@@ -61,15 +64,26 @@ class CrossEncoderMember:
                 "score of a pair); for a model of embeddings give st:MODEL"
             )
         self._documents = documents if isinstance(documents, Mapping) else documents_by_id(documents)
+        self._instruction = ""
+        self.about = {
+            "model": f"{model}, {dtype}, {self._model.max_length} tokens",
+            "instructions": "read before the text",
+        }
         self._cache = cache or VectorCache()
         version = importlib.metadata.version("sentence-transformers")
         kernels = kernels_of(self._model, dtype)
         self.fingerprint = f"ce {version} {model_digest(folder)} {kernels} {loading.max_length}"
 
+    def instructed(self, instruction: str) -> Self:
+        """Return the member as it reads texts of queries with this instruction."""
+        other = copy.copy(self)
+        other._instruction = f"{instruction}\n"
+        return other
+
     def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """Return the model's score of each (text, doc_id): float32 [pairs]."""
         refuse_unknown(self.name, pairs, self._documents)
-        read = [(text, self._documents[doc_id].full_text) for text, doc_id in pairs]
+        read = [(f"{self._instruction}{text}", self._documents[doc_id].full_text) for text, doc_id in pairs]
         # with the length first, two pairs that join to one text have two keys
         keys = [f"{len(text)} {text}{document}" for text, document in read]
         scores = self._cache.get(self.fingerprint, dict.fromkeys(keys))

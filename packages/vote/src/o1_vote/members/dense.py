@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,15 +57,18 @@ class Loading:
 class SentenceTransformerMember(CosineMember):
     """Compare texts and documents by the cosine of a sentence-transformers model's vectors.
 
-    Weights are read from safetensors only and remote code never runs. On CPUs with AVX-512, float32 layers
-    run through oneDNN.
+    An instruction of a query takes the place of the task where the query prompt has the form `Instruct:
+    ...`, `Query:`, and of the whole prompt elsewhere; a `query_prompt` without `{instruction}` stays as it
+    is. Weights are read from safetensors only and remote code never runs. On CPUs with AVX-512, float32
+    layers run through oneDNN.
 
     Args:
         model: a folder or a hub id.
         documents: the corpus.
         name: the name on its ballots; the model's by default.
-        query_prompt: goes before queries and thoughts.
-        document_prompt: goes before documents.
+        query_prompt: goes before queries and thoughts; the model's own by default. An instruction goes where
+            it has `{instruction}`.
+        document_prompt: goes before documents; the model's own by default.
         cache: where vectors are kept; a temporary file by default.
         loading: how the model is loaded and run.
         device: shorthand for `loading` with one device.
@@ -80,26 +85,70 @@ class SentenceTransformerMember(CosineMember):
         documents: Documents,
         *,
         name: str = "",
-        query_prompt: str = "",
-        document_prompt: str = "",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
         cache: VectorCache | None = None,
         loading: Loading | None = None,
         device: str | None = None,
         max_length: int | None = None,
     ) -> None:
         loading = loading or Loading(devices=(device,) if device else (), max_length=max_length)
-        encoder, origin = load_model(model, loading)
+        encoder, self._origin = load_model(model, loading)
         several = len(loading.devices) > 1
         pool = encoder.start_multi_process_pool(list(loading.devices)) if several else None
-        same = query_prompt == document_prompt
+        own = _own_prompt(encoder, "query")
+        self._prompt = own if query_prompt is None else query_prompt
+        self._reads_instructions = query_prompt is None or PLACE in query_prompt
+        plain = own if PLACE in self._prompt else self._prompt
+        if document_prompt is None:
+            document_prompt = _own_prompt(encoder, "document", "passage", "corpus")
+        # a Router has other weights for each side
+        same = plain == document_prompt and not any(type(part).__name__ == "Router" for part in encoder)
+        self._queries = functools.partial(_side, encoder, encoder.encode_query, loading, pool)
+        documents_side = (
+            None if same else _side(encoder, encoder.encode_document, loading, pool, document_prompt)
+        )
+        self.about = {
+            "model": f"{model}, {_dtype(loading)}, {encoder.max_seq_length} tokens",
+            "query prompt": repr(plain),
+            "document prompt": repr(document_prompt),
+            "instructions": f"read as {prompt_with(self._prompt, PLACE)!r}" if self._reads_instructions
+            else "not read, for a query prompt without {instruction} was given",
+        }  # fmt: skip
         super().__init__(
             name or str(model),
-            _side(encoder, query_prompt, loading, pool),
+            self._queries(plain),
             documents,
-            encode_document=None if same else _side(encoder, document_prompt, loading, pool),
+            encode_document=documents_side,
             cache=cache,
-            fingerprint=f"{origin} {query_prompt!r} {document_prompt!r}",
+            fingerprint=f"{self._origin} {plain!r} {document_prompt!r}",
         )
+
+    def instructed(self, instruction: str) -> CosineMember:
+        """Return the member as it reads texts of queries with this instruction."""
+        if not self._reads_instructions:
+            return self
+        prompt = prompt_with(self._prompt, instruction)
+        return self.reading(self._queries(prompt), f"{self._origin} {prompt!r}")
+
+
+PLACE = "{instruction}"
+"""Where in a prompt an instruction goes."""
+_TASK = re.compile(r"(\s*instruct:\s*).*?(\s*\n\s*query:\s*)", re.IGNORECASE | re.DOTALL)
+
+
+def prompt_with(prompt: str, instruction: str) -> str:
+    """Return a query prompt with an instruction in its place: `PLACE`, else the task, else all of it."""
+    if PLACE in prompt:
+        return prompt.replace(PLACE, instruction)
+    if task := _TASK.fullmatch(prompt):
+        return f"{task[1]}{instruction}{task[2]}"
+    return instruction if instruction[-1:].isspace() else f"{instruction}\n"
+
+
+def _own_prompt(encoder: Any, *names: str) -> str:
+    """Return the prompt that a model has under one of the names, or none."""
+    return next((prompt for name in names if (prompt := encoder.prompts.get(name))), "")
 
 
 def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
@@ -147,7 +196,7 @@ def kernels_of(model: Any, dtype: str) -> str:
     return f"{dtype} onednn" if fast else dtype
 
 
-def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
+def _side(encoder: Any, encode_side: Any, loading: Loading, pool: Any, prompt: str) -> Encode:
     """Return what embeds texts with a prompt, on one device or by a pool of processes with one each."""
     from o1_records.kit.onednn import fast_linear
 
@@ -157,7 +206,7 @@ def _side(encoder: Any, prompt: str, loading: Loading, pool: Any) -> Encode:
         all_at_once = [list(range(len(texts)))]
         for places in all_at_once if pool else by_length(tokens_of(encoder, texts), loading.tokens):
             with fast_linear():
-                vectors = encoder.encode(
+                vectors = encode_side(
                     [texts[place] for place in places],
                     prompt=prompt,
                     batch_size=loading.batch if pool else len(places),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import Document, InputError, Query, Thought, quoted
+from o1_records import Document, InputError, Query, Record, Thought, quoted
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 Pair = tuple[str, str]
 """A text and the doc_id of the document that it is compared with."""
@@ -20,12 +23,23 @@ Documents: TypeAlias = Iterable[Document] | Mapping[str, Document]
 
 
 class Candidate(NamedTuple):
-    """One thing to measure: a thought about a query, or the query alone (None)."""
+    """One thing to measure: a thought about a query, or the query alone (None).
+
+    `related` are doc_ids that are neither positive nor a competitor, such as documents of a lower grade.
+    """
 
     query: Query
     thought: Thought | None
     positives: tuple[Document, ...]
     negatives: tuple[Document, ...] = ()
+    related: frozenset[str] = frozenset()
+
+
+class Found(NamedTuple):
+    """The best documents for a text, best first, and their scores: float32 [doc_ids]."""
+
+    doc_ids: list[str]
+    scores: NDArray[np.float32]
 
 
 @runtime_checkable
@@ -49,17 +63,26 @@ class Retriever(Protocol):
 
 @runtime_checkable
 class Searcher(Retriever, Protocol):
-    """A member that can also score its whole corpus, for ranks and for mining."""
+    """A member that can also search its corpus, for margins, ranks and mining."""
 
     @property
-    def doc_ids(self) -> Sequence[str]:
-        """The documents in the order of the scores."""
+    def documents(self) -> Mapping[str, Document]:
+        """The corpus by doc_id."""
 
-    def row(self, doc_id: str) -> int:
-        """Return the position of a document in `doc_ids`. Raises KeyError when it is not in the corpus."""
+    def search(self, texts: Sequence[str], k: int) -> Iterator[Found]:
+        """Yield for each text the k best of the documents that match it; the others score 0.
 
-    def corpus_scores(self, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-        """Yield for each text the scores of all documents: float32 [documents], higher is more similar."""
+        Equal scores go to the larger doc_id. A text that says nothing, because it is empty or because the
+        member knows none of its words, finds nothing.
+        """
+
+
+@runtime_checkable
+class Instructable(Retriever, Protocol):
+    """A member whose model reads an instruction before a text."""
+
+    def instructed(self, instruction: str) -> Retriever:
+        """Return the member as it reads texts of queries with this instruction; it can do the same."""
 
 
 class Recorded(Protocol):
@@ -106,14 +129,36 @@ def loaded(
     return [member.load(documents, folder) if isinstance(member, LazyMember) else member for member in able]
 
 
+def best_first(doc_ids: Sequence[str], scores: NDArray[np.float32], k: int) -> Found:
+    """Return the k best of documents, by score and then by doc_id, both descending."""
+    ordered = sorted(zip(scores.tolist(), doc_ids, strict=True), reverse=True)[:k]
+    return Found([name for _, name in ordered], np.array([score for score, _ in ordered], dtype=np.float32))
+
+
 def documents_by_id(documents: Iterable[Document]) -> dict[str, Document]:
     """Map each doc_id to its document. Raises InputError for a duplicate doc_id."""
     known: dict[str, Document] = {}
-    for document in documents:
+    for each in documents:
+        document = checked(each, Document, "documents")
         if document.doc_id in known:
             raise InputError(f"duplicate doc_id {quoted(document.doc_id)}; keep one of the documents")
         known[document.doc_id] = document
     return known
+
+
+def checked(record: object, kind: type[RecordT], what: str) -> RecordT:
+    """Return a record, made of a dict where one is given.
+
+    Raises InputError for anything else, and for fields of the wrong type or missing.
+    """
+    if isinstance(record, kind):
+        return record
+    if not isinstance(record, Mapping):
+        raise InputError(f"{what}: expected {kind.__name__} records or dicts, got {quoted(record)}")
+    try:
+        return msgspec.convert(record, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{what}: {error}; in {quoted(dict(record))}") from error
 
 
 def refuse_unknown(name: str, pairs: Iterable[Pair], known: Mapping[str, object] | frozenset[str]) -> None:

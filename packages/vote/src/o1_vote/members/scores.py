@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from o1_records import Ballot, InputError, quoted, read_jsonl, sha256_file, trec
+from o1_records.files import plain_name
 from o1_records.kit.job import Database
+from o1_vote.election.settings import beside, read_settings
 from o1_vote.members.protocol import Candidate
 from o1_vote.tally import Sheets, sheets_of
 
@@ -19,9 +21,21 @@ _AT_A_TIME = 10_000
 class ScoreFileMember:
     """A member that says what a file says; made by `read_score_file`."""
 
-    def __init__(self, name: str, path: Path, scores: Database, *, digest: str, written_as: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        scores: Database,
+        *,
+        digest: str,
+        written_as: str = "",
+        tolerance: float = 0.0,
+    ) -> None:
         self.name = name
-        self.fingerprint = f"scores {digest} {written_as}"
+        self.files = [path, beside(path)]
+        self.tolerance = tolerance
+        self.fingerprint = f"scores {digest} {written_as} {tolerance!r}"
+        self.about = {"scores": f"{path}, as {written_as}" if written_as else str(path)}
         self._path, self._db, self._written_as = path, scores, written_as
 
     def scores(self, candidates: Sequence[Candidate]) -> list[float]:
@@ -71,14 +85,16 @@ def read_score_file(path: str | Path, name: str = "") -> list[ScoreFileMember]:
     `.jsonl`: ballots, with a member for each `retriever`, under that name. Any other file: a TREC run of one
     member called `name` (default: the file's), whose query ids are QUERY_ID for the query alone and
     QUERY_ID#THOUGHT_ID for a thought. The score of the best retrieved positive counts, and where none was
-    retrieved that of the last hit.
+    retrieved that of the last hit. Members of ballots have the tolerance that is noted beside them
+    (`o1_vote.election.settings`).
 
-    Raises InputError for a repeated ballot and for a `name` where the file has several members.
+    Raises InputError for a repeated ballot, for a `name` where the file has several members, and for settings
+    of other ballots.
     """
     path = Path(path)
     digest = sha256_file(path)
     scores = Database("", _SCHEMA)
-    if path.suffix != ".jsonl":
+    if Path(plain_name(path)).suffix != ".jsonl":
         hits = (("", hit.query_id, hit.doc_id, hit.score) for hit in trec.read_run(path))
         _fill(scores, hits)
         return [ScoreFileMember(name or path.name, path, scores, digest=digest)]
@@ -86,7 +102,14 @@ def read_score_file(path: str | Path, name: str = "") -> list[ScoreFileMember]:
     names = [row[0] for row in scores.rows("SELECT DISTINCT member FROM score ORDER BY member")]
     if name and len(names) != 1:
         raise InputError(f"{path}: has the members {quoted(names)}; leave {quoted(name)} out")
-    return [ScoreFileMember(name or own, path, scores, digest=digest, written_as=own) for own in names]
+    settings = read_settings(path)
+    tolerance = settings.counting.tolerance if settings else {}
+    return [
+        ScoreFileMember(
+            name or own, path, scores, digest=digest, written_as=own, tolerance=tolerance.get(own, 0.0)
+        )
+        for own in names
+    ]
 
 
 def sheets_by_query(path: str | Path) -> Iterator[tuple[str, Sheets]]:
