@@ -29,7 +29,7 @@ ALL_EXTRAS = {
     "synth": "[transformers]",
     "vote": "[dense,static,dedup]",
     "model": "[weights,serve,mteb,sentence-transformers]",
-    "index": "[cpu,hybrid]",
+    "index": "[cpu,hybrid,parquet,serve]",
     "bench": "[bm25,report,st,hub,irds]",
 }
 

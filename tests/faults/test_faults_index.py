@@ -31,13 +31,15 @@ IDS = [f"d{i}" for i in range(300)]
 
 @pytest.fixture
 def artefacts(tmp_path):
-    """A tuned IVF index of two versions, with every kind of file."""
-    index = build(VECTORS, IDS, factory="IVF4,Flat", encoder=ENCODER)
+    """A tuned IVF index of two versions, the second of which is the engine of the first and changes."""
+    payloads = [{"place": place} for place in range(300)]
+    index = build(VECTORS, IDS, factory="IVF4,Flat", encoder=ENCODER, payloads=payloads)
     index.save(tmp_path / "index")
     index.remove(IDS[:3])
+    index.add(VECTORS[:1] + 1, ["beside"], [{"place": 300}])
     index.set_parameters("nprobe=4")
     index.save(tmp_path / "index", extras={"tuning.json": b"{}", "tuning.svg": b"<svg/>"})
-    shutil.rmtree(tmp_path / "index" / "v000001")
+    (tmp_path / "index" / "v000001" / "manifest.json").unlink()  # nobody reads that of an older version
     return tmp_path / "index"
 
 
@@ -46,13 +48,24 @@ def use(folder, mmap):
     index = open_index(folder, mmap=mmap)
     for name in ("tuning.json", "tuning.svg"):
         index.opened.version.file(name).read()
-    return list(index.search(VECTORS[:2], ["a", "b"], k=5))
+    found = index.search(VECTORS[:2], ["a", "b"], k=5, where="place >= 0")
+    return list(found), index.fetch(["beside"]).vectors.tolist()
 
 
 def test_f8_every_flipped_bit_of_every_artefact_is_detected(artefacts):
     choose = random.Random(1)
     files = sorted(path for path in artefacts.rglob("*") if path.is_file())
-    assert len(files) == 6
+    names = [str(path.relative_to(artefacts)) for path in files]
+    assert names == [
+        "current.json",
+        "v000001/ids.safetensors",
+        "v000001/index.faiss",
+        "v000001/payloads.safetensors",
+        "v000002/changes.safetensors",
+        "v000002/manifest.json",
+        "v000002/tuning.json",
+        "v000002/tuning.svg",
+    ]
     whole = {path: path.read_bytes() for path in files}
     expected = use(artefacts, False)
     undetected = []
@@ -129,35 +142,48 @@ def test_f1_a_build_killed_at_any_time_is_finished_by_running_it_again(tmp_path)
             assert run.returncode == 0, said
             break
         index = open_index(tmp_path / "index")
-        assert (len(index), set(index.names.rows)) == (6000, {f"d{row}" for row in range(6000)})
+        assert (len(index), set(index.documents)) == (6000, {f"d{row}" for row in range(6000)})
         assert [h.doc_id for h in index.search(vectors[:20], names, k=5)] == expected
         assert not (tmp_path / "index.partial").exists()
     assert resumed > 0
 
 
-@pytest.mark.parametrize("kib", [0, 2, 8, 20])
-def test_f6_a_full_disk_leaves_the_old_version(artefacts, kib):
+@pytest.mark.parametrize(
+    ("kib", "added", "compact", "file"),
+    [
+        (0, 5, False, "lock"),
+        (1, 5, False, "v000003.partial/manifest.json"),
+        (1, 50, False, "v000003.partial/changes.safetensors"),
+        (1, 5, True, "v000003.partial/index.faiss"),
+        (20, 5, True, "v000003.partial/index.faiss"),
+    ],
+)
+def test_f6_a_full_disk_leaves_the_old_version_and_names_the_file(artefacts, kib, added, compact, file):
     code = f"""
 import resource, sys
 import numpy as np
 from o1_index import open_index
 index = open_index(sys.argv[1])
-index.add(np.ones((5, 16)), ["n%d" % n for n in range(5)])
+index.add(np.ones(({added}, 16)), ["n%d" % n for n in range({added})])
+if {compact}:
+    index.compact()
 resource.setrlimit(resource.RLIMIT_FSIZE, ({kib} * 1024, {kib} * 1024))
 try:
     index.save(sys.argv[1])
 except OSError as error:
+    print(error.filename)
     sys.exit(4)
 """
     before = use(artefacts, False)
     done = subprocess.run([sys.executable, "-c", code, str(artefacts)], capture_output=True, text=True)
     assert done.returncode == 4, done.stderr
+    assert done.stdout == f"{artefacts / file}\n"
     assert use(artefacts, False) == before
     assert open_version(artefacts).number == 2
     again = open_index(artefacts)
     again.add(np.ones((1, 16)), ["new"])
     again.save(artefacts)
-    assert "new" in open_index(artefacts).names.rows
+    assert "new" in open_index(artefacts)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes read-only folders")
@@ -188,7 +214,7 @@ def test_f9_f10_f11_bad_vectors_and_ids_are_never_indexed():
         index.search(np.ones((1, 16), dtype=np.int64), ["q"], k=1)
     assert len(index) == 300
     index.add(VECTORS[:1], ["NaN"])
-    assert "NaN" in index.names.rows
+    assert "NaN" in index
 
 
 def test_f13_names_inside_an_index_cannot_lead_out_of_it(artefacts, tmp_path):
@@ -225,4 +251,4 @@ time.sleep(60)
     assert time.monotonic() - began < 30
     reader.kill()
     reader.communicate()
-    assert len(open_index(artefacts)) == 296
+    assert len(open_index(artefacts)) == 297

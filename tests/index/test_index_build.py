@@ -44,8 +44,8 @@ class Interrupted(VectorSet):
 
     passes = 0
 
-    def shards(self):
-        for number, shard in enumerate(super().shards()):
+    def shards(self, start=0):
+        for number, shard in enumerate(super().shards(start), start):
             if self.passes == 0 and number == 3:
                 raise KeyboardInterrupt
             yield shard
@@ -88,6 +88,14 @@ def test_an_interrupted_build_continues_from_its_checkpoint(vectors, tmp_path, e
     assert hits(index) == hits(open_index(tmp_path / "index")) == hits(whole)
     assert names(tmp_path) == ["index", "vectors"]
     assert names(tmp_path / "index") == ["current.json", "v000001"]
+
+
+def test_shards_that_an_interrupted_build_took_in_are_not_read_again(vectors, tmp_path, eager):
+    expected = hits(build_from(vectors))
+    assert interrupted(tmp_path).shards == 3
+    for number in range(3):
+        (tmp_path / "vectors" / f"shard-0000{number}.safetensors").unlink()
+    assert hits(build_from(vectors, out=tmp_path / "index")) == expected
 
 
 def test_what_is_built_already_is_opened_and_not_built_again(vectors, tmp_path, caplog):
@@ -190,8 +198,17 @@ def test_another_index_is_not_published_over_an_interrupted_build(vectors, tmp_p
 
 
 def test_options_without_effect_are_refused(vectors, tmp_path):
-    for options in ({"recall": 0.9}, {"memory": 2**30}):
-        with pytest.raises(InputError, match="recall and memory are for the factory 'auto', not for 'Flat'"):
+    for options, message in [
+        ({"memory": 2**30}, "memory is for the factory 'auto', not for 'Flat'"),
+        ({"recall": 0.9}, "recall has no effect where the factory Flat is exact"),
+        ({"k": 5}, "k has no effect where the factory Flat is exact"),
+        ({"queries": vectors}, "queries has no effect where the factory Flat is exact"),
+        (
+            {"recall": 0.9, "factory": "IVF4,Flat", "parameters": "nprobe=2"},
+            "recall has no effect where parameters 'nprobe=2' are given",
+        ),
+    ]:
+        with pytest.raises(InputError, match=message):
             build_from(vectors, **options)
     with pytest.raises(InputError, match="give `out`"):
         build_from(vectors, new_job=True)

@@ -193,19 +193,38 @@ def test_documents_are_added_replaced_and_removed_by_command(folder):
         )
         assert done.returncode == code, done.stderr
     index = open_index(folder / "index")
-    assert "added" not in index.names.rows
+    assert "added" not in index
     assert next(iter(index.search(new[:1], ["q"], k=1))).doc_id == "d7"
-    assert [path.name for path in sorted((folder / "index").iterdir())] == ["current.json", "v000003"]
+    names = [path.name for path in sorted((folder / "index").iterdir())]
+    assert names == ["current.json", "v000001", "v000003"]  # the engine is that of the first version
+    done = run(folder, "compact", index="index")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "index: 300 documents, 2 removed rows are gone\n",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "o1_index", "compact", "--index", "index", "--prune"], cwd=folder
+    )
+    assert done.returncode == 0
+    assert [path.name for path in sorted((folder / "index").iterdir())] == ["current.json", "v000005"]
+    assert list(open_index(folder / "index").search(new[:1], ["q"], k=9)) == list(
+        index.search(new[:1], ["q"], k=9)
+    )
 
 
 # every option that names no file; `--queries` is a number in tune and a file in hybrid
 PLAIN = {
-    "build": "--factory --parameters --recall --memory-gib --metric --device --new-job",
+    "build": "--factory --parameters --k --recall --memory-gib --metric --device --new-job",
     "tune": "--queries --k --recall",
     "add": "--upsert --prune",
     "remove": "--prune",
-    "search": "--k --mmap --device --fuse",
+    "compact": "--prune",
+    "info": "",
+    "export": "",
+    "search": "--k --mmap --device --where --fuse",
     "hybrid": "--k --mmap --device --split --lexical --fusion --weight --k1 --b",
+    "fuse": "--fusion --weights --k",
+    "serve": "--host --port --threads --mmap --device",
 }
 
 

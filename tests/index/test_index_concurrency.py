@@ -52,8 +52,8 @@ def test_of_writers_at_the_same_time_one_succeeds_and_its_files_are_not_mixed(sa
         assert all("repeat the change" in message for message in refused)
         index = open_index(saved)
         number = (len(index) - before) // 100 - 1
-        assert set(index.names.rows) == set(writers[number].names.rows)
-        assert index.engine.reconstruct(index.engine.ntotal - 1).tolist() == [number + 1.0] * 8
+        assert set(index.documents) == set(writers[number].documents)
+        assert index.fetch([list(index.documents)[-1]]).vectors.tolist() == [[number + 1.0] * 8]
 
 
 def test_a_second_writer_of_this_process_is_refused_while_the_first_is_at_work(saved):
@@ -95,7 +95,7 @@ def test_readers_open_whole_versions_while_a_writer_publishes_and_prunes(saved):
         while not stop.is_set():
             try:
                 index = open_index(saved, mmap=len(opened) % 2 == 0)
-                assert index.engine.ntotal == len(index.names.ids)
+                assert index.engine.ntotal == len(index.documents.ids)
                 opened.add(index.opened.version.number)
             except (InputError, OSError) as error:
                 errors.append(repr(error))
@@ -130,15 +130,18 @@ def test_a_file_that_changes_under_a_mapping_is_noticed_before_the_next_answer(s
     with open(path, "r+b") as file:
         file.write(whole)
     assert first(index) == expected
-    os.replace(saved / "v000001" / "ids.json", path)  # noqa: PTH105 - another file by this name: not mapped
+    os.replace(saved / "v000001" / "ids.safetensors", path)  # noqa: PTH105 - another file by this name: not mapped
     assert first(index) == expected
 
 
 def test_two_indexes_that_share_an_engine_do_not_mix_their_rows():
     index = build(VECTORS[:10], IDS[:10])
     placed = place(index, "auto")
+    expected = first(index)
     placed.add(VECTORS[10:11], ["new"])
-    for use in (lambda: first(index), lambda: index.add(VECTORS[11:12], ["other"])):
+    assert first(index) == expected  # what was added lies beside the engine
+    placed.compact()
+    for use in (lambda: first(index), index.compact):
         with pytest.raises(InputError, match="another index that shares the engine was changed"):
             use()
     found = [hit.doc_id for hit in placed.search(VECTORS[:4], list("abcd"), k=3)]

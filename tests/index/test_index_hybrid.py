@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_index import build, open_index
-from o1_index.fusion import as_run, calibrated_score, fused_hits, hybrid, reciprocal_rank, tune_weight
+from o1_index.fusion import (
+    FUSIONS,
+    METHODS,
+    as_run,
+    calibrated_score,
+    fused_hits,
+    hybrid,
+    tune_weight,
+)
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
+from o1_records.kit.fusion import SCALES
 from o1_records.trec import read_run, write_qrels
 from o1_records.vectors import VectorWriter
 
 SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5, width=32), min_size=1)
 RUNS = st.dictionaries(st.sampled_from(["q1", "q2", "q3"]), SCORES, min_size=1)
-FUSES = [reciprocal_rank, calibrated_score]
+FUSES = [*(METHODS[name] for name in SCALES), partial(calibrated_score, floors=(-9.0, -9.0))]
 
 
 def order(run):
@@ -24,16 +34,16 @@ def order(run):
 
 
 def test_reciprocal_rank_is_its_formula():
-    fused = reciprocal_rank([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}], [1.0, 0.5])
+    fused = FUSIONS["rrf"]([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}], [1.0, 0.5])
     assert fused == {"q": pytest.approx({"a": 1 / 61, "b": 1 / 62 + 0.5 / 61, "c": 0.5 / 62})}
 
 
 def test_calibrated_scores_go_from_the_floor_to_the_best_of_each_query_and_run():
     runs = [{"q": {"a": 30.0, "b": 10.0}}, {"q": {"b": 2.0, "c": 1.0}}]
-    assert calibrated_score(runs, [0.5, 0.5]) == {"q": pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})}
+    assert FUSIONS["minmax"](runs, [0.5, 0.5]) == {"q": pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})}
     fused = calibrated_score(runs, [0.5, 0.5], floors=[-10.0, 0.0])
     assert fused == {"q": pytest.approx({"a": 0.5, "b": 0.75, "c": 0.25})}
-    assert calibrated_score([{"q": {"a": 7.0}}], [1.0]) == {"q": {"a": 1.0}}
+    assert calibrated_score([{"q": {"a": 7.0}}], [1.0], floors=[7.0]) == {"q": {"a": 1.0}}
 
 
 @pytest.mark.parametrize("fuse", FUSES)
@@ -160,7 +170,7 @@ def test_python_searches_and_fuses_without_the_command(parts):
         ({"weight": 1.2}, r"weight must be between 0 and 1, got 1\.2"),
         ({"weight": 0.5, "qrels": []}, "weight has no effect where qrels choose it"),
         ({"lexical": "thought"}, "lexical 'thought' needs thoughts"),
-        ({"fusion": "sum"}, "unknown fusion 'sum'; choose one of rrf, scores"),
+        ({"fusion": "best"}, "unknown fusion 'best'; choose one of rrf, minmax, z, sum, scores"),
         ({"qrels": []}, "none of the queries is judged"),
         (
             {"thoughts": [Thought(query_id="p", thought_id="p#0", text="x", source=Source(model="m"))]},

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from o1_index import build, exact_search, hits
 from o1_records import Hit, InputError, rank
 
-METRICS = pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+METRICS = pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 # few small whole numbers: their products are exact in float32 in any order of summation, and ties
 # and duplicates are common. The first dimension is never 0, so that no vector is zero.
 SMALL = st.integers(-2, 2)
@@ -256,9 +256,26 @@ def test_a_search_that_faiss_refuses_is_one_sentence():
     index = build(
         np.random.default_rng(0).normal(size=(90, 4)), [str(i) for i in range(90)], factory="IVF2,Flat"
     )
-    index.set_parameters("nprobe=0")
+    index.engine.nprobe = 0
     with pytest.raises(InputError, match="search: FAISS refuses"):
         index.search(np.ones((1, 4)), ["q"], k=3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters", "name"),
+    [
+        ("IVF2,Flat", "nprobe=0", "nprobe"),
+        ("IVF2,Flat", "nprobe=-3", "nprobe"),
+        ("HNSW8", "efSearch=0", "efSearch"),
+        ("IVF2,PQ2x4,RFlat", "nprobe=2,k_factor_rf=0.5", "k_factor_rf"),
+    ],
+)
+def test_parameters_with_which_nothing_is_found_are_refused(factory, parameters, name):
+    index = build(np.random.default_rng(0).normal(size=(90, 4)), [str(i) for i in range(90)], factory=factory)
+    before = index.settings
+    with pytest.raises(InputError, match=f"parameters '{parameters}': {name} must be 1 or more, got "):
+        index.set_parameters(parameters)
+    assert index.settings == before
 
 
 @given(case=collections(), k=st.integers(1, 9), most=st.integers(1, 60))
@@ -318,5 +335,5 @@ def test_what_faiss_refuses_is_one_sentence():
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="parameters 'nprobe=4': FAISS refuses"):
         build(vectors, ids).set_parameters("nprobe=4")
-    with pytest.raises(InputError, match="unknown metric 'l2'; choose one of inner_product, cosine"):
-        build(vectors, ids, metric="l2")
+    with pytest.raises(InputError, match="unknown metric 'l1'; choose one of inner_product, cosine, l2"):
+        build(vectors, ids, metric="l1")

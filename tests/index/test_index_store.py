@@ -13,6 +13,7 @@ import pytest
 from o1_index import build, build_from, open_index
 from o1_index.store.manifest import Pointer, sealed
 from o1_index.store.versions import open_version
+from o1_index.vectors import spread
 from o1_records import InputError
 from o1_records.vectors import Encoder, VectorSet, VectorWriter
 
@@ -61,7 +62,12 @@ def test_every_flipped_bit_is_noticed(saved, mmap):
     choose = random.Random(0)
     files = files_of(saved)
     names = [str(path.relative_to(saved)) for path in files]
-    assert names == ["current.json", "v000001/ids.json", "v000001/index.faiss", "v000001/manifest.json"]
+    assert names == [
+        "current.json",
+        "v000001/ids.safetensors",
+        "v000001/index.faiss",
+        "v000001/manifest.json",
+    ]
     for path in files:
         whole = path.read_bytes()
         for _ in range(120):
@@ -102,7 +108,7 @@ def test_every_truncation_is_noticed(saved, mmap):
 
 def test_an_index_of_a_newer_release_is_refused(saved):
     version = open_version(saved)
-    changed = sealed(msgspec.structs.replace(version.manifest, version=3))
+    changed = sealed(msgspec.structs.replace(version.manifest, version=99))
     (version.folder / "manifest.json").write_bytes(changed)
     pointer = Pointer(name=version.folder.name, manifest_sha256=hashlib.sha256(changed).hexdigest())
     (saved / "current.json").write_bytes(sealed(pointer))
@@ -188,7 +194,7 @@ def test_an_interrupted_save_leaves_no_index_and_the_next_one_succeeds(tmp_path)
     partial = tmp_path / "index.partial" / "v000001.partial"
     partial.mkdir(parents=True)
     (partial / "index.faiss").write_bytes(b"half")
-    (partial / ".ids.json.abc.tmp").write_bytes(b"half")
+    (partial / ".ids.safetensors.abc.tmp").write_bytes(b"half")
     with pytest.raises(FileNotFoundError):
         open_index(tmp_path / "index")
     build(VECTORS, IDS).save(tmp_path / "index")
@@ -242,12 +248,11 @@ def test_an_index_of_shards_equals_one_of_a_matrix_and_knows_its_encoder(tmp_pat
 
 
 def test_a_training_sample_is_spread_over_all_shards():
-    from o1_index.build import _training_sample
-
     numbers = np.arange(1.0, 61.0)[:, None]
     shards = [(IDS[:25], numbers[:25]), (IDS[25:29], numbers[25:29]), (IDS[29:], numbers[29:])]
-    sample = _training_sample(lambda: shards, 60, 1, "inner_product", most=7)
-    assert sample[:, 0].tolist() == [1, 10, 19, 28, 37, 46, 55]
+    parts = list(spread(shards, 60, 7))
+    assert np.concatenate([part for _, part in parts])[:, 0].tolist() == [1, 10, 19, 28, 37, 46, 55]
+    assert [name for ids, _ in parts for name in ids] == [IDS[row] for row in range(0, 60, 9)]
 
 
 def test_an_encoder_of_another_model_is_refused_naming_both(saved):
@@ -268,5 +273,5 @@ def test_vectors_of_documents_are_not_searched_for(saved):
 
 def test_codes_open_where_their_table_would_be_larger_than_the_file(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(300, 8))
-    build(vectors, [f"d{i}" for i in range(300)], factory="IVF64,PQ8").save(tmp_path / "index")
+    build(vectors, [f"d{i}" for i in range(300)], factory="IVF64,PQ8np").save(tmp_path / "index")
     assert len(open_index(tmp_path / "index").search(vectors[:1], ["q"], k=1)) == 1

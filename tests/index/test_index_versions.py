@@ -102,9 +102,14 @@ def test_changes_are_a_new_version_and_readers_keep_theirs(saved):
     assert found(reader) == found(mapped) == expected(range(40))
     writer.update(VECTORS[:2], IDS[40:42])
     writer.save(saved)
-    assert prune(saved, keep=1) == ["v000001", "v000002"]
+    assert prune(saved, keep=1) == ["v000002"]  # the engine of the third is that of the first
     assert found(mapped) == expected(range(40))
     assert len(open_index(saved)) == 70
+    writer.compact()
+    writer.save(saved)
+    assert prune(saved, keep=1) == ["v000001", "v000003"]
+    assert found(mapped) == expected(range(40))
+    assert found(open_index(saved)) == found(writer)
 
 
 def test_of_two_writers_the_second_is_refused_and_nothing_is_lost(saved):
@@ -115,7 +120,7 @@ def test_of_two_writers_the_second_is_refused_and_nothing_is_lost(saved):
     with pytest.raises(InputError, match="is at v000002 now, this index was opened at v000001"):
         second.save(saved)
     assert len(open_index(saved)) == 41
-    assert "d40" in open_index(saved).names.rows
+    assert "d40" in open_index(saved)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +143,17 @@ def test_a_change_that_is_refused_changes_nothing(saved, change, message):
     assert len(index) == 40
 
 
-def test_a_mapped_index_is_not_changed_in_place(saved):
-    with pytest.raises(InputError, match="open it without mmap"):
-        open_index(saved, mmap=True).add(VECTORS[40:41], IDS[40:41])
+def test_a_mapped_index_takes_a_few_documents_beside_its_engine_and_no_more(saved, monkeypatch):
+    monkeypatch.setattr("o1_index.index.RECENT_MAPPED", 40)
+    index = open_index(saved, mmap=True)
+    index.upsert(VECTORS[30:60], IDS[30:60])
+    index.remove(IDS[:5])
+    assert found(index) == expected(range(5, 60))
+    index.save(saved)
+    assert found(open_index(saved)) == found(open_index(saved, mmap=True)) == expected(range(5, 60))
+    for change in (index.compact, lambda: index.add(VECTORS[60:], IDS[60:])):
+        with pytest.raises(InputError, match="mapped from disk; open it without mmap"):
+            change()
 
 
 WRITER = """
@@ -166,7 +179,7 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_version(saved):
         writer.kill()
         writer.communicate()
         index = open_index(saved)
-        assert set(index.names.rows) == {*IDS[:40], *(f"n{n}" for n in range(40, len(index)))}
+        assert set(index.documents) == {*IDS[:40], *(f"n{n}" for n in range(40, len(index)))}
         assert len(found(index, k=3)) == 15
         sizes.append(len(index))
     assert sizes == sorted(sizes)

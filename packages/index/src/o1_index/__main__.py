@@ -5,18 +5,35 @@ from __future__ import annotations
 import sys
 
 from o1_index import __version__
-from o1_index.commands import add, build, hybrid, remove, search, tune
+from o1_index.commands import (
+    add,
+    build,
+    compact,
+    export,
+    fuse,
+    hybrid,
+    info,
+    remove,
+    search,
+    serve,
+    tune,
+)
 from o1_records.kit.command import Program
 
 main = Program(
     "o1-index",
     {
-        "build": (build, "build an index of a folder of vectors"),
+        "build": (build, "build an index of vectors, or take over a FAISS file"),
         "tune": (tune, "measure search parameters and keep the best"),
-        "add": (add, "add the documents of a folder of vectors, or replace them"),
+        "add": (add, "add documents, or replace them"),
         "remove": (remove, "remove documents"),
+        "compact": (compact, "free the room of removed documents"),
+        "info": (info, "show what an index holds"),
+        "export": (export, "write the vectors that an index holds"),
         "search": (search, "search an index and write a TREC run"),
         "hybrid": (hybrid, "search with vectors and BM25, fuse, and write a TREC run"),
+        "fuse": (fuse, "fuse TREC runs, or merge those of shards"),
+        "serve": (serve, "answer searches over HTTP"),
     },
     version=__version__,
     description=__doc__,

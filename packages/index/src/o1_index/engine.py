@@ -1,4 +1,7 @@
-"""The calls into FAISS: make, read, write, search an engine. Its errors become InputErrors of one line."""
+"""The calls into FAISS: make, fill, search, change, read and write an engine. Its errors become InputErrors.
+
+An engine is a FAISS index in host memory. Scores are FAISS's: inner products, or squared distances.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,17 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from o1_index.documents import Rows
+from o1_index.threads import guard_forks, refuse_broken_fork
+from o1_index.vectors import Matrix
 from o1_records import InputError, MissingExtraError
+
+Scores = NDArray[np.float32]
 
 _LATTICE_R2 = 1_000
 _HEADERS = 65_536  # bytes; more than FAISS writes beside vectors, lists and graphs
@@ -26,6 +34,8 @@ def load_faiss() -> Any:
         raise MissingExtraError("o1-index", "cpu", "A FAISS index") from error
     except (ImportError, RuntimeError) as error:  # faiss-gpu without its CUDA libraries
         raise InputError(f"faiss is installed but cannot be loaded: {error}") from error
+    guard_forks()
+    refuse_broken_fork()
     return faiss
 
 
@@ -40,24 +50,43 @@ def refusals(place: str) -> Iterator[None]:
         raise InputError(f"{place}: FAISS refuses: {reason.strip()}") from error
 
 
-def new_engine(dim: int, factory: str) -> Any:
-    """Return an empty engine that ranks by inner product. Raises InputError for an unknown factory."""
+# --- kinds --------------------------------------------------------------------------------------------
+
+
+def new_engine(dim: int, factory: str, *, distance: bool = False) -> Any:
+    """Return an empty engine that ranks by inner product, or by squared distance.
+
+    Raises InputError for an unknown factory, and for one that ranks otherwise than it is asked to.
+    """
     faiss = load_faiss()
-    with refusals(f"factory {factory!r} with {dim} dimensions"):
-        engine = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    _refuse_other_metric(engine, f"factory {factory!r}")
+    place = f"factory {factory!r}"
+    with refusals(f"{place} with {dim} dimensions"):
+        engine = faiss.index_factory(
+            dim, factory, faiss.METRIC_L2 if distance else faiss.METRIC_INNER_PRODUCT
+        )
+    refuse_other_metric(engine, place, distance=distance)
+    if isinstance(faiss.downcast_index(engine), faiss.IndexIDMap):
+        raise InputError(f"{place}: this package keeps the ids itself; leave IDMap out")
     return engine
 
 
-def _refuse_other_metric(engine: Any, place: str) -> None:
+def refuse_other_metric(engine: Any, place: str, *, distance: bool) -> None:
     """Raise InputError for an engine that ignores the metric it was asked for.
 
     Some rank by distance whatever they are asked, and return the worst documents first.
     """
-    if any(part.metric_type != load_faiss().METRIC_INNER_PRODUCT for part in _parts(engine)):
+    faiss = load_faiss()
+    metric = faiss.METRIC_L2 if distance else faiss.METRIC_INNER_PRODUCT
+    if any(part.metric_type != metric for part in _parts(engine)):
         raise InputError(
-            f"{place}: FAISS ranks by distance here, not by inner product; choose another factory"
+            f"{place}: FAISS ranks by distance here, not by inner product; choose another factory, or the "
+            "metric l2"
         )
+
+
+def by_distance(engine: Any) -> bool:
+    """Return whether an engine ranks by squared distance."""
+    return bool(engine.metric_type == load_faiss().METRIC_L2)
 
 
 def _parts(engine: Any) -> Iterator[Any]:
@@ -74,7 +103,68 @@ def _parts(engine: Any) -> Iterator[Any]:
         yield from _parts(engine.storage)
 
 
-def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[Any, Any]:
+def is_exact(engine: Any) -> bool:
+    """Return whether a search visits every document and compares its very numbers."""
+    faiss = load_faiss()
+    return isinstance(faiss.downcast_index(engine), faiss.IndexFlat)
+
+
+def graph_of(engine: Any) -> Any | None:
+    """Return the graph (HNSW, NSG) that an engine walks; None where there is none."""
+    faiss = load_faiss()
+    for part in _parts(engine):
+        if isinstance(part, faiss.IndexHNSW | faiss.IndexNSG):
+            return part
+    return None
+
+
+def lists_of(engine: Any) -> int:
+    """Return the number of inverted lists; 0 where there are none."""
+    faiss = load_faiss()
+    return max((int(part.nlist) for part in _parts(engine) if isinstance(part, faiss.IndexIVF)), default=0)
+
+
+def takes_all_at_once(engine: Any) -> bool:
+    """Return whether documents can be added only once, all together (NSG)."""
+    faiss = load_faiss()
+    return any(isinstance(part, faiss.IndexNSG) for part in _parts(engine))
+
+
+def unreachable(engine: Any) -> int:
+    """Return how many documents of an HNSW graph no search can reach, from its entry along its links.
+
+    0 for other engines.
+    """
+    faiss = load_faiss()
+    graph = graph_of(engine)
+    if not isinstance(graph, faiss.IndexHNSW) or not graph.ntotal:
+        return 0
+    hnsw = graph.hnsw
+    links, begins = faiss.vector_to_array(hnsw.neighbors), faiss.vector_to_array(hnsw.offsets)[:-1]
+    width = np.arange(hnsw.nb_neighbors(0))
+    seen = np.zeros(graph.ntotal, dtype=np.bool_)
+    # the upper levels are links, too: whoever stands on one is reached through it. So all of these count
+    # as entries, which can only make the number smaller
+    upper = faiss.vector_to_array(hnsw.levels) > 1
+    upper[max(hnsw.entry_point, 0)] = True
+    seen[upper] = True
+    front = np.flatnonzero(upper)
+    while len(front):
+        found = []
+        for start in range(0, len(front), 65_536):
+            near = links[begins[front[start : start + 65_536], None].astype(np.int64) + width]
+            near = np.unique(near[near >= 0])
+            near = near[~seen[near]]
+            seen[near] = True
+            found.append(near)
+        front = np.concatenate(found)
+    return int(len(seen) - seen.sum())
+
+
+# --- searching ----------------------------------------------------------------------------------------
+
+
+def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[Scores, Rows]:
     """Return scores and rows [queries, k] in host memory; row -1 where nothing more was found.
 
     `vectors` are contiguous float32: an array, or a torch tensor that the engine can reach.
@@ -87,6 +177,218 @@ def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[A
             len(vectors), _address(vectors), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), parameters
         )
     return scores, rows
+
+
+def nearest(queries: Matrix, documents: Matrix, k: int, *, distance: bool) -> tuple[Scores, Rows]:
+    """Return what an exact search of a plain matrix [documents, dim] finds, as `search` does."""
+    faiss = load_faiss()
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    knn = faiss.knn_L2sqr if distance else faiss.knn_inner_product
+    arrays = [faiss.swig_ptr(array) for array in (queries, documents)]
+    results = [faiss.swig_ptr(array) for array in (scores, rows)]
+    if len(documents):
+        knn(*arrays, queries.shape[1], len(queries), len(documents), k, *results)
+    else:
+        rows[:] = -1
+    return scores, rows
+
+
+def inner_products(engine: Any, queries: Matrix, rows: Rows) -> Scores | None:
+    """Return the exact inner products of queries with rows [queries, any] of an engine that holds vectors.
+
+    None for an engine that holds codes. The score of row -1 means nothing.
+    """
+    faiss = load_faiss()
+    storage = list(_parts(engine))[-1]
+    if not isinstance(storage, faiss.IndexFlat):
+        return None
+    rows = np.ascontiguousarray(rows)
+    scores = np.empty(rows.shape, dtype=np.float32)
+    faiss.fvec_inner_products_by_idx(
+        faiss.swig_ptr(scores), faiss.swig_ptr(queries), storage.get_xb(), faiss.swig_ptr(rows),
+        queries.shape[1], len(queries), rows.shape[1],
+    )  # fmt: skip
+    return scores
+
+
+class Selection(NamedTuple):
+    """Where to search for some rows only: an engine, and its search parameters."""
+
+    engine: Any
+    parameters: Any
+
+
+SCANNED = 10_000
+"""Up to so many rows that a filter allows, all of them are compared: approximate search would miss some."""
+
+_VISITED = 32  # a graph compares about so many documents for each that it keeps as a candidate
+
+
+def selecting(engine: Any, allowed: NDArray[np.bool_]) -> Selection | None:
+    """Return how to search the rows that a mask [ntotal] allows; None if the engine cannot leave rows out.
+
+    The fewer rows are allowed, the more of the engine is visited for each hit: lists and candidates grow by
+    the share that is left out, up to all of them. A graph is left for an exact scan where that is cheaper, as
+    in Lucene.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    count = int(np.count_nonzero(allowed))
+    selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    graph = engine if isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG) else None
+    if graph is not None and isinstance(faiss.downcast_index(graph.storage), faiss.IndexFlatCodes):
+        wider = _candidates(graph) * len(allowed) / max(count, 1)
+        if isinstance(graph, faiss.IndexNSG) or count <= max(SCANNED, _VISITED * wider):
+            return Selection(graph.storage, faiss.SearchParameters(sel=selector))
+    parameters = _selecting(faiss, engine, selector, len(allowed), count)
+    return None if parameters is None else Selection(engine, parameters)
+
+
+def _selecting(faiss: Any, engine: Any, selector: Any, rows: int, count: int) -> Any:
+    # parameters of a search replace all of the engine's own, so each of them is repeated here
+    engine = faiss.downcast_index(engine)
+    wider = rows / max(count, 1)
+    if isinstance(engine, faiss.IndexPreTransform):
+        inner = _selecting(faiss, engine.index, selector, rows, count)
+        return inner and faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(engine, faiss.IndexRefine):
+        inner = _selecting(faiss, engine.base_index, selector, rows, count)
+        return inner and faiss.IndexRefineSearchParameters(k_factor=engine.k_factor, base_index_params=inner)
+    if isinstance(engine, faiss.IndexIVF):
+        probes = engine.nlist if count <= SCANNED else min(engine.nlist, int(np.ceil(engine.nprobe * wider)))
+        options = {"sel": selector, "nprobe": probes, "max_codes": engine.max_codes}
+        if isinstance(engine, faiss.IndexIVFPQ):
+            return faiss.IVFPQSearchParameters(**options)
+        if isinstance(engine, faiss.IndexIVFRaBitQ):
+            return faiss.IVFRaBitQSearchParameters(**options, qb=engine.qb)
+        if isinstance(engine, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQFastScan):
+            return faiss.SearchParametersIVF(**options)
+        return None
+    if isinstance(engine, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=int(np.ceil(_candidates(engine) * wider)))
+    if isinstance(engine, faiss.IndexRaBitQ):
+        return faiss.RaBitQSearchParameters(sel=selector, qb=engine.qb)
+    if isinstance(engine, faiss.IndexFlat | faiss.IndexScalarQuantizer):
+        return faiss.SearchParameters(sel=selector)
+    return None
+
+
+def _candidates(graph: Any) -> int:
+    return int(graph.hnsw.efSearch if hasattr(graph, "hnsw") else graph.nsg.search_L)
+
+
+def scan(engine: Any, queries: Matrix, rows: Rows, k: int) -> tuple[Scores, Rows] | None:
+    """Return the k best of some rows, all of which are compared; None for an engine that cannot give them.
+
+    Of codes, what they stand for is compared.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexPreTransform):
+        return scan(engine.index, _transformed(engine, queries), rows, k)
+    if isinstance(engine, faiss.IndexRefine):
+        return scan(engine.refine_index, queries, rows, k)
+    if isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG):
+        return scan(engine.storage, queries, rows, k)
+    if not isinstance(engine, faiss.IndexFlatCodes | faiss.IndexFastScan):
+        return None
+    try:
+        vectors = vectors_at(engine, rows)
+    except InputError:  # some codes cannot be turned into vectors
+        return None
+    scores, found = nearest(queries, vectors, k, distance=by_distance(engine))
+    return scores, np.where(found >= 0, rows[found], -1) if len(rows) else found
+
+
+def _transformed(engine: Any, queries: Matrix) -> Matrix:
+    faiss = load_faiss()
+    for place in range(engine.chain.size()):
+        queries = faiss.downcast_VectorTransform(engine.chain.at(place)).apply(queries)
+    return queries
+
+
+def within(engine: Any, queries: Matrix, limit: float, place: str) -> tuple[NDArray[Any], Scores, Rows]:
+    """Return all rows that score above a limit (of squared distances: below), as FAISS's range_search does.
+
+    Every document is visited, also by approximate engines.
+
+    Raises InputError for an engine whose ranges are incomplete or wrong.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    parameters = None
+    if isinstance(engine, faiss.IndexPreTransform):
+        return within(engine.index, _transformed(engine, queries), limit, place)
+    if isinstance(engine, faiss.IndexRefine):
+        return within(engine.refine_index, queries, limit, place)
+    if isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG):
+        return within(engine.storage, queries, limit, place)
+    if isinstance(engine, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQ):
+        kind = (
+            faiss.IVFPQSearchParameters if isinstance(engine, faiss.IndexIVFPQ) else faiss.SearchParametersIVF
+        )
+        parameters = kind(nprobe=engine.nlist)
+    elif not isinstance(engine, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexPQ):
+        raise InputError(
+            f"{place}: FAISS finds only a part of the documents or compares estimates; search for the k best "
+            "or use a factory of whole vectors or of SQ or PQ codes"
+        )
+    # torch_utils, where a user has imported it, keeps FAISS's own method under the other name
+    range_search = getattr(engine, "range_search_numpy", engine.range_search)
+    with refusals(place):
+        limits, scores, rows = range_search(queries, limit, params=parameters)
+    return limits, scores, rows
+
+
+# --- search parameters --------------------------------------------------------------------------------
+
+
+def set_parameters(engine: Any, parameters: str) -> None:
+    """Set search parameters such as "nprobe=16".
+
+    Raises InputError for one that the engine does not have, and for numbers of lists or candidates below 1:
+    nothing would be found.
+    """
+    if not parameters:
+        return
+    for name, _, value in (part.strip().partition("=") for part in parameters.split(",")):
+        counts = name.removeprefix("quantizer_") in ("nprobe", "efSearch", "k_factor", "k_factor_rf")
+        if counts and re.fullmatch(r"-?[0-9.]+", value) and float(value) < 1:
+            raise InputError(f"parameters {parameters!r}: {name} must be 1 or more, got {value}")
+    with refusals(f"parameters {parameters!r}"):
+        faiss = load_faiss()
+        # the GPU's class knows the CPU's parameters too, the CPU's class not the GPU's
+        space = getattr(faiss, "GpuParameterSpace", faiss.ParameterSpace)()
+        space.set_index_parameters(engine, parameters)
+
+
+def parameter_values(engine: Any) -> dict[str, list[int]]:
+    """Return the search parameters of an engine that trade recall for time, with values worth trying.
+
+    Values ascend; the last parameter is the one that is tried most finely.
+    """
+    # faiss.ParameterSpace lists them too, but its Python vectors are freed before they can be read
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexPreTransform):
+        return parameter_values(engine.index)
+    if isinstance(engine, faiss.IndexRefine):
+        return {"k_factor_rf": [1, 2, 4, 8, 16], **parameter_values(engine.base_index)}
+    if isinstance(engine, faiss.IndexIVF):
+        return {"nprobe": [2**power for power in range(int(engine.nlist).bit_length())]}
+    if isinstance(engine, faiss.IndexHNSW):
+        return {"efSearch": [2**power for power in range(4, 13)]}
+    return {}
+
+
+# --- changing -----------------------------------------------------------------------------------------
+
+
+def train(engine: Any, sample: Matrix, factory: str) -> None:
+    """Train an engine on a sample of the documents. Raises InputError for a sample that is too small."""
+    with refusals(f"training factory {factory!r} with {len(sample)} vectors"):
+        engine.train_c(len(sample), load_faiss().swig_ptr(sample))
 
 
 def add(engine: Any, vectors: Any, place: str) -> None:
@@ -107,61 +409,6 @@ def _address(vectors: Any) -> Any:
     return faiss.cast_integer_to_float_ptr(vectors.data_ptr())
 
 
-def set_parameters(engine: Any, parameters: str) -> None:
-    """Set search parameters such as "nprobe=16". Raises InputError for one that the engine does not have."""
-    if parameters:
-        with refusals(f"parameters {parameters!r}"):
-            faiss = load_faiss()
-            # the GPU's class knows the CPU's parameters too, the CPU's class not the GPU's
-            space = getattr(faiss, "GpuParameterSpace", faiss.ParameterSpace)()
-            space.set_index_parameters(engine, parameters)
-
-
-def parameter_values(engine: Any) -> dict[str, list[int]]:
-    """Return the search parameters of an engine that trade recall for time, with values worth trying."""
-    # faiss.ParameterSpace lists them too, but its Python vectors are freed before they can be read
-    faiss = load_faiss()
-    engine = faiss.downcast_index(engine)
-    if isinstance(engine, faiss.IndexPreTransform):
-        return parameter_values(engine.index)
-    if isinstance(engine, faiss.IndexRefine):
-        return {**parameter_values(engine.base_index), "k_factor_rf": [1, 2, 4, 8, 16]}
-    if isinstance(engine, faiss.IndexIVF):
-        return {"nprobe": [2**power for power in range(int(engine.nlist).bit_length())]}
-    if isinstance(engine, faiss.IndexHNSW):
-        return {"efSearch": [2**power for power in range(4, 11)]}
-    return {}
-
-
-def selecting(engine: Any, rows: NDArray[np.bool_]) -> Any:
-    """Return the engine's own search parameters, restricted to the rows that a mask [ntotal] allows.
-
-    None for an engine that cannot leave rows out.
-    """
-    faiss = load_faiss()
-    return _selecting(faiss, engine, faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little")))
-
-
-def _selecting(faiss: Any, engine: Any, selector: Any) -> Any:
-    # parameters of a search replace all of the engine's own, so each of them is repeated here
-    engine = faiss.downcast_index(engine)
-    if isinstance(engine, faiss.IndexPreTransform):
-        inner = _selecting(faiss, engine.index, selector)
-        return inner and faiss.SearchParametersPreTransform(index_params=inner)
-    if isinstance(engine, faiss.IndexRefine):
-        inner = _selecting(faiss, engine.base_index, selector)
-        return inner and faiss.IndexRefineSearchParameters(k_factor=engine.k_factor, base_index_params=inner)
-    if isinstance(engine, faiss.IndexIVFPQ):
-        return faiss.IVFPQSearchParameters(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
-    if isinstance(engine, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQFastScan):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=engine.nprobe, max_codes=engine.max_codes)
-    if isinstance(engine, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=engine.hnsw.efSearch)
-    if isinstance(engine, faiss.IndexFlat | faiss.IndexScalarQuantizer):
-        return faiss.SearchParameters(sel=selector)
-    return None
-
-
 def reserve(engine: Any, rows: int) -> None:
     """Make room for the rows to come, in engines that keep all codes in one array.
 
@@ -172,6 +419,80 @@ def reserve(engine: Any, rows: int) -> None:
             used = part.codes.size()
             part.codes.resize(used + rows * part.code_size)
             part.codes.resize(used)
+
+
+_WINDOW = 2**26  # numbers that are reconstructed at a time, 256 MiB
+
+
+def vectors_at(engine: Any, rows: Rows) -> Matrix:
+    """Return the vectors [rows, dim] that an engine holds; of codes, what they stand for.
+
+    Raises InputError for an engine that cannot give them back.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    rows = np.ascontiguousarray(rows, dtype=np.int64)
+    found = np.empty((len(rows), engine.d), dtype=np.float32)
+    # FAISS's own functions (_c): torch_utils, where a user has imported it, replaces the others
+    with refusals("vectors cannot be read back"):
+        if not any(isinstance(part, faiss.IndexIVF) for part in _parts(engine)):
+            engine.reconstruct_batch_c(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(found))
+            return found
+        # inverted lists have no table of rows: FAISS walks through all of them for each window of rows
+        order = np.argsort(rows, kind="stable")
+        width = max(1, _WINDOW // max(engine.d, 1))
+        windows = rows[order] // width
+        for places in np.split(order, np.flatnonzero(np.diff(windows)) + 1) if len(rows) else ():
+            groups = [places] if len(places) >= 16 else places[:, None]
+            for group in groups:
+                start, end = int(rows[group].min()), int(rows[group].max()) + 1
+                window = np.empty((end - start, engine.d), dtype=np.float32)
+                engine.reconstruct_n_c(start, end - start, faiss.swig_ptr(window))
+                found[group] = window[rows[group] - start]
+    return found
+
+
+def compact(engine: Any, keep: NDArray[np.bool_]) -> None:
+    """Take the rows that a mask [ntotal] does not keep out of an engine; the others move up, in their order.
+
+    A graph is built again. Raises InputError for an engine that cannot do it; then nothing has changed.
+    """
+    faiss = load_faiss()
+    engine = faiss.downcast_index(engine)
+    if isinstance(engine, faiss.IndexPreTransform):
+        compact(engine.index, keep)
+        engine.ntotal = engine.index.ntotal
+    elif isinstance(engine, faiss.IndexRefine):
+        compact(engine.base_index, keep)
+        compact(engine.refine_index, keep)
+        engine.ntotal = engine.base_index.ntotal
+    elif isinstance(engine, faiss.IndexHNSW | faiss.IndexNSG):
+        vectors = vectors_at(engine, np.flatnonzero(keep))
+        engine.reset()
+        if len(vectors):
+            add(engine, vectors, "compact")
+    elif isinstance(engine, faiss.IndexIVF):
+        with refusals("compact"):
+            engine.remove_ids(faiss.IDSelectorBitmap(np.packbits(~keep, bitorder="little")))
+        _renumber(engine, np.cumsum(keep) - 1)
+        engine.ntotal = int(np.count_nonzero(keep))
+    else:
+        with refusals("compact"):
+            engine.remove_ids(faiss.IDSelectorBitmap(np.packbits(~keep, bitorder="little")))
+
+
+def _renumber(engine: Any, new: Rows) -> None:
+    """Give the rows in inverted lists other numbers."""
+    faiss = load_faiss()
+    lists = engine.invlists
+    for number in range(int(engine.nlist)):
+        size = lists.list_size(number)
+        if size:
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            ids[:] = new[ids]
+
+
+# --- on disk ------------------------------------------------------------------------------------------
 
 
 def write_engine(engine: Any, file: IO[bytes]) -> None:
@@ -194,9 +515,52 @@ def read_engine(path: Path, *, mmap: bool = False) -> Any:
         for name, value in limits.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
         with refusals(str(path)):
-            engine = faiss.read_index(str(path), flags)
+            return faiss.read_index(str(path), flags)
     finally:
         for name, value in before.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
-    _refuse_other_metric(engine, str(path))
-    return engine
+
+
+def adopted(path: Path) -> tuple[Any, NDArray[np.int64], str, bool]:
+    """Read a FAISS file that somebody else wrote.
+
+    Returns the engine with rows 0, 1, ..., the number that stood for each row, the factory as far as its name
+    can be told, and whether it ranks by distance.
+
+    Raises InputError for a file that FAISS cannot read, and for a metric that this package does not have.
+    """
+    faiss = load_faiss()
+    engine = owner = read_engine(path)
+    numbers = np.arange(engine.ntotal, dtype=np.int64)
+    while isinstance(engine, faiss.IndexIDMap):
+        numbers = faiss.vector_to_array(engine.id_map)[numbers]
+        engine = faiss.downcast_index(engine.index)
+        engine.o1_owner = owner  # the map owns what is in it, and must live as long
+    for part in _parts(engine):
+        if isinstance(part, faiss.IndexIVF) and not isinstance(engine, faiss.IndexRefine):
+            numbers = numbers if engine is not owner else _own_numbers(part, str(path))
+    distance = by_distance(engine)
+    refuse_other_metric(engine, str(path), distance=distance)
+    try:
+        tools = importlib.import_module("faiss.contrib.factory_tools")
+        factory = tools.reverse_index_factory(engine)
+    except (AssertionError, NotImplementedError, AttributeError):
+        factory = type(engine).__name__
+    return engine, numbers, factory, distance
+
+
+def _own_numbers(ivf: Any, place: str) -> NDArray[np.int64]:
+    """Give the documents in inverted lists the rows 0, 1, ...; return the number that each had."""
+    faiss = load_faiss()
+    sizes = [ivf.invlists.list_size(number) for number in range(int(ivf.nlist))]
+    ids = [
+        faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size) for number, size in enumerate(sizes) if size
+    ]
+    numbers = np.sort(np.concatenate(ids)) if ids else np.zeros(0, dtype=np.int64)
+    if len(numbers) and (numbers[0] < 0 or (numbers[1:] == numbers[:-1]).any()):
+        raise InputError(
+            f"{place}: ids in its inverted lists are negative or repeated; they name no documents"
+        )
+    for part in ids:
+        part[:] = np.searchsorted(numbers, part)
+    return numbers

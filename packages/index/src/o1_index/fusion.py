@@ -1,4 +1,4 @@
-"""One ranking where there are several: of a query's several vectors, and of dense hits and BM25's."""
+"""One ranking where there are several: of a query's vectors, of dense hits and BM25's, of any runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,27 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from o1_index.hits import Excluded, Hits, Rows, Scores, best
+from o1_index.documents import Excluded, Rows, Where
+from o1_index.hits import Hits, Scores, best
 from o1_index.index import Index
-from o1_index.vectors import Vectors, checked
+from o1_index.tuning import K
+from o1_index.vector_store import Shards
+from o1_index.vectors import Vectors, VectorSource, checked
 from o1_records import Document, Hit, InputError, MissingExtraError, Qrel, Query, Thought, quoted, rank
-from o1_records.vectors import VectorSet
+from o1_records.kit.fusion import SCALES, Run, fused
 
 # --- several vectors of a query -----------------------------------------------------------------------
 
 
 def search_max(
-    index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
+    index: Index | Shards,
+    vectors: Vectors,
+    owners: Sequence[str],
+    *,
+    k: int,
+    excluded: Excluded | None = None,
+    only: Set[str] | None = None,
+    where: Where | None = None,
 ) -> Hits:
     """Return the k best documents of each owner, by the best score that any of its vectors gives.
 
@@ -32,22 +42,30 @@ def search_max(
     names = [f"{owner}[{row}]" for row, owner in enumerate(owners)]
     pairs = zip(names, owners, strict=True)
     banned = {name: (excluded or {}).get(owner, set()) for name, owner in pairs}
-    hits = index.search(vectors, names, k=k, excluded=banned)
+    hits = index.search(vectors, names, k=k, excluded=banned, only=only, where=where)
     rows_of_owner = _rows_of(owners)
-    fused = [_fused(index, hits, rows) for rows in rows_of_owner.values()]
-    rows = np.stack([each for each, _ in fused]) if fused else hits.rows
-    scores = np.stack([each for _, each in fused]) if fused else hits.scores
-    return Hits(list(rows_of_owner), hits.doc_ids, rows, scores)
+    merged = [_merged(hits, rows) for rows in rows_of_owner.values()]
+    rows = np.stack([each for each, _ in merged]) if merged else hits.rows
+    scores = np.stack([each for _, each in merged]) if merged else hits.scores
+    return Hits(list(rows_of_owner), hits.names, rows, scores)
 
 
 def search_mean(
-    index: Index, vectors: Vectors, owners: Sequence[str], *, k: int, excluded: Excluded | None = None
+    index: Index | Shards,
+    vectors: Vectors,
+    owners: Sequence[str],
+    *,
+    k: int,
+    excluded: Excluded | None = None,
+    only: Set[str] | None = None,
+    where: Where | None = None,
 ) -> Hits:
     """Return the k best documents of each owner, by the mean score that its vectors give.
 
     The mean of inner products is the inner product with the mean vector, so one search of the means does
     it. For the cosine the scores are those of the mean of the unit vectors, scaled to unit length again;
-    the order is the same.
+    the order is the same. (The order of the mean vector's distances is that of the mean squared distances,
+    too.)
     """
     names = [f"{owner}[{row}]" for row, owner in enumerate(owners)]
     matrix = checked(names, vectors, index.settings.metric, "the queries", index.dim)
@@ -55,7 +73,7 @@ def search_mean(
     means = np.zeros((len(rows_of_owner), index.dim), dtype=np.float32)
     for place, rows in enumerate(rows_of_owner.values()):
         means[place] = matrix[rows].mean(axis=0)
-    return index.search(means, list(rows_of_owner), k=k, excluded=excluded)
+    return index.search(means, list(rows_of_owner), k=k, excluded=excluded, only=only, where=where)
 
 
 BATCH_QUERIES = 256
@@ -64,16 +82,19 @@ FUSES: dict[str, Callable[..., Hits]] = {"max": search_max, "mean": search_mean}
 
 
 def search_from(
-    index: Index,
-    queries: VectorSet,
+    index: Index | Shards,
+    queries: VectorSource,
     *,
-    k: int = 100,
+    k: int = K,
     fuse: str = "max",
     excluded: Excluded | None = None,
+    only: Set[str] | None = None,
+    where: Where | None = None,
 ) -> Iterator[Hit]:
-    """Return the hits of a folder of query vectors, query by query.
+    """Return the hits of a folder or file of query vectors, query by query.
 
-    A query with several vectors gets one ranking, fused by `fuse` ("max" or "mean").
+    A query with several vectors gets one ranking, fused by `fuse` ("max" or "mean"). `only` and `where` leave
+    documents out, as in `Index.search`.
 
     Raises InputError for vectors of another encoder or dimension, and for vectors of documents.
     """
@@ -88,11 +109,9 @@ def search_from(
         for start in tqdm(starts, desc="search", unit=" batches", disable=None):
             # the vectors of one owner stay together
             rows = [row for group in groups[start : start + BATCH_QUERIES] for row in group]
+            search = index.search if ids == owners else partial(FUSES[fuse], index)
             names = [owners[row] for row in rows]
-            if ids == owners:
-                yield from index.search(vectors[rows], names, k=k, excluded=excluded)
-            else:
-                yield from FUSES[fuse](index, vectors[rows], names, k=k, excluded=excluded)
+            yield from search(vectors[rows], names, k=k, excluded=excluded, only=only, where=where)
 
     return hits()
 
@@ -104,24 +123,18 @@ def _rows_of(owners: Sequence[str]) -> dict[str, list[int]]:
     return rows
 
 
-def _fused(index: Index, hits: Hits, queries: list[int]) -> tuple[Rows, Scores]:
+def _merged(hits: Hits, queries: list[int]) -> tuple[Rows, Scores]:
     rows, scores = hits.rows[queries].ravel(), hits.scores[queries].ravel()
     order = np.lexsort((-scores, rows))
     rows, scores = rows[order], scores[order]
     rows[1:][rows[1:] == rows[:-1]] = -1  # the first of equal rows has their best score
-    fused_rows, fused_scores = best(index.names, rows[None], scores[None], hits.rows.shape[1])
-    return fused_rows[0], fused_scores[0]
+    merged_rows, merged_scores = best(hits.names, rows[None], scores[None], hits.rows.shape[1])
+    return merged_rows[0], merged_scores[0]
 
 
 # --- runs ---------------------------------------------------------------------------------------------
 
-Run = Mapping[str, Mapping[str, float]]
-"""For each query_id, the scores of its documents."""
-
 Fuse = Callable[[Sequence[Run], Sequence[float]], dict[str, dict[str, float]]]
-
-CONSTANT = 60
-"""Added to ranks in reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009)."""
 
 
 def as_run(hits: Iterable[Hit]) -> dict[str, dict[str, float]]:
@@ -132,39 +145,70 @@ def as_run(hits: Iterable[Hit]) -> dict[str, dict[str, float]]:
     return run
 
 
-def reciprocal_rank(
-    runs: Sequence[Run], weights: Sequence[float], *, constant: int = CONSTANT
-) -> dict[str, dict[str, float]]:
-    """Return the sum over the runs of weight / (constant + rank) (Cormack, Clarke and Buettcher, 2009)."""
-    fused: dict[str, dict[str, float]] = {}
-    for run, weight in zip(runs, weights, strict=True):
-        for query_id, scores in run.items():
-            totals = fused.setdefault(query_id, {})
-            for hit in rank(query_id, scores):
-                totals[hit.doc_id] = totals.get(hit.doc_id, 0.0) + weight / (constant + hit.rank)
-    return fused
-
-
 def calibrated_score(
-    runs: Sequence[Run], weights: Sequence[float], *, floors: Sequence[float] | None = None
+    runs: Sequence[Run], weights: Sequence[float], *, floors: Sequence[float]
 ) -> dict[str, dict[str, float]]:
     """Return the weighted sum of scores, scaled for each query and run from the floor (0) to the best (1).
 
-    `floors` are the lowest scores that each run could give (0 for BM25, -1 for a cosine); without them, the
-    lowest that it gave. A document that a run did not find counts 0 there. (The theoretical min-max of Bruch,
-    Gai and Ingber, 2023, section 3.)
+    `floors` are the lowest scores that each run could give (0 for BM25, -1 for a cosine). A document that a
+    run did not find counts 0 there. (The theoretical min-max of Bruch, Gai and Ingber, 2023, section 3.)
     """
-    fused: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     for query_id in dict.fromkeys(name for run in runs for name in run):
-        totals = fused.setdefault(query_id, {})
-        for place, (run, weight) in enumerate(zip(runs, weights, strict=True)):
+        totals = result.setdefault(query_id, {})
+        for run, weight, lowest in zip(runs, weights, floors, strict=True):
             scores = run.get(query_id, {})
-            lowest, highest = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
-            floor = min(floors[place], lowest) if floors else lowest
+            floor, highest = min([lowest, *scores.values()]), max(scores.values(), default=0.0)
             for doc_id, score in scores.items():
                 scaled = (score - floor) / (highest - floor) if highest > floor else 1.0
                 totals[doc_id] = totals.get(doc_id, 0.0) + weight * scaled
-    return fused
+    return result
+
+
+def merged_shards(runs: Sequence[Run], weights: Sequence[float] | None = None) -> dict[str, dict[str, float]]:
+    """Return runs of the shards of one collection as one run: every score as it is.
+
+    The k best of it are those of the whole collection, where each run has its shard's k best.
+
+    Raises InputError for a document that two runs found for a query, and for weights other than 1.
+    """
+    if weights and set(weights) != {1.0}:
+        raise InputError("weights have no effect on runs of shards; leave them out")
+    result: dict[str, dict[str, float]] = {}
+    for run in runs:
+        for query_id, scores in run.items():
+            totals = result.setdefault(query_id, {})
+            both = sorted(totals.keys() & scores.keys())
+            if both:
+                raise InputError(
+                    f"query {quoted(query_id)}: document {quoted(both[0])} is in two runs; runs of shards "
+                    "have no document in common"
+                )
+            totals.update(scores)
+    return result
+
+
+METHODS: dict[str, Fuse] = {
+    **{name: partial(fused, method=name) for name in SCALES},
+    "shards": merged_shards,
+}
+"""How any runs become one: by reciprocal rank, by scores that are scaled first, or as shards of one whole."""
+
+
+def fuse_runs(
+    runs: Sequence[Iterable[Hit]], *, method: str = "rrf", weights: Sequence[float] | None = None, k: int = K
+) -> Iterator[Hit]:
+    """Return the k best documents of each query in several runs (see `METHODS`), in the total order.
+
+    BGE-Reasoner's fusion is `method="minmax", weights=[0.75, 0.25]`.
+
+    Raises InputError for an unknown method, and for weights that are not one for each run.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown fusion {quoted(method)}; choose one of {', '.join(METHODS)}")
+    if weights is not None and len(weights) != len(runs):
+        raise InputError(f"{len(weights)} weights for {len(runs)} runs; give one for each")
+    return fused_hits(METHODS[method]([as_run(run) for run in runs], list(weights or [1.0] * len(runs))), k=k)
 
 
 def fused_hits(run: Run, *, k: int) -> Iterator[Hit]:
@@ -198,9 +242,9 @@ def tune_weight(
     tried = {}
     for step in range(steps + 1):
         weight = step / steps
-        fused = fuse([first, second], [weight, 1 - weight])
+        both = fuse([first, second], [weight, 1 - weight])
         top = {
-            query_id: {hit.doc_id: -float(hit.rank) for hit in rank(query_id, fused.get(query_id, {}), 10)}
+            query_id: {hit.doc_id: -float(hit.rank) for hit in rank(query_id, both.get(query_id, {}), 10)}
             for query_id in judged
         }
         tried[weight] = float(ir_measures.calc_aggregate([measure], judged, top)[measure])
@@ -211,10 +255,10 @@ def tune_weight(
 
 # the floors are those of unit vectors and of BM25
 FUSIONS: dict[str, Fuse] = {
-    "rrf": reciprocal_rank,
+    **{name: fuse for name, fuse in METHODS.items() if name in SCALES},
     "scores": partial(calibrated_score, floors=(-1.0, 0.0)),
 }
-"""How dense hits and BM25's are fused: by reciprocal rank, or by calibrated score."""
+"""How dense hits and BM25's are fused: as any runs are, or by calibrated score."""
 
 Lexical = Literal["query", "thought", "both"]
 LEXICAL: tuple[Lexical, ...] = get_args(Lexical)
@@ -234,7 +278,7 @@ class Hybrid:
 
 def hybrid(
     index: Index,
-    vectors: VectorSet,
+    vectors: VectorSource,
     queries: Iterable[Query],
     documents: Iterable[Document],
     *,
@@ -262,7 +306,7 @@ def hybrid(
         thoughts: thoughts about the queries, for BM25.
         lexical: what BM25 reads of a query: "query", "thought", or "both" (where there are thoughts). A query
             without thoughts is searched by its own text.
-        fusion: "rrf" or "scores".
+        fusion: one of `FUSIONS`.
         weight: of the dense hits, 0 to 1; by default a half.
         qrels: choose the weight on these judgements instead.
         excluded: for a query_id, documents that are not returned for it.
@@ -291,8 +335,9 @@ def hybrid(
     if thoughts is not None and lexical != "query":
         texts = _with_thoughts(texts, thoughts, alone=lexical == "thought")
     dense = as_run(search_from(index, vectors, k=k, excluded=excluded))
-    held = [document for document in documents if document.doc_id in index.names.rows]
-    missing = index.names.rows.keys() - {document.doc_id for document in held}
+    indexed = set(index.documents)
+    held = [document for document in documents if document.doc_id in indexed]
+    missing = indexed - {document.doc_id for document in held}
     _refuse_missing(missing, "corpus", "documents of the index")
     found = as_run(BM25(held, k1=k1, b=b).search(texts, k, excluded=excluded))
     fuse = FUSIONS[fusion]

@@ -7,37 +7,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from o1_index.documents import Rows
 from o1_index.vectors import Vectors
-from o1_records import Hit, InputError, quoted
+from o1_records import Hit
 
 Scores = NDArray[np.float32]
-Rows = NDArray[np.int64]
-Excluded = Mapping[str, Set[str]]
-"""For a query_id, the documents that are never returned for it."""
+
+
+class Names(Protocol):
+    """Ids by row, such as `Documents`."""
+
+    def texts(self, rows: Rows) -> NDArray[np.object_]:
+        """Return the ids of rows [any]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hits(Sequence[Hit]):
     """The hits of a batch of queries: a sequence of records, best first, query by query.
 
-    `rows` and `scores` are [queries, min(k, documents)]: rows of `doc_ids`; -1 and -inf after the last hit.
+    `rows` and `scores` are [queries, min(k, documents)]: rows of `names`; -1 and -inf after the last hit.
     """
 
     query_ids: Sequence[str]
-    doc_ids: NDArray[np.object_]
+    names: Names
     rows: Rows
     scores: Scores
 
     def __iter__(self) -> Iterator[Hit]:
         for query_id, rows, scores in zip(self.query_ids, self.rows, self.scores, strict=True):
             found = rows >= 0
-            pairs = zip(self.doc_ids[rows[found]], scores[found].tolist(), strict=True)
+            pairs = zip(self.names.texts(rows[found]), scores[found].tolist(), strict=True)
             for rank, (doc_id, score) in enumerate(pairs, start=1):
                 yield Hit(query_id=query_id, doc_id=doc_id, score=score, rank=rank)
 
@@ -57,118 +63,9 @@ class Hits(Sequence[Hit]):
 
     def arrays(self) -> tuple[NDArray[np.object_], Scores]:
         """Return ids (None after the last hit) and scores (-inf there) [queries, k]; no score is copied."""
-        ids: NDArray[np.object_] = self.doc_ids[self.rows]
-        ids[self.rows < 0] = None
+        ids: NDArray[np.object_] = np.full(self.rows.shape, None, dtype=object)
+        ids[self.rows >= 0] = self.names.texts(self.rows[self.rows >= 0])
         return ids, self.scores
-
-
-# --- ids ----------------------------------------------------------------------------------------------
-
-
-class Names:
-    """The ids of an index, by row and by id. Immutable: a change returns new ones.
-
-    The row of a removed document has no id (None) and is never a hit.
-    """
-
-    def __init__(self, ids: Sequence[str | None], *, known: bool = False) -> None:
-        """Take the ids of rows 0, 1, ... `known` ids were checked before and may have gaps (None).
-
-        Raises InputError for duplicate ids and ids that are not text, unless they are known.
-        """
-        every = listed(ids)
-        self.ids = _objects(every)
-        self.count = len(every) - every.count(None)
-        if not known:
-            self.rows = rows_of(every)
-
-    @functools.cached_property
-    def rows(self) -> dict[str, int]:
-        """The row of each id; made when it is first needed."""
-        return {name: row for row, name in enumerate(self.ids.tolist()) if name is not None}
-
-    @functools.cached_property
-    def alive(self) -> NDArray[np.bool_]:
-        """Which rows have an id."""
-        return np.fromiter((name is not None for name in self.ids), np.bool_, len(self.ids))
-
-    @property
-    def removed(self) -> bool:
-        """Whether any row has no id."""
-        return self.count < len(self.ids)
-
-    def extended(self, ids: Sequence[str]) -> Names:
-        """Return these ids and further rows. Raises InputError for ids that are there already."""
-        new = rows_of(ids)
-        known = [name for name in new if name in self.rows]
-        if known:
-            raise InputError(
-                f"{len(known)} ids are in the index already: {quoted(known)}; upsert replaces them"
-            )
-        rows = dict(self.rows)
-        rows.update((name, row + len(self.ids)) for name, row in new.items())
-        return self._changed(np.concatenate([self.ids, _objects(list(new))]), rows)
-
-    def without(self, ids: Sequence[str]) -> Names:
-        """Return these ids with some rows emptied. Raises InputError for ids that are not there."""
-        gone = set(refuse_text(ids, "ids"))
-        unknown = [name for name in gone if name not in self.rows]
-        if unknown:
-            raise InputError(f"{len(unknown)} ids are not in the index: {quoted(sorted(unknown))}")
-        kept, rows = self.ids.copy(), dict(self.rows)
-        kept[[rows.pop(name) for name in gone]] = None
-        return self._changed(kept, rows)
-
-    def excluded_rows(self, query_id: str, excluded: Excluded | None) -> list[int]:
-        """Return the rows of the documents that are excluded for a query, of those in the index."""
-        if not excluded:
-            return []
-        names = refuse_text(excluded.get(query_id, ()), "excluded documents")
-        return [self.rows[name] for name in names if name in self.rows]
-
-    def mask(self, only: Set[str] | None) -> NDArray[np.bool_]:
-        """Return which rows may be hits: those of `only` (None: all) that are not removed."""
-        if only is None:
-            return self.alive
-        mask = np.zeros(len(self.ids), dtype=np.bool_)
-        mask[[self.rows[name] for name in refuse_text(only, "only") if name in self.rows]] = True
-        return mask
-
-    @staticmethod
-    def _changed(ids: NDArray[np.object_], rows: dict[str, int]) -> Names:
-        names = Names((), known=True)
-        names.ids, names.rows, names.count = ids, rows, len(rows)
-        return names
-
-
-def listed(ids: Iterable[Any]) -> list[Any]:
-    """Return ids as a list; of a numpy array, with Python's own strings."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else list(refuse_text(ids, "ids"))
-
-
-def refuse_text(ids: Iterable[str], what: str) -> Iterable[str]:
-    """Raise InputError for a string in place of several ids: its letters would be taken for ids."""
-    if isinstance(ids, str):
-        raise InputError(f"{what}: {quoted(ids)} is a single string; give a list or set of ids")
-    return ids
-
-
-def rows_of(ids: Sequence[str | None]) -> dict[str, int]:
-    """Return the row of each id. Raises InputError for duplicate ids and ids that are not text."""
-    rows: dict[str, int] = {}
-    for row, name in enumerate(listed(ids)):
-        if not isinstance(name, str) or not name:
-            raise InputError(f"row {row}: id {quoted(name)} is not a non-empty string")
-        if name in rows:
-            raise InputError(f"duplicate id {quoted(name)} (rows {rows[name]} and {row})")
-        rows[name] = row
-    return rows
-
-
-def _objects(ids: Sequence[str | None]) -> NDArray[np.object_]:
-    array: NDArray[np.object_] = np.empty(len(ids), dtype=object)
-    array[:] = ids
-    return array
 
 
 # --- the order ----------------------------------------------------------------------------------------
@@ -185,13 +82,19 @@ def best(names: Names, rows: Rows, scores: Scores, k: int) -> tuple[Rows, Scores
         return rows[:, :k], scores[:, :k]
     order = np.argsort(-scores[mixed], axis=1, kind="stable")
     some_rows, some_scores = _taken(rows[mixed], scores[mixed], order)
-    order = np.lexsort((-_places_of_tied(names.ids, some_rows, some_scores), -some_scores), axis=-1)
+    order = np.lexsort((-_places_of_tied(names, some_rows, some_scores), -some_scores), axis=-1)
     rows, scores = rows.copy(), scores.copy()
     rows[mixed], scores[mixed] = _taken(some_rows, some_scores, order)
     return rows[:, :k], scores[:, :k]
 
 
-def _places_of_tied(ids: NDArray[np.object_], rows: Rows, scores: Scores) -> Rows:
+def first_of(scores: Scores, rows: Rows, count: int) -> tuple[Scores, Rows]:
+    """Return the `count` best of candidates [queries, any] by score alone, best first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _places_of_tied(names: Names, rows: Rows, scores: Scores) -> Rows:
     """Return, for rows that tie with a neighbour, their place in the order of ids; 0 for the others."""
     tied = np.zeros(rows.shape, dtype=np.bool_)
     equal = scores[:, 1:] == scores[:, :-1]
@@ -201,7 +104,7 @@ def _places_of_tied(ids: NDArray[np.object_], rows: Rows, scores: Scores) -> Row
     places = np.zeros(rows.shape, dtype=np.int64)
     different, which = np.unique(rows[tied], return_inverse=True)
     place = np.empty(len(different), dtype=np.int64)
-    place[np.argsort(ids[different])] = np.arange(len(different))
+    place[np.argsort(names.texts(different))] = np.arange(len(different))
     places[tied] = place[which]
     return places
 

@@ -1,127 +1,31 @@
-"""Choosing how to hold vectors by their number, and search parameters by measuring recall and time."""
+"""Choosing search parameters by measuring recall and time, while building and later."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from o1_index.engine import new_engine, parameter_values
-from o1_index.hits import Hits, Names
+from o1_index.documents import Documents
+from o1_index.engine import nearest, parameter_values
+from o1_index.hits import Hits, best, first_of
 from o1_index.index import Index
-from o1_index.store.manifest import Settings, fingerprint
-from o1_index.vectors import Vectors
+from o1_index.store.manifest import Measured
+from o1_index.vectors import Metric, Vectors, VectorSource, as_numpy, checked, fingerprint, spread
 from o1_records import InputError, Record
-from o1_records.vectors import VectorSet
 
 RECALL = 0.95
 """The share of the exact hits that is aimed at, unless said otherwise."""
-
-# --- the factory --------------------------------------------------------------------------------------
-
-FLAT_ROWS = 100_000
-"""Up to here an exact search of one query takes a few milliseconds: there is nothing to win."""
-
-GRAPH_ROWS = 2_000_000
-"""Beyond this, building a graph takes hours where inverted lists take minutes."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A factory, its search parameters to start from, the bytes that it needs, and why it was chosen."""
-
-    factory: str
-    parameters: str
-    size: int
-    reason: str
-
-
-def choose_factory(rows: int, dim: int, *, recall: float = RECALL, memory: int | None = None) -> Choice:
-    """Choose how to hold `rows` vectors of `dim` dimensions.
-
-    Args:
-        rows: vectors.
-        dim: dimensions of each.
-        recall: the share of the exact hits that should be found; 1 means exact.
-        memory: bytes that the index may take; by default half of this machine's memory.
-
-    The search parameters of the choice are where `o1-index tune` starts, not a promise.
-
-    Raises InputError when nothing fits.
-    """
-    refuse_no_recall(recall)
-    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    room = half if memory is None else memory
-    flat = 4 * rows * dim
-    exact = Choice("Flat", "", flat, f"exact: {rows:,} vectors take {_size(flat)}")
-    if (rows <= FLAT_ROWS or recall == 1) and flat <= room:
-        return exact
-    if recall == 1:
-        raise InputError(f"exact search of {rows:,} x {dim} needs {_size(flat)}, there is {_size(room)}")
-    for choice in [*_approximate(rows, dim, recall), exact]:
-        if choice.size <= room:
-            return choice
-    raise InputError(
-        f"no factory holds {rows:,} x {dim} in {_size(room)}; split the collection, or give more memory"
-    )
-
-
-def _approximate(rows: int, dim: int, recall: float) -> list[Choice]:
-    """Return the approximate factories, from the most exact to the smallest."""
-    lists = 2 ** round(math.log2(4 * math.sqrt(max(rows, 1))))
-    probes = max(1, round(lists * (0.04 if recall >= RECALL else 0.02)))
-    links = rows * 32 * 2 * 4
-    codes = dim // 4 if dim % 4 == 0 else dim
-    coded = rows * (codes + 8)
-    flat = 4 * rows * dim
-    choices = [
-        Choice(
-            "HNSW32,Flat",
-            f"efSearch={128 if recall >= RECALL else 64}",
-            flat + links,
-            f"a graph: fastest at high recall, up to {GRAPH_ROWS:,} vectors; {_size(flat + links)}",
-        ),
-        Choice(
-            f"IVF{lists},Flat",
-            f"nprobe={probes}",
-            flat + 8 * rows,
-            f"{lists} inverted lists of whole vectors: {_size(flat + 8 * rows)}",
-        ),
-        Choice(
-            f"IVF{lists},PQ{codes},Refine(SQ8)",
-            f"nprobe={probes},k_factor_rf=4",
-            coded + rows * dim,
-            f"whole vectors need {_size(flat)}; codes with refinement {_size(coded + rows * dim)}",
-        ),
-        Choice(
-            f"IVF{lists},PQ{codes}",
-            f"nprobe={probes}",
-            coded,
-            f"only codes fit: {_size(coded)}; expect a recall well below {recall}",
-        ),
-    ]
-    return choices if rows <= GRAPH_ROWS else choices[1:]
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def refuse_no_recall(recall: float) -> None:
-    """Raise InputError for a number that is no share of hits."""
-    if not 0 < recall <= 1:
-        raise InputError(f"recall must be above 0 and at most 1, got {recall}")
-
-
-# --- the search parameters ----------------------------------------------------------------------------
+K = 100
+"""Hits a query at which is measured and searched, unless said otherwise."""
+QUERIES = 256
+"""The most queries that are searched for while tuning, unless said otherwise."""
 
 
 class Trial(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,20 +42,27 @@ class Tuning(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     k: int
     queries: int
     target: float
+    sample: Literal["queries", "documents"]
     trials: tuple[Trial, ...]
     chosen: Trial
 
 
+def refuse_no_recall(recall: float) -> None:
+    """Raise InputError for a number that is no share of hits."""
+    if not 0 < recall <= 1:
+        raise InputError(f"recall must be above 0 and at most 1, got {recall}")
+
+
 def tune_from(
     index: Index,
-    documents: VectorSet,
-    queries: VectorSet,
+    documents: VectorSource,
+    queries: VectorSource,
     *,
-    k: int = 10,
+    k: int = K,
     target: float = RECALL,
-    most: int = 200,
+    most: int = QUERIES,
 ) -> Tuning:
-    """Tune an index with folders of vectors: those that it was built from, and queries.
+    """Tune an index with folders or files of vectors: those that it was built from, and queries.
 
     At most `most` queries are used, spread evenly over the folder. See `tune`.
 
@@ -166,10 +77,15 @@ def tune_from(
         )
     if not len(queries):
         raise InputError(f"{queries.folder}: holds no vectors")
-    step = -(-len(queries) // most)
-    ids, vectors = queries.ids()[::step], queries.load()[::step]
-    exact = exact_hits(documents, vectors, ids, k=k, like=index)
+    ids, vectors = sample_of(queries, most)
+    exact = exact_hits(documents.shards(), vectors, ids, k=k, metric=index.settings.metric)
     return tune(index, vectors, ids, exact, k=k, target=target)
+
+
+def sample_of(vectors: VectorSource, most: int) -> tuple[list[str], Vectors]:
+    """Return at most `most` ids and vectors, spread evenly."""
+    parts = list(spread(vectors.shards(), len(vectors), most))
+    return [name for ids, _ in parts for name in ids], np.concatenate([as_numpy(part) for _, part in parts])
 
 
 def tune(
@@ -178,40 +94,65 @@ def tune(
     query_ids: Sequence[str],
     exact: Hits,
     *,
-    k: int = 10,
+    k: int = K,
     target: float = RECALL,
     repeats: int = 2,
+    sample: Literal["queries", "documents"] = "queries",
+    every: bool = True,
 ) -> Tuning:
-    """Try every setting that FAISS offers for the factory, and set the fastest that finds enough.
+    """Try the settings that FAISS offers for the factory, and set the fastest that finds enough.
 
-    `exact` are the exact k hits of the same queries (`exact_hits`). Where no setting reaches a recall of
-    `target`, the one with the highest recall is set.
+    Where no setting reaches a recall of `target`, the one with the highest recall is set.
 
-    Raises InputError for an index without search parameters (Flat).
+    Args:
+        index: the index; it is searched with each setting in turn, so nobody else should search it now.
+        query_vectors: [len(query_ids), dim].
+        query_ids: one id for each row.
+        exact: the exact k hits of the same queries (`exact_hits`), k + 1 where these are documents.
+        k: hits a query.
+        target: the recall that is aimed at.
+        repeats: searches with each setting; the fastest counts.
+        sample: what the queries are. A document is no hit of its own.
+        every: try every setting; else, of each parameter's ascending values, none beyond the first that
+            finds enough.
+
+    Raises InputError for an index without search parameters.
     """
     refuse_no_recall(target)
     values = parameter_values(index.engine)
-    if not values:
+    if not values and every:
         raise InputError(f"factory {index.settings.factory!r} has no search parameters; nothing to tune")
-    wanted = _found(exact)
-    trials = []
-    for combination in itertools.product(*values.values()):
-        parameters = ",".join(f"{name}={value}" for name, value in zip(values, combination, strict=True))
+    itself = sample == "documents"
+    wanted = _found(exact, k, itself)
+
+    def trial(parameters: str) -> Trial:
         index.set_parameters(parameters)
-        best = float("inf")
+        fastest = float("inf")
         for _ in range(repeats):
             began = time.perf_counter()
-            hits = index.search(query_vectors, query_ids, k=k)
-            best = min(best, time.perf_counter() - began)
-        shares = [
-            len(mine & all_) / len(all_) for mine, all_ in zip(_found(hits), wanted, strict=True) if all_
-        ]
+            hits = index.search(query_vectors, query_ids, k=k + itself)
+            fastest = min(fastest, time.perf_counter() - began)
+        both = zip(_found(hits, k, itself), wanted, strict=True)
+        shares = [len(mine & all_) / len(all_) for mine, all_ in both if all_]
         recall = float(np.mean(shares)) if shares else 1.0
-        milliseconds = 1000 * best / max(len(query_ids), 1)
-        trials.append(Trial(parameters=parameters, recall=recall, milliseconds=milliseconds))
+        milliseconds = 1000 * fastest / max(len(query_ids), 1)
+        return Trial(parameters=parameters, recall=recall, milliseconds=milliseconds)
+
+    with index.untold():
+        trials = [] if values else [trial("")]
+        *outer, last = values or {"": []}
+        for others in itertools.product(*(values[name] for name in outer)):
+            before = "".join(f"{name}={value}," for name, value in zip(outer, others, strict=True))
+            for value in values.get(last, []):
+                trials.append(trial(f"{before}{last}={value}"))
+                if not every and trials[-1].recall >= target:
+                    break
     chosen = choose_trial(trials, target)
-    index.set_parameters(chosen.parameters)
-    return Tuning(k=k, queries=len(query_ids), target=target, trials=tuple(trials), chosen=chosen)
+    measured = Measured(k=k, recall=chosen.recall, queries=len(query_ids), sample=sample, target=target)
+    index.set_parameters(chosen.parameters, measured=measured)
+    return Tuning(
+        k=k, queries=len(query_ids), target=target, sample=sample, trials=tuple(trials), chosen=chosen
+    )
 
 
 def choose_trial(trials: Sequence[Trial], target: float) -> Trial:
@@ -223,31 +164,40 @@ def choose_trial(trials: Sequence[Trial], target: float) -> Trial:
 
 
 def exact_hits(
-    documents: VectorSet, query_vectors: Vectors, query_ids: Sequence[str], *, k: int, like: Index
+    shards: Iterable[tuple[Sequence[str], Vectors]],
+    query_vectors: Vectors,
+    query_ids: Sequence[str],
+    *,
+    k: int,
+    metric: Metric,
 ) -> Hits:
-    """Return the exact hits of queries in a folder of vectors, with one shard in memory at a time."""
-    ids: list[str] = documents.ids()
+    """Return the exact hits of queries in shards of vectors, with one shard in memory at a time."""
+    matrix = as_numpy(query_vectors)
+    queries = checked(query_ids, matrix, metric, "the queries", matrix.shape[1])
+    distance = metric == "l2"
     rows = np.full((len(query_ids), 0), -1, dtype=np.int64)
     scores = np.zeros((len(query_ids), 0), dtype=np.float32)
+    every: list[Sequence[str]] = []
     start = 0
-    for names, vectors in documents.shards():
-        flat = Settings(metric=like.settings.metric)
-        shard = Index(new_engine(documents.manifest.dim, flat.factory), Names(()), flat)
-        shard.add(vectors, names)
-        hits = shard.search(query_vectors, query_ids, k=k)
-        rows = np.concatenate([rows, np.where(hits.rows >= 0, hits.rows + start, -1)], axis=1)
-        scores = np.concatenate([scores, hits.scores], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
-        start += len(names)
-    every: NDArray[np.object_] = np.empty(len(ids), dtype=object)
-    every[:] = ids
-    return Hits(query_ids, every, rows, scores)
+    for ids, vectors in shards:
+        part = checked(ids, vectors, metric, "the documents", queries.shape[1])
+        raw, found = nearest(queries, part, min(k, len(part)), distance=distance)
+        rows = np.concatenate([rows, np.where(found >= 0, found + start, -1)], axis=1)
+        scores = np.concatenate([scores, -raw if distance else raw], axis=1)
+        scores, rows = first_of(scores, rows, k)
+        every.append(ids)
+        start += len(ids)
+    documents = Documents.of(every)
+    return Hits(query_ids, documents, *best(documents, rows, scores, k))
 
 
-def _found(hits: Hits) -> list[set[str]]:
-    ids, _ = hits.arrays()
-    return [{str(name) for name in row if name is not None} for row in ids]
+def _found(hits: Hits, k: int, itself: bool) -> list[set[str]]:
+    """Return the first k documents of each query, without the query where it is a document `itself`."""
+    found = []
+    for query_id, row in zip(hits.query_ids, hits.arrays()[0].tolist(), strict=True):
+        names = [name for name in row if name is not None and not (itself and name == query_id)]
+        found.append(set(names[:k]))
+    return found
 
 
 # --- the curve ----------------------------------------------------------------------------------------

@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 
-from o1_index.index import open_index
+from o1_index.index import RECENT, open_index
+from o1_index.vectors import open_vectors
 from o1_records.kit.command import EVERYTHING, reads, writes
-from o1_records.vectors import VectorSet
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
     writes(command, "--index", required=True, folder=True, help="folder of the index")
-    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder of document vectors")
+    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder or file of document vectors")
+    reads(command, "--ids", help="of a file without ids: text file with the doc_id of each vector")
     command.add_argument("--upsert", action="store_true", help="replace documents that are there already")
     command.add_argument("--prune", action="store_true", help="delete the older versions")
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish the next version; readers of the old one keep it."""
-    vectors = VectorSet(args.vectors)
-    index = open_index(args.index)
+    vectors = open_vectors(args.vectors, args.ids)
+    # a few documents lie beside the engine, which then need not be read
+    index = open_index(args.index, mmap=len(vectors) <= RECENT)
     index.add_from(vectors, upsert=args.upsert)
     index.save(args.index, prune=args.prune)
     print(f"{args.index}: {len(vectors)} added, {len(index)} documents now", file=sys.stderr)

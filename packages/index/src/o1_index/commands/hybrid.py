@@ -8,13 +8,14 @@ import sys
 from o1_index.commands.search import exclusions, search_options
 from o1_index.fusion import FUSIONS, LEXICAL, WEIGHT, fused_hits, hybrid
 from o1_index.index import open_index
+from o1_index.vectors import open_vectors
 from o1_records import InputError, Thought, open_documents, open_qrels, open_queries, read_jsonl, trec
-from o1_records.kit.command import reads
-from o1_records.vectors import VectorSet
+from o1_records.kit.command import EVERYTHING, reads
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
+    reads(command, "--index", required=True, inside=EVERYTHING, help="folder of the index")
     search_options(command)
     reads(command, "--corpus", required=True, once=True, help="BEIR folder or JSONL of Document records")
     reads(command, "--queries", required=True, once=True, help="BEIR folder or JSONL of Query records")
@@ -23,7 +24,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lexical", choices=LEXICAL, help="what BM25 reads; by default both, where there are thoughts"
     )
-    command.add_argument("--fusion", choices=FUSIONS, default="rrf", help="by rank, or by calibrated score")
+    command.add_argument(
+        "--fusion", choices=FUSIONS, default="rrf", help="by rank, by scaled or by calibrated scores"
+    )
     command.add_argument("--weight", type=float, help=f"of the dense hits, 0 to 1; by default {WEIGHT}")
     reads(
         command, "--qrels", once=True, help="choose the weight on these judgements: BEIR folder or TREC file"
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--qrels {args.qrels} is a folder; name its judgements with --split, such as dev")
     found = hybrid(
         open_index(args.index, mmap=args.mmap, device=args.device),
-        VectorSet(args.vectors),
+        open_vectors(args.vectors, args.ids),
         open_queries(args.queries, args.split),
         open_documents(args.corpus),
         k=args.k,

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from o1_index.index import open_index
+from o1_index.vectors import read_ids
 from o1_records import InputError
 from o1_records.kit.command import reads, writes
 
@@ -19,13 +20,10 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish the next version; readers of the old one keep it."""
-    try:
-        ids = {line for line in args.ids.read_text(encoding="utf-8").split("\n") if line}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{args.ids}: not UTF-8 at byte {error.start}") from error
+    ids = set(read_ids(args.ids))
     if not ids:
         raise InputError(f"{args.ids}: holds no ids; give one on each line")
-    index = open_index(args.index)
+    index = open_index(args.index, mmap=True)
     index.remove(sorted(ids))
     index.save(args.index, prune=args.prune)
     print(f"{args.index}: {len(ids)} removed, {len(index)} documents left", file=sys.stderr)

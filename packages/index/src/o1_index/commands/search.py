@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from o1_index.documents import Excluded
 from o1_index.fusion import FUSES, search_from
-from o1_index.hits import Excluded
-from o1_index.index import open_index
-from o1_records import Exclusion, read_jsonl, trec
+from o1_index.tuning import K
+from o1_index.vector_store import open_shards
+from o1_index.vectors import open_vectors, read_ids
+from o1_records import Exclusion, Hit, read_jsonl, trec
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
-from o1_records.vectors import VectorSet
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
+    reads(
+        command,
+        "--index",
+        required=True,
+        nargs="+",
+        inside=EVERYTHING,
+        help="folder of the index; of several, each with a part of the collection, hits are merged",
+    )
     search_options(command)
+    reads(command, "--only", once=True, help="text file of the doc_ids to search, one on each line")
+    command.add_argument(
+        "--where", action="append", help="filter on payloads, such as 'year >= 2020'; given twice, both hold"
+    )
     command.add_argument(
         "--fuse", choices=FUSES, default="max", help="how several vectors of a query are fused"
     )
@@ -25,9 +39,9 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def search_options(command: argparse.ArgumentParser) -> None:
     """Add the options of every command that searches."""
-    reads(command, "--index", required=True, inside=EVERYTHING, help="folder of the index")
-    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder of query vectors")
-    command.add_argument("--k", type=at_least(1), default=100, help="documents a query")
+    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder or file of query vectors")
+    reads(command, "--ids", help="of a file without ids: text file with the query_id of each vector")
+    command.add_argument("--k", type=at_least(1), default=K, help="documents a query")
     writes(command, "--out", required=True, help="TREC run to write")
     reads(command, "--excluded", once=True, help="JSONL file of Exclusion records")
     command.add_argument("--mmap", action="store_true", help="leave the vectors on disk")
@@ -36,11 +50,33 @@ def search_options(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search; the run appears whole or not at all."""
-    queries = VectorSet(args.vectors)
-    index = open_index(args.index, mmap=args.mmap, device=args.device)
-    hits = search_from(index, queries, k=args.k, fuse=args.fuse, excluded=exclusions(args.excluded))
-    print(f"{args.out}: {trec.write_run(args.out, hits)} hits", file=sys.stderr)
+    queries = open_vectors(args.vectors, args.ids)
+    index = open_shards(args.index, mmap=args.mmap, device=args.device)
+    hits = search_from(
+        index,
+        queries,
+        k=args.k,
+        fuse=args.fuse,
+        excluded=exclusions(args.excluded),
+        only=set(read_ids(args.only)) if args.only else None,
+        where=args.where,
+    )
+    found: Counter[str] = Counter()
+    count = trec.write_run(args.out, _counted(hits, found))
+    print(f"{args.out}: {count} hits{shortfall(found, set(queries.owners()), args.k)}", file=sys.stderr)
     return 0
+
+
+def shortfall(found: Counter[str], queries: set[str], k: int) -> str:
+    """Return how many queries got fewer than k hits, in words; nothing where all got k."""
+    few = sum(found[name] < k for name in queries)
+    return f"; {few} of {len(queries)} queries have fewer than {k}" if few else ""
+
+
+def _counted(hits: Iterable[Hit], found: Counter[str]) -> Iterator[Hit]:
+    for hit in hits:
+        found[hit.query_id] += 1
+        yield hit
 
 
 def exclusions(path: Path | None) -> Excluded:

@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from o1_index.index import open_index
-from o1_index.tuning import RECALL, files_of, tune_from
-from o1_records.kit.command import EVERYTHING, at_least, reads, writes
-from o1_records.vectors import VectorSet
+from o1_index.tuning import QUERIES, RECALL, K, files_of, tune_from
+from o1_index.vectors import open_vectors
+from o1_records.kit.command import EVERYTHING, at_least, between, reads, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -19,12 +19,17 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--documents",
         required=True,
         inside=EVERYTHING,
-        help="folder of the vectors that it was built from",
+        help="folder or file of the vectors that it was built from",
     )
-    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder of query vectors")
-    command.add_argument("--queries", type=at_least(1), default=200, help="the most queries to search for")
-    command.add_argument("--k", type=at_least(1), default=10, help="documents a query")
-    command.add_argument("--recall", type=float, default=RECALL, help="share of the exact hits to find")
+    reads(command, "--ids", help="of a file of documents without ids: text file with the doc_id of each")
+    reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder or file of query vectors")
+    command.add_argument(
+        "--queries", type=at_least(1), default=QUERIES, help="the most queries to search for"
+    )
+    command.add_argument("--k", type=at_least(1), default=K, help="documents a query, as in search")
+    command.add_argument(
+        "--recall", type=between(0, 1, open_low=True), default=RECALL, help="share of the exact hits to find"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     index = open_index(args.index)
     tuning = tune_from(
         index,
-        VectorSet(args.documents),
-        VectorSet(args.vectors),
+        open_vectors(args.documents, args.ids),
+        open_vectors(args.vectors),
         k=args.k,
         target=args.recall,
         most=args.queries,

@@ -27,9 +27,13 @@ _FileVersion = tuple[int, int, int]
 
 
 class File(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a manifest records about a file: its size and the sha256 of each block."""
+    """What a manifest records about a file: its size and the sha256 of each block.
+
+    `version` is the version of the index that holds it; "" is the one that the manifest belongs to.
+    """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.[a-z]+$")]
+    version: Annotated[str, Meta(pattern=r"^(v[0-9]{6})?$")] = ""
     size: Count
     sha256: tuple[str, ...]
 
@@ -49,7 +53,7 @@ class CheckedFile:
     """
 
     def __init__(self, folder: Path, expected: File) -> None:
-        self.path = folder / expected.name
+        self.path = (folder.parent / expected.version if expected.version else folder) / expected.name
         self.expected = expected
         self._version_checked: _FileVersion | None = None
         self._blocks: set[int] = set()

@@ -47,8 +47,10 @@ class Checkpoints:
         self._interval = least
         self._last = time.monotonic()
 
-    def load(self) -> tuple[Any, int] | None:
-        """Return the engine so far and its number of shards; None where there is no usable checkpoint.
+    def load(self) -> tuple[Any, int, float] | None:
+        """Return the engine so far, its number of shards and the radius of its layout.
+
+        None where there is no usable checkpoint.
 
         A damaged checkpoint is not usable; a warning in the log says so.
 
@@ -64,7 +66,7 @@ class Checkpoints:
             )
             file = CheckedFile(self.folder, state.engine)
             file.check()
-            return read_engine(file.path), state.shards
+            return read_engine(file.path), state.shards, state.settings.radius
         except FileNotFoundError:
             return None
         except ChangedJobError:
@@ -73,7 +75,7 @@ class Checkpoints:
             _log.warning("%s: the checkpoint is damaged, so the build starts again: %s", path, error)
             return None
 
-    def offer(self, engine: Callable[[], Any], shards: int) -> None:
+    def offer(self, engine: Callable[[], Any], shards: int, radius: float) -> None:
         """Write a checkpoint if it is time for one."""
         if time.monotonic() - self._last < self._interval:
             return
@@ -83,7 +85,10 @@ class Checkpoints:
         with atomic_write(path) as file:
             write_engine(engine(), file)
         state = BuildState(
-            settings=self.settings, made_from=self.made_from, shards=shards, engine=digest_file(path)
+            settings=msgspec.structs.replace(self.settings, radius=radius),
+            made_from=self.made_from,
+            shards=shards,
+            engine=digest_file(path),
         )
         with atomic_write(self.folder / STATE) as file:
             file.write(msgspec.json.encode(state))

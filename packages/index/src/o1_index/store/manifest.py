@@ -7,36 +7,60 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from o1_index.store.blocks import File, damaged
 from o1_index.vectors import METRICS, Metric
-from o1_records import InputError, Record, sha256_file
+from o1_records import InputError, Record
 from o1_records.types import Count, NonBlank
-from o1_records.vectors import Encoder, VectorSet
+from o1_records.vectors import Encoder
 
-FORMAT = 2
-"""The version of the manifest that this release writes; it refuses newer ones."""
+FORMAT = 3
+"""The version of the manifest that this release writes and reads."""
+
+
+class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The share of the exact hits that the search parameters found, at `k` hits a query.
+
+    `sample` says what was searched for: real queries, or documents in their place, which are easier. `target`
+    is the recall that was aimed at.
+    """
+
+    k: Count
+    recall: float
+    queries: Count
+    sample: Literal["queries", "documents"]
+    target: float
 
 
 class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How vectors are stored (`factory`), searched (`parameters`) and compared, and what encoded them.
 
-    `factory` is FAISS's index_factory string, `parameters` its ParameterSpace string ("nprobe=16").
+    `factory` is FAISS's index_factory string, `parameters` its ParameterSpace string ("nprobe=16"),
+    `measured` what these find, unless they were set by hand. `radius` is that of `o1_index.vectors.Layout`,
+    `payloads` the digest of the file of payloads that the index was built with.
     """
 
     factory: str = "Flat"
     parameters: str = ""
     metric: Metric = "inner_product"
     encoder: Encoder | None = None
+    radius: float = 0.0
+    measured: Measured | None = None
+    payloads: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an unknown metric."""
         if self.metric not in METRICS:
             raise InputError(f"unknown metric {self.metric!r}; choose one of {', '.join(METRICS)}")
+
+    @property
+    def ranks_by_distance(self) -> bool:
+        """Whether the engine compares squared distances, not inner products."""
+        return self.metric == "l2" or self.radius > 0
 
     def refuse_other_encoder(self, encoder: Encoder | None) -> None:
         """Raise InputError unless vectors of `encoder` can be searched for here.
@@ -67,29 +91,28 @@ class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return mine is encoder if mine is None or encoder is None else mine.same_space(encoder)
 
 
-def fingerprint(vectors: VectorSet) -> str:
-    """Return the digest of a folder of vectors: its manifest holds the digests of all its files."""
-    return sha256_file(vectors.folder / "manifest.json")
-
-
 def origin(made_from: str, settings: Settings) -> dict[str, str]:
     """Return everything that the engine of an index depends on, by name.
 
     Search parameters are not among it: tuning changes them without building again.
     """
     vectors = made_from or "changed since the index was built"
-    return {"vectors": vectors, "factory": settings.factory, "metric": settings.metric}
+    payloads = {"payloads": settings.payloads} if settings.payloads else {}
+    return {"vectors": vectors, "factory": settings.factory, "metric": settings.metric, **payloads}
 
 
 class IndexManifest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a version holds.
 
-    `rows` counts removed rows too. `made_from` is the digest of the folder of vectors that the index was
-    built from; "" once documents were added or removed. `digest` covers the other fields.
+    `rows` are those of the engine, `added` those that are not in it yet; both count removed ones. `dim` is
+    that of the vectors. `made_from` is the digest of the vectors that the index was built from; "" once
+    documents were added or removed. `digest` covers the other fields.
     """
 
     version: int = FORMAT
     rows: Count
+    added: Count = 0
+    removed: Count = 0
     dim: Count
     settings: Settings
     made_from: str = ""
@@ -124,8 +147,11 @@ def sealed(record: IndexManifest | Pointer) -> bytes:
 def unsealed(path: Path, content: bytes, kind: type[Sealed]) -> Sealed:
     """Return the record in `content`. Raises InputError for bytes that `sealed` would not have written."""
     try:
-        if msgspec.json.decode(content, type=_Format).version > FORMAT:
+        version = msgspec.json.decode(content, type=_Format).version
+        if version > FORMAT:
             raise InputError(f"{path}: written by a newer release of o1-index; upgrade this one to read it")
+        if version < FORMAT:
+            raise InputError(f"{path}: written by an older release of o1-index; build the index again")
         record = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise damaged(path) from error

@@ -1,14 +1,17 @@
 """The folder of an index: immutable versions under one pointer, checked before FAISS's answers are used.
 
 ```
-my-index/current.json              which version is read, sealed by its own sha256
-my-index/v000001/index.faiss       the engine
-my-index/v000001/ids.json          the doc_id of each row; null for a removed one
-my-index/v000001/manifest.json     rows, dim, settings, the sha256 of every block of every file
-my-index.partial/                  a new index before it is published: the same, and a checkpoint of its build
+my-index/current.json                      which version is read, sealed by its own sha256
+my-index/v000001/index.faiss               the engine
+my-index/v000001/ids.safetensors           the doc_id of each row of the engine, and rows by id
+my-index/v000001/payloads.safetensors      what is stored beside the documents, where anything is
+my-index/v000002/changes.safetensors       since the engine was written: added documents, removed rows
+my-index/v000002/manifest.json             rows, settings, where the files lie, the sha256 of their blocks
+my-index.partial/                          a new index before it is published, and a checkpoint of its build
 ```
 A version is written beside the others and becomes the current one when `current.json` is replaced: readers
-keep the version that they opened, and a crash leaves the old one current. One writer works at a time; it
+keep the version that they opened, and a crash leaves the old one current. A small change writes only
+`changes.safetensors`; the other files stay in the version that wrote them. One writer works at a time; it
 holds a file called `lock`, which goes when it is done.
 """
 
@@ -18,21 +21,28 @@ import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
+import numpy as np
+import safetensors.numpy
 
-from o1_index.engine import read_engine, write_engine
+from o1_index.documents import Documents, Ids, Texts
+from o1_index.engine import read_engine, refuse_other_metric, write_engine
 from o1_index.store.blocks import CheckedFile, damaged, digest_file
 from o1_index.store.manifest import IndexManifest, Pointer, Settings, sealed, unsealed
+from o1_index.vectors import Matrix
 from o1_records import InputError, atomic_write, sha256_file
 from o1_records.files import sync_folder
 from o1_records.kit.job import Lock, move_aside
 
-CURRENT, ENGINE, IDS, MANIFEST = "current.json", "index.faiss", "ids.json", "manifest.json"
+CURRENT, ENGINE, MANIFEST = "current.json", "index.faiss", "manifest.json"
+IDS, PAYLOADS, CHANGES = "ids.safetensors", "payloads.safetensors", "changes.safetensors"
+BASE = (ENGINE, IDS, PAYLOADS)
+"""The files that a small change leaves where they are."""
 CHECKPOINT, LOCK = "checkpoint", "lock"
 
 
@@ -48,6 +58,10 @@ class Version:
         """Its number; 1 for the first version."""
         return int(self.folder.name[1:])
 
+    def holds(self, name: str) -> bool:
+        """Return whether it has a file of this name."""
+        return any(file.name == name for file in self.manifest.files)
+
     def file(self, name: str) -> CheckedFile:
         """Return one of its files. Raises InputError for a name that the manifest does not list."""
         for file in self.manifest.files:
@@ -60,14 +74,26 @@ class Version:
 class Content:
     """What a version is made of.
 
-    `ids` has None for removed rows; `extras` are further files, by name.
+    `recent` are the vectors [added, dim] of the documents that are not in the engine. With `base` the engine
+    is that of this version, and is not written again. `extras` are further files, by name.
     """
 
     engine: Any
-    ids: Sequence[str | None]
+    documents: Documents
+    recent: Matrix
     settings: Settings
     made_from: str = ""
     extras: Mapping[str, bytes] = field(default_factory=dict)
+    base: Version | None = None
+
+
+class Held(NamedTuple):
+    """What a version holds, read; `check` is to be called before each answer of a mapped engine."""
+
+    engine: Any
+    documents: Documents
+    recent: Matrix
+    check: Callable[[], None]
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -189,18 +215,42 @@ def _write_version(home: Path, number: int, content: Content) -> Version:
     partial = home / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    with atomic_write(partial / ENGINE) as file:
-        write_engine(content.engine, file)
-    files = {IDS: msgspec.json.encode(list(content.ids)), **content.extras}
+    documents = content.documents
+    tensors: dict[str, dict[str, Any]] = {}
+    if content.base is None:
+        with atomic_write(partial / ENGINE) as file:
+            write_engine(content.engine, file)
+        known, order = documents.ids.by_hash
+        tensors[IDS] = {**_tensors("id", documents.ids.texts), "hash": known, "row": order}
+        if documents.payloads is not None:
+            tensors[PAYLOADS] = _tensors("payload", documents.payloads)
+    if documents.added_ids or documents.removed is not None:
+        gone = np.flatnonzero(documents.removed) if documents.removed is not None else np.zeros(0, np.int64)
+        added = Texts.of([name.encode() for name in documents.added_ids])
+        tensors[CHANGES] = {"vector": content.recent, "removed": gone, **_tensors("id", added)}
+        if documents.added_payloads:
+            tensors[CHANGES] |= _tensors("payload", Texts.of(documents.added_payloads))
+    files = {**{name: safetensors.numpy.save(arrays) for name, arrays in tensors.items()}, **content.extras}
     for file_name, text in files.items():
         with atomic_write(partial / file_name) as file:
             file.write(text)
+    kept = []
+    if content.base is not None:
+        home_of = content.base.folder.name
+        kept = [
+            msgspec.structs.replace(file, version=file.version or home_of)
+            for file in content.base.manifest.files
+            if file.name in BASE
+        ]
+    written = [*([] if kept else [ENGINE]), *files]
     manifest = IndexManifest(
-        rows=len(content.ids),
-        dim=content.engine.d,
+        rows=len(documents.ids),
+        added=len(documents.added_ids),
+        removed=len(documents) - documents.count,
+        dim=content.recent.shape[1],
         settings=content.settings,
         made_from=content.made_from,
-        files=tuple(digest_file(partial / file_name) for file_name in (ENGINE, *files)),
+        files=(*kept, *(digest_file(partial / file_name) for file_name in written)),
     )
     sealed_manifest = sealed(manifest)
     with atomic_write(partial / MANIFEST) as file:
@@ -215,18 +265,34 @@ def _write_version(home: Path, number: int, content: Content) -> Version:
     return Version(home / name, unsealed(home / name / MANIFEST, sealed_manifest, IndexManifest))
 
 
+def _tensors(name: str, texts: Texts) -> dict[str, Any]:
+    return {f"{name}_text": np.frombuffer(texts.data, np.uint8), f"{name}_end": texts.ends}
+
+
+def _texts(name: str, tensors: Mapping[str, Any]) -> Texts:
+    return Texts(tensors[f"{name}_text"].tobytes(), tensors[f"{name}_end"])
+
+
 def prune(folder: str | Path, *, keep: int = 1) -> list[str]:
     """Delete all but the newest `keep` versions up to the current one; return the names of the deleted.
 
-    Readers that have a deleted version mapped go on; others must open the index again.
+    A version whose files a newer one uses stays. Readers that have a deleted version mapped go on; others
+    must open the index again.
     """
     folder = Path(folder)
     current = open_version(folder)
     numbers = {int(path.name[1:7]): path for path in folder.glob("v[0-9][0-9][0-9][0-9][0-9][0-9]*")}
-    old = [path for number, path in sorted(numbers.items()) if number <= current.number - keep]
-    for path in old:
+    old = {number: path for number, path in sorted(numbers.items()) if number <= current.number - keep}
+    kept = [current]
+    for number, path in numbers.items():
+        if number not in old and number < current.number and (path / MANIFEST).exists():
+            content = (path / MANIFEST).read_bytes()
+            kept.append(Version(path, unsealed(path / MANIFEST, content, IndexManifest)))
+    used = {file.version for version in kept for file in version.manifest.files}
+    gone = [path for path in old.values() if path.name not in used]
+    for path in gone:
         shutil.rmtree(path)
-    return [path.name for path in old]
+    return [path.name for path in gone]
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -250,29 +316,28 @@ def open_version(folder: Path) -> Version:
         return Version(manifest.parent, unsealed(manifest, content, IndexManifest))
 
 
-def read_current(
-    folder: Path, *, mmap: bool = False
-) -> tuple[Version, Any, list[str | None], Callable[[], None]]:
+def read_current(folder: Path, *, mmap: bool = False) -> tuple[Version, Held]:
     """Return the current version and what `read` returns of it; the next one if it is pruned meanwhile."""
     version = open_version(folder)
     while True:
         try:
-            return version, *read(version, mmap=mmap)
+            return version, read(version, mmap=mmap)
         except (InputError, FileNotFoundError):
             meanwhile, version = version, open_version(folder)
             if version.folder == meanwhile.folder:
                 raise
 
 
-def read(version: Version, *, mmap: bool = False) -> tuple[Any, list[str | None], Callable[[], None]]:
-    """Return the engine, the ids, and a check to call before each answer of a mapped engine.
+def read(version: Version, *, mmap: bool = False) -> Held:
+    """Return what a version holds.
 
-    Every file is checked before FAISS reads it. With `mmap` the vectors stay on disk: only the two ends of
-    the engine's file are checked now, the rest once, by that call.
+    Every file is checked before it is used. With `mmap` the vectors stay on disk: only the two ends of the
+    engine's file are checked now, the rest once, by the check that is returned.
 
     Raises InputError for any file that was changed, cut or put there by somebody else.
     """
-    ids: list[str | None] = msgspec.json.decode(version.file(IDS).read(), type=list[str | None])
+    manifest = version.manifest
+    documents, recent = _documents(version)
     file = version.file(ENGINE)
     file.check([0, -1] if mmap else None)
     try:
@@ -280,11 +345,41 @@ def read(version: Version, *, mmap: bool = False) -> tuple[Any, list[str | None]
     except InputError:
         file.check()  # a mapped file that FAISS cannot read: if it is damaged, say that
         raise
-    manifest = version.manifest
-    if (engine.ntotal, engine.d, len(ids)) != (manifest.rows, manifest.dim, manifest.rows):
+    settings = manifest.settings
+    refuse_other_metric(engine, str(file.path), distance=settings.ranks_by_distance)
+    dim = engine.d - (1 if settings.radius else 0)
+    found = (
+        engine.ntotal,
+        dim,
+        len(documents.ids),
+        len(documents.added_ids),
+        len(documents) - documents.count,
+    )
+    if found != (manifest.rows, manifest.dim, manifest.rows, manifest.added, manifest.removed):
         file.check()
         raise InputError(
-            f"{version.folder}: the manifest says {manifest.rows} rows of {manifest.dim} dimensions, but the "
-            f"engine has {engine.ntotal} of {engine.d}, and there are {len(ids)} ids; build the index again"
+            f"{version.folder}: the manifest says {manifest.rows} rows of {manifest.dim} dimensions, "
+            f"{manifest.added} added and {manifest.removed} removed ones, but the engine has {found[0]} of "
+            f"{found[1]}, and there are {found[2]} ids, {found[3]} added and {found[4]} removed; build the "
+            "index again"
         )
-    return engine, ids, file.check_mapped
+    return Held(engine, documents, recent, file.check_mapped)
+
+
+def _documents(version: Version) -> tuple[Documents, Matrix]:
+    tensors = safetensors.numpy.load(version.file(IDS).read())
+    ids = Ids(_texts("id", tensors), (tensors["hash"], tensors["row"]))
+    payloads = None
+    if version.holds(PAYLOADS):
+        payloads = _texts("payload", safetensors.numpy.load(version.file(PAYLOADS).read()))
+    if not version.holds(CHANGES):
+        return Documents(ids, payloads), np.zeros((0, version.manifest.dim), dtype=np.float32)
+    changes = safetensors.numpy.load(version.file(CHANGES).read())
+    added = tuple(text.decode() for text in _texts("id", changes))
+    removed = None
+    if len(changes["removed"]):
+        removed = np.zeros(len(ids) + len(added), dtype=np.bool_)
+        removed[changes["removed"]] = True
+    stored = tuple(_texts("payload", changes)) if "payload_end" in changes else ()
+    documents = Documents(ids, payloads, added_ids=added, added_payloads=stored, removed=removed)
+    return documents, changes["vector"]

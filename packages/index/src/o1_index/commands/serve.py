@@ -1,0 +1,31 @@
+"""`o1-index serve`: an HTTP server of one index."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from o1_index.index import open_index
+from o1_records.kit.command import EVERYTHING, at_least, reads
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    reads(command, "--index", required=True, inside=EVERYTHING, help="folder of the index")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument("--port", type=int, default=8081, help="port to listen on")
+    command.add_argument("--threads", type=at_least(1), help="searches at a time; by default one a core")
+    command.add_argument("--mmap", action="store_true", help="leave the vectors on disk")
+    command.add_argument("--device", default="cpu", help="where to search: cpu, auto, cuda, cuda:0,1")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM."""
+    from o1_index.serve import serve
+
+    index = open_index(args.index, mmap=args.mmap, device=args.device)
+    # uvicorn drains, then raises the signal again for whoever listened before it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    serve(index, host=args.host, port=args.port, threads=args.threads)
+    return 0
