@@ -241,7 +241,7 @@ def test_of_the_last_package_those_of_least_sha256_are_taken_and_no_more_are_che
         asked.append(function.name)
         return function.name != "tea.refill"
 
-    taken = _package_functions([site], 3, teaches, [], lambda _: None)
+    taken = _package_functions([site], 3, teaches, [])
     found = sorted(
         package_functions(site, "borrowed", []), key=lambda one: sha256(one.name.encode()).digest()
     )
