@@ -28,6 +28,7 @@ from o1_bench.running.retrieve import bm25, with_thoughts
 from o1_index import build, open_index
 from o1_model import Embedder, Thinking, aggregate
 from o1_model.encoding.shards import embed_stream
+from o1_model.layout import load_layout
 from o1_model.thinking.aggregate import stacked
 from o1_records import Document, Hit, Query, Thought, read_jsonl, write_jsonl
 from o1_records.kit.models import model_digest
@@ -35,6 +36,8 @@ from o1_records.trec import read_run
 from o1_records.vectors import VectorSet, VectorWriter
 
 K = 100
+BM25 = {"k1": 1.5, "b": 0.75, "split_identifiers": True}
+"""BM25 over code: identifiers split; k1 and b as chosen on dev."""
 ORACLE = "oracle: reads the answer's own docstring"
 Value = TypeVar("Value")
 Outcome = tuple[list[Hit], Milliseconds]
@@ -60,6 +63,19 @@ class Runs:
         """The trained model's digest, without loading it."""
         return model_digest(self.root / "model")
 
+    def made_by(self, name: str) -> dict[str, Any]:
+        """What a run of that name is made by: BM25, MiniLM as published, or the trained model.
+
+        The thoughts are the trained model's, except the oracle's.
+        """
+        thoughts = {"thoughts by": self.digest} if "thoughts" in name else {}
+        if name.startswith("BM25"):
+            return {"model": "bm25s", **BM25, **thoughts}
+        if name.startswith("MiniLM"):
+            length = load_layout(self.root / "model").document_length
+            return {"digest": model_digest(self.weights()), "max_length": length, **thoughts}
+        return {"checkpoint": self.digest, **thoughts}
+
     @cached_property
     def index(self) -> Any:
         """The index of its document vectors; refused when another model made them."""
@@ -69,8 +85,8 @@ class Runs:
 
     @cached_property
     def bm25(self) -> Any:
-        """BM25 over code: identifiers split; k1 and b as chosen on dev."""
-        return bm25(self.collection, k1=1.5, b=0.75, split_identifiers=True)
+        """BM25 over the collection."""
+        return bm25(self.collection, **BM25)
 
     @cached_property
     def minilm(self) -> Any:
@@ -231,7 +247,7 @@ def _plans(runs: Runs) -> Sequence[tuple[str, str, str, Callable[[], Outcome]]]:
 
 def _result(runs: Runs, name: str, kind: Any, note: str, work: Callable[[], Outcome]) -> Result:
     folder = runs.root / "results" / _slug(name)
-    encoder = {"checkpoint": runs.digest}
+    encoder = runs.made_by(name)
     if (folder / "result.json").exists() and load_result(folder).system.encoder == encoder:
         return load_result(folder)
     hits, milliseconds = work()

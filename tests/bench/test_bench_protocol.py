@@ -196,10 +196,12 @@ def test_two_different_protocols_for_one_collection_are_refused(root, capsys):
 
 def test_a_folder_where_the_querys_own_id_is_the_answer_must_say_its_protocol(tmp_path):
     own = [Qrel(query_id="a", doc_id="a", relevance=1)]
-    folder = write_beir(tmp_path / "own", documents=DOCUMENTS, queries=QUERIES[:1], qrels={"test": own})
     folder = tmp_path / "own"
+    write_beir(folder, documents=DOCUMENTS, queries=QUERIES[:1], qrels={"test": own})
     for read in (load_beir, load_judgements):
-        with pytest.raises(InputError, match="has the id of its query and is judged relevant.*--protocol pl"):
+        with pytest.raises(
+            InputError, match=r"has the id of its query and is judged relevant.*--protocol plain"
+        ):
             read(folder)
     assert load_beir(folder, protocol=PLAIN).excluded == {}
     (folder / "collection.json").write_text('{"protocol": "plain"}')
