@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,8 @@ from transformers import TrainingArguments
 
 from o1_model import Embedder
 from o1_model.training.checks import (
+    WITHOUT_EFFECT,
+    check_batches,
     check_evaluation,
     check_examples,
     check_saving,
@@ -90,7 +94,7 @@ def test_lengths_tell_what_the_layout_cuts(llama):
     assert [(part.kind, part.texts, part.longest, part.limit, part.cut) for part in found] == [
         ("query", 2, 13, 12, 0.5),
         ("thought", 1, 12, 12, 0.0),
-        ("document", 3, 2, 192, 0.0),
+        ("document", 2, 2, 192, 0.0),
     ]
     assert table(found, 2).splitlines()[1].split() == ["query", "2", "12", "13", "12", "50.0%"]
 
@@ -134,20 +138,102 @@ def test_evaluation_needs_something_to_measure_on(tmp_path):
         check_evaluation(args, measured=[])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("label_smoothing_factor", 0.1),
-        ("neftune_noise_alpha", 5.0),
-        ("use_liger_kernel", True),
-        ("resume_from_checkpoint", "checkpoint-1"),
-    ],
-)
-def test_a_setting_that_would_be_passed_over_is_refused(tmp_path, name, value):
-    plain = {"output_dir": str(tmp_path), "use_cpu": True}
-    refuse_settings(TrainingArguments(**plain))
-    with pytest.raises(InputError, match=f"{name} would have no effect"):
-        refuse_settings(TrainingArguments(**plain, **{name: value}))
+# what the Trainer reads, or ours: each has an effect here
+HONOURED = [
+    "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "optim_target_modules", "gradient_accumulation_steps",
+    "max_grad_norm", "bf16", "fp16", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "logging_strategy", "logging_steps",
+    "logging_first_step", "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm", "report_to",
+    "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_only_model", "save_strategy",
+    "save_steps", "save_on_each_node", "save_total_limit", "enable_jit_checkpoint",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "ignore_data_skip",
+    "restore_callback_states_from_checkpoint", "full_determinism", "seed", "data_seed", "use_cpu",
+    "accelerator_config", "dataloader_drop_last", "dataloader_num_workers", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    "remove_unused_columns", "ddp_backend", "ddp_timeout", "fsdp", "fsdp_config", "deepspeed", "debug",
+    "skip_memory_metrics", "do_eval", "local_rank",
+]  # fmt: skip
+
+
+def test_every_field_of_transformers_is_read_or_refused():
+    known = [field.name for field in fields(TrainingArguments)]
+    assert sorted([*HONOURED, *WITHOUT_EFFECT]) == sorted(known)
+
+
+OTHER = {
+    "label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0, "resume_from_checkpoint": "checkpoint-1",
+    "liger_kernel_config": {"rope": True}, "torch_compile_backend": "eager", "torch_compile_mode": "default",
+    "torch_empty_cache_steps": 3, "include_num_input_tokens_seen": "all", "per_device_eval_batch_size": 3,
+    "eval_accumulation_steps": 2, "include_for_metrics": ["inputs"], "hub_token": "x", "hub_model_id": "a/b",
+    "hub_strategy": "end", "hub_revision": "v1", "train_sampling_strategy": "group_by_length",
+    "length_column_name": "tokens", "label_names": ["labels"], "ddp_bucket_cap_mb": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_setting_that_would_be_passed_over_is_refused(tmp_path, name):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    refuse_settings(args)
+    # transformers itself refuses or changes some of them; what counts is what it leaves
+    setattr(args, name, OTHER.get(name, not getattr(args, name)))
+    with pytest.raises(InputError, match=f"{name} would have no effect: .*; leave it out"):
+        refuse_settings(args)
+
+
+def test_batches_that_are_split_again_are_refused(tmp_path):
+    split = {"accelerator_config": {"split_batches": True}}
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **split)
+    with pytest.raises(InputError, match="split_batches and dispatch_batches would split batches again"):
+        refuse_settings(args)
+
+
+def test_a_place_to_report_to_that_is_not_installed_is_one_sentence(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=["wandb"])
+    if find_spec("wandb") is None:
+        with pytest.raises(InputError, match=r"report_to wandb: .*pip install wandb"):
+            refuse_settings(args)
+    args.report_to = ["nowhere"]
+    with pytest.raises(InputError, match=r"report_to nowhere: .*nowhere is not supported"):
+        refuse_settings(args)
+
+
+def test_torchrun_on_cpus_that_do_not_see_each_other_is_refused(tmp_path, monkeypatch):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"torchrun started 2 processes that do not see .*--use_cpu"):
+        refuse_settings(args)
+
+
+def test_documents_that_are_blank_or_share_an_id_are_counted():
+    first, second = example(1, negatives=1), example(2, negatives=1)
+    first = msgspec.structs.replace(first, negatives=(Document(doc_id="n", text=" "),))
+    second = msgspec.structs.replace(second, positives=(Document(doc_id="p1.0", text="sort a list"),))
+    assert check_examples([first, second], None, negatives=1, batch=2) == [
+        "1 documents of examples are blank; they train as they are",
+        "1 doc_ids have several texts (such as 'p1.0'): documents are told apart by their texts, "
+        "not by their ids",
+    ]
+    blank = msgspec.structs.replace(first, positives=(Document(doc_id="n", text=" "),))
+    with pytest.raises(InputError, match="example 1: the positives of query 'q1' are blank"):
+        check_examples([blank], None, negatives=1, batch=2)
+
+
+def test_batches_of_one_dataset_need_several():
+    examples = [example(n) for n in range(3)]
+    with pytest.raises(
+        InputError, match="same_dataset would have no effect: all 3 examples are of no dataset"
+    ):
+        check_batches(examples, same_dataset=True)
+    named = [msgspec.structs.replace(e, dataset="nq") for e in examples]
+    with pytest.raises(InputError, match="all 3 examples are of the dataset 'nq'"):
+        check_batches(named, same_dataset=True)
+    sized = [msgspec.structs.replace(e, batch_size=n) for n, e in enumerate(examples, start=2)]
+    assert check_batches(sized, same_dataset=True) == []
+    (said,) = check_batches(sized, same_dataset=False)
+    assert said == "3 examples have a batch_size, which only --same_dataset reads"
 
 
 def test_a_batch_of_nothing_is_refused():

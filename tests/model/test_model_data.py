@@ -12,14 +12,23 @@ from torch.utils.data import DataLoader
 from o1_model import Embedder
 from o1_model.batch import by_length, grouped
 from o1_model.layout import Row
-from o1_model.training.data import JointCollator, digest64
+from o1_model.training.data import (
+    Drawn,
+    Examples,
+    JointCollator,
+    Visit,
+    document_key,
+    known_positives,
+)
+from o1_model.training.step import negatives
 from o1_records import Document, Example, InputError, Query, Source, Thought
 
 WORDS = ["how", "do", "i", "open", "a", "zip", "file"]
 
 
-def document(name, words=3):
-    return Document(doc_id=name, text=" ".join(WORDS[:words]))
+def document(name):
+    # a text of its own, of three words: a document is its text
+    return Document(doc_id=name, text=f"open {name} zip")
 
 
 def example(number, *, positives="p", negatives="", thought=True, **settings):
@@ -45,16 +54,36 @@ def documents_of(batch, row):
 
 
 def keys(names):
-    return [digest64(name) for name in names]
+    return [document_key(document(name)) for name in names]
 
 
-def test_positives_come_first_and_all_of_them_up_to_the_group_size(llama):
+def test_an_example_takes_one_positive_and_fills_up_with_negatives(llama):
+    examples = [
+        example(0, positives="ab", negatives="cdef"),
+        example(1, positives="abc", negatives="d", group_size=2),
+        example(2, positives="g", negatives="hijk", group_size=5),
+        example(3, positives="lm", negatives="n", group_size=1),
+    ]
+    batch = collate_with(llama, negatives=2)(examples)["batch"]
+    assert [documents_of(batch, row) for row in range(4)] == [
+        keys("acd"),
+        keys("ad"),
+        keys("ghijk"),
+        keys("l"),
+    ]
+    assert batch.judgements.n_positives.tolist() == [1, 1, 1, 1]
+    assert [sorted(set(row)) for row in batch.judgements.positive_keys.tolist()] == [
+        sorted(keys(names)) for names in ("ab", "abc", "g", "lm")
+    ]
+
+
+def test_all_positives_can_be_asked_for(llama):
     examples = [
         example(0, positives="ab", negatives="cdef"),
         example(1, positives="abc", negatives="d", group_size=2),
         example(2, positives="g", negatives="hijk", group_size=5),
     ]
-    batch = collate_with(llama, negatives=2)(examples)["batch"]
+    batch = collate_with(llama, negatives=2, positives=0)(examples)["batch"]
     assert [documents_of(batch, row) for row in range(3)] == [keys("abc"), keys("ab"), keys("ghijk")]
     assert batch.judgements.n_positives.tolist() == [2, 2, 1]
     # all positives are known, also those that found no room
@@ -80,8 +109,9 @@ def test_a_positive_among_the_negatives_is_no_negative(llama):
 def test_teacher_scores_stay_with_their_documents(llama):
     scored = example(0, positives="ab", negatives="bcd", teacher_scores=(5.0, 4.0, 9.0, 3.0, 2.0))
     batch = collate_with(llama, negatives=2)([scored, example(1, negatives="c")])["batch"]
-    assert documents_of(batch, 0) == keys("abc")
-    assert batch.judgements.teacher[0].tolist() == [5.0, 4.0, 3.0]
+    assert documents_of(batch, 0) == keys("acd")
+    # b is a positive: its score as a negative, 9, belongs to nobody
+    assert batch.judgements.teacher[0].tolist() == [5.0, 3.0, 2.0]
     assert all(math.isnan(score) for score in batch.judgements.teacher[1].tolist())
 
 
@@ -110,9 +140,9 @@ def test_an_example_without_a_positive_is_named(llama):
 
 def test_workers_make_the_same_batches(llama):
     examples = [example(n, negatives="abc") for n in range(8)]
-    collate = collate_with(llama, negatives=2, thought_dropout=0.5)
+    collate, drawn = collate_with(llama, negatives=2), Examples(examples, thought_dropout=0.5)
     batches = [
-        [inputs["batch"] for inputs in DataLoader(examples, 4, collate_fn=collate, num_workers=n)]
+        [inputs["batch"] for inputs in DataLoader(drawn, 4, collate_fn=collate, num_workers=n)]
         for n in (0, 1)
     ]
     for here, there in zip(*batches, strict=True):
@@ -120,18 +150,90 @@ def test_workers_make_the_same_batches(llama):
         torch.testing.assert_close(vars(here.judgements), vars(there.judgements), equal_nan=True)
 
 
-def test_thoughts_are_dropped_by_seed_and_batch(llama):
+def test_thoughts_are_dropped_by_seed_example_and_turn():
     examples = [example(n) for n in range(200)]
 
-    def kept(order, **settings):
-        rows = collate_with(llama, thought_dropout=0.1, **settings)([examples[n] for n in order])
-        return rows["batch"].judgements.has_thought.tolist()
+    def kept(turn, seed=0):
+        drawn = Examples(examples, thought_dropout=0.1, seed=seed)
+        return [drawn[Visit(n, turn)].thought for n in range(200)]
 
-    first = kept(range(200))
-    assert first == kept(range(200))
-    assert first != kept(range(200), seed=1)
-    assert first[::-1] != kept(range(199, -1, -1))
-    assert 160 <= sum(first) <= 195
+    assert kept(0) == kept(0)
+    assert kept(0) != kept(1)
+    assert kept(0) != kept(0, seed=1)
+    assert all(160 <= sum(kept(turn)) <= 195 for turn in range(5))
+
+
+def test_a_dropped_thought_is_neither_read_nor_learnt(llama):
+    batch = collate_with(llama)([Drawn(example(0)), Drawn(example(1), thought=False)])["batch"]
+    assert batch.judgements.has_thought.tolist() == [True, False]
+    assert batch.n_labels == 3
+
+
+def test_each_turn_draws_other_documents_and_every_one_in_the_end():
+    """FlagEmbedding's draw: one positive and N - 1 negatives out of thirty, other ones each time."""
+    scores = tuple(float(n) for n in range(33))
+    negatives = "abcdefghijklmnopqrstuvwxyz0123"
+    own = example(0, positives="ABC", negatives=negatives, teacher_scores=scores)
+    score_of = dict(zip((*own.positives, *own.negatives), scores, strict=True))
+    drawn = Examples([own], seed=4)
+    seen = set()
+    for turn in range(40):
+        now = drawn[Visit(0, turn)].example
+        documents = (*now.positives, *now.negatives)
+        assert now.teacher_scores == tuple(score_of[document] for document in documents)
+        assert set(now.positives) == set(own.positives)
+        seen |= {d.doc_id for d in (*now.positives[:1], *now.negatives[:15])}
+    assert seen == {*negatives, *"ABC"}
+    assert drawn[Visit(0, 3)] == Examples([own], seed=4)[Visit(0, 3)]
+    assert drawn[Visit(0, 3)] != Examples([own], seed=5)[Visit(0, 3)]
+    assert Examples([own], draw="first")[Visit(0, 3)].example == own
+
+
+def test_equal_ids_of_two_datasets_are_two_documents(llama):
+    rain = Document(doc_id="17", text="rain falls from clouds")
+    code = Document(doc_id="17", text="sort list keys")
+    examples = [
+        Example(query=Query(query_id="a", text="how"), positives=(rain,), dataset="science"),
+        Example(query=Query(query_id="b", text="do"), positives=(code,), dataset="code"),
+    ]
+    batch = collate_with(llama)(examples)["batch"]
+    assert batch.judgements.document_keys.tolist() == [document_key(rain), document_key(code)]
+    assert batch.judgements.rows.tolist() == [[0], [1]]
+    assert negatives(batch.judgements).tolist() == [[False, True], [True, False]]
+
+
+def test_a_text_is_one_document_whatever_its_ids_are(llama):
+    first, second = (Document(doc_id=name, text="read text bytes") for name in "xy")
+    examples = [
+        Example(query=Query(query_id="a", text="how"), positives=(first,), negatives=(second, document("n"))),
+        Example(query=Query(query_id="b", text="do"), positives=(second,)),
+    ]
+    batch = collate_with(llama, negatives=2)(examples)["batch"]
+    assert documents_of(batch, 0) == [document_key(first), *keys("n")]
+    assert negatives(batch.judgements).tolist() == [[False, True], [False, True]]
+
+
+def test_a_query_that_two_examples_ask_has_the_positives_of_both(llama):
+    """Triplets with one anchor: neither positive is a negative of the other row, in the batch or mined."""
+    asked = Query(query_id="a", text="open file"), Query(query_id="b", text="open file")
+    examples = [
+        Example(query=asked[0], positives=(document("p"),), negatives=(document("r"), document("n"))),
+        Example(query=asked[1], positives=(document("r"),), negatives=(document("n"),)),
+        example(2, positives="q"),
+    ]
+    known = known_positives(examples)
+    assert known == {("", "open file"): frozenset(keys("pr"))}
+    batch = collate_with(llama, negatives=2, known=known)(examples)["batch"]
+    assert [documents_of(batch, row) for row in range(3)] == [keys("pn"), keys("rn"), keys("q")]
+    wrong = dict(zip(batch.judgements.document_keys.tolist(), negatives(batch.judgements).T, strict=True))
+    (p, r) = keys("pr")
+    assert wrong[p].tolist() == wrong[r].tolist() == [False, False, True]
+
+
+def test_a_copy_that_fills_up_a_batch_has_no_labels(llama):
+    batch = collate_with(llama)([example(0), Drawn(example(0), counts=False)])["batch"]
+    assert batch.judgements.counts.tolist() == [True, False]
+    assert batch.n_labels == 3
 
 
 @pytest.mark.parametrize("layout", ["reference", "instruct"])

@@ -67,6 +67,7 @@ def tensors(doc_ids, asked):
             [[digest64(k) for k in e.known + e.known[:1] * (most - len(e.known))] for e in asked]
         ),
         has_thought=torch.tensor([e.thought for e in asked]),
+        counts=torch.ones(len(asked), dtype=torch.bool),
         teacher=torch.tensor(
             [(e.teacher or [nan] * len(e.own)) + [nan] * (group - len(e.own)) for e in asked]
         ),
@@ -191,6 +192,28 @@ def test_every_term_and_its_gradient_equal_the_sums_written_out(objective, seed)
     slow, expected = value_and_gradient(lambda v: written_out(doc_ids, asked, v, objective, 7), vectors)
     assert fast == pytest.approx(slow, rel=1e-9, abs=1e-12)
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
+def test_a_query_that_does_not_count_changes_nothing(seed):
+    doc_ids, asked, vectors = problem(seed)
+    judgements = tensors(doc_ids, asked)
+    twice = {
+        name: torch.cat([value, value[:1]]) if name != "document_keys" else value
+        for name, value in vars(judgements).items()
+    }
+    copied = Judgements(**{**twice, "counts": torch.tensor([True] * 4 + [False])})
+    objective = VARIANTS["all at once"]
+
+    def with_a_copy(v):
+        again = StepVectors(*(torch.cat([x, x[:1]]) for x in (v.v_q, v.v_t)), v.documents, None)
+        return embed_terms(again, copied, objective, step=9)["embed"]
+
+    plain = value_and_gradient(lambda v: embed_terms(v, judgements, objective, step=9)["embed"], vectors)
+    fast, gradient = value_and_gradient(with_a_copy, vectors)
+    assert fast == pytest.approx(plain[0], rel=1e-12)
+    torch.testing.assert_close(gradient, plain[1], rtol=1e-12, atol=1e-14)
 
 
 @settings(max_examples=6, deadline=None)

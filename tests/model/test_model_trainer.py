@@ -9,10 +9,9 @@ from transformers import TrainingArguments
 from o1_model import Embedder
 from o1_model.backbone import embedding_matrix
 from o1_model.checkpoint.lora import Lora, add_lora, base_of
-from o1_model.training.data import JointCollator
+from o1_model.training.data import Examples, JointCollator
 from o1_model.training.objective import Objective
 from o1_model.training.saving import load_weights
-from o1_model.training.train import Examples
 from o1_model.training.trainer import JointTrainer
 from o1_records import Document, Example, InputError, Query, Source, Thought
 

@@ -18,9 +18,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from o1_model import Embedder
 from o1_model.checkpoint.lora import Lora, add_lora, base_of
-from o1_model.training.data import ExampleOrder, JointCollator
+from o1_model.training.data import ExampleOrder, Examples, JointCollator
 from o1_model.training.objective import Objective
-from o1_model.training.train import Examples
 from o1_model.training.trainer import JointTrainer
 from o1_records import Document, Example, InputError, Query, Source, Thought
 
@@ -41,6 +40,8 @@ CASES = {
     "cached": {"grad_cache": True},
     "lora": {"grad_cache": True, "lora": True, "objective": REDAPTER},
     "accumulated": {"grad_cache": True, "arguments": {"gradient_accumulation_steps": 2}},
+    # 13 examples: a batch of 8 and one of 5, which 2 and 4 processes fill up with copies
+    "partial": {"grad_cache": True, "examples": 13, "objective": REDAPTER, "thought_dropout": 0.3},
     "fsdp": {"grad_cache": True, "arguments": FSDP},
     "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
     "fsdp-direct": {"arguments": FSDP},
@@ -130,7 +131,7 @@ def trainer_of(folder, case, out, processes):
         embedder.backbone.control_rows.data.fill_(float("nan"))
     if args.fsdp:
         shard_on_cpus(args)
-    data = list(examples())
+    data = list(examples())[: settings.get("examples")]
     collator = JointCollator(
         tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=2, chunk_tokens=40
     )
@@ -141,7 +142,7 @@ def trainer_of(folder, case, out, processes):
         grad_cache=settings.get("grad_cache", False),
         order=ExampleOrder(data, args.per_device_train_batch_size, world_size=processes, seed=1),
         base=base_of(folder) if settings.get("lora") else None,
-        train_dataset=Examples(data),
+        train_dataset=Examples(data, thought_dropout=settings.get("thought_dropout", 0.0)),
         data_collator=collator,
         callbacks=[FirstGradients()],
     )

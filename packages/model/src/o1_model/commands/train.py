@@ -13,7 +13,7 @@ own_parser = True  # transformers' parser reads the flags
 
 def declare(command: ArgumentParser) -> None:
     """Add the files that it reads and writes; `o1-model train --help` lists all flags."""
-    reads(command, "--train_data", once=True, help="JSONL of Example records")
+    reads(command, "--train_data", once=True, nargs="+", inside=EVERYTHING, help="JSONL files of examples")
     reads(command, "--model_name_or_path", inside=EVERYTHING, type=str, help="the model to train")
     reads(command, "--eval_collection", help="BEIR folder to measure on")
     writes(command, "--output_dir", folder=True, help="folder of the checkpoint")
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     files = ArgumentParser()
     declare(files)
     paths = Namespace(
-        train_data=data.train_data,
+        train_data=data.paths,
         model_name_or_path=model.model_name_or_path,
         eval_collection=evaluation.eval_collection or None,
         output_dir=str(training.output_dir),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser
@@ -16,6 +16,8 @@ from transformers import TrainingArguments as _TrainingArguments
 
 from o1_model.training.objective import Objective, refuse_out_of_range
 from o1_records import InputError, quoted
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,33 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    train_data: str = field(metadata={"help": "JSONL of Example records, as o1-vote elect writes"})
+    train_data: list[str] = field(
+        metadata={
+            "help": "JSONL files, or folders of them, of Example records (o1-vote elect writes them) or of "
+            "FlagEmbedding's or Tevatron's rows; NAME=FILE names the dataset of its examples"
+        }
+    )
+    max_examples: list[str] = field(
+        default_factory=list,
+        metadata={"help": "most examples of every dataset (N) or of one (NAME=N), drawn once, by seed"},
+    )
+    data_weights: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=W: turns of each of a dataset's examples in an epoch; 0.5: half have one"},
+    )
+    positives: int = field(default=1, metadata={"help": "positives of an example in a step; 0 is all"})
     negatives: int = field(default=15, metadata={"help": "maximum number of hard negatives per example"})
+    draw: Literal["random", "first"] = field(
+        default="random",
+        metadata={"help": "draw other positives and negatives at each turn, or always take the first"},
+    )
     same_dataset: bool = field(
-        default=False, metadata={"help": "a batch holds examples of one dataset and group size (ReasonEmbed)"}
+        default=False,
+        metadata={"help": "a batch holds examples of one dataset, group_size and batch_size (ReasonEmbed)"},
+    )
+    batch_size_scale: int = field(
+        default=1,
+        metadata={"help": "times the batch_size of examples that have one: 8 for ReasonEmbed's on one GPU"},
     )
     thought_dropout: float = field(
         default=0.0, metadata={"help": "share of thoughts left out; the public O1 code has 0.1"}
@@ -82,13 +107,37 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Raise InputError for values out of range."""
+        """Take a single path for a list of one. Raises InputError for values out of range."""
+        for name in ("train_data", "max_examples", "data_weights"):
+            value = getattr(self, name)
+            if isinstance(value, str | Path):
+                object.__setattr__(self, name, [str(value)])
         refuse_out_of_range(
             self,
+            train_data=(len(self.train_data) > 0, "at least one file"),
+            max_examples=(all(n >= 1 for n in self.most_examples.values()), "at least 1 each"),
+            data_weights=(all(w > 0 for w in self.weights.values()), "above 0 each"),
+            positives=(self.positives >= 0, "at least 0"),
+            batch_size_scale=(self.batch_size_scale >= 1, "at least 1"),
             negatives=(self.negatives >= 0, "at least 0"),
             thought_dropout=(0 <= self.thought_dropout <= 1, "between 0 and 1"),
             chunk_tokens=(self.chunk_tokens >= 1, "at least 1"),
         )
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files and folders of `train_data`, without the names given to them."""
+        return [path for _, path in map(named_file, self.train_data)]
+
+    @property
+    def most_examples(self) -> dict[str, int]:
+        """`max_examples` by dataset; "" is every other one."""
+        return _by_name("max_examples", self.max_examples, int)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """`data_weights` by dataset."""
+        return _by_name("data_weights", self.data_weights, float, named=True)
 
 
 @dataclass(frozen=True)
@@ -135,6 +184,27 @@ class TrainingArguments(_TrainingArguments):
         if str(self.fsdp).lower() == "true":
             self.fsdp = True  # type: ignore[assignment]
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+
+def named_file(value: str) -> tuple[str, Path]:
+    """Return the name ("" if it has none) and the path of `NAME=FILE` or `FILE`."""
+    name, _, path = value.partition("=")
+    return ("", Path(value)) if path == "" or Path(value).exists() else (name, Path(path))
+
+
+def _by_name(
+    flag: str, values: Sequence[str], number: Callable[[str], Number], *, named: bool = False
+) -> dict[str, Number]:
+    found: dict[str, Number] = {}
+    for value in values:
+        name, _, text = value.rpartition("=")
+        if name in found or (named and not name):
+            raise InputError(f"{flag}: expected NAME={text or 'N'}, each name once, got {quoted(value)}")
+        try:
+            found[name] = number(text)
+        except ValueError as error:
+            raise InputError(f"{flag}: {quoted(text)} in {quoted(value)} is not a number") from error
+    return found
 
 
 Arguments = tuple[ModelArguments, DataArguments, EvalArguments, Objective, TrainingArguments]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from o1_model.checkpoint.card import Lengths
-from o1_model.layout import Layout, query_text, text_ids
+from o1_model.layout import Layout, text_ids
 from o1_model.training.objective import Objective
 from o1_records import Example, InputError, quoted
 from o1_records.lines import checked_lines
@@ -58,7 +62,7 @@ def refuse_adapter(model: str | Path) -> None:
 
 
 def check_examples(examples: Sequence[Example], path: str | None, *, negatives: int, batch: int) -> list[str]:
-    """Check the examples and return what the user should know, a sentence each.
+    """Check the examples of one file and return what the user should know, a sentence each.
 
     `path` is the file they came from, whose lines errors name; `batch` counts a step's examples over
     all processes. Raises InputError for examples that cannot be trained on.
@@ -72,6 +76,11 @@ def check_examples(examples: Sequence[Example], path: str | None, *, negatives: 
             raise InputError(
                 f"{place(path, index)}: query {quoted(example.query.query_id)} has no positive document; "
                 "give it one or leave it out"
+            )
+        if not any(document.full_text.strip() for document in example.positives):
+            raise InputError(
+                f"{place(path, index)}: the positives of query {quoted(example.query.query_id)} are blank; "
+                "give it one with a text or leave it out"
             )
     few = sum(len(example.negatives) < negatives for example in examples)
     none = sum(not example.negatives for example in examples)
@@ -90,7 +99,43 @@ def check_examples(examples: Sequence[Example], path: str | None, *, negatives: 
     thoughtless = sum(example.thought is None for example in examples)
     if thoughtless:
         said.append(f"{thoughtless:,} of {len(examples):,} examples have no thought: they train only v_q")
-    return said
+    return [*said, *_about_documents(examples)]
+
+
+def _about_documents(examples: Sequence[Example]) -> Iterator[str]:
+    texts: dict[str, str] = {}
+    several: dict[str, None] = {}
+    blank = 0
+    for example in examples:
+        for document in (*example.positives, *example.negatives):
+            blank += not document.full_text.strip()
+            if texts.setdefault(document.doc_id, document.full_text) != document.full_text:
+                several[document.doc_id] = None
+    if blank:
+        yield f"{blank:,} documents of examples are blank; they train as they are"
+    if several:
+        yield (
+            f"{len(several):,} doc_ids have several texts (such as {quoted(next(iter(several)))}): documents "
+            "are told apart by their texts, not by their ids"
+        )
+
+
+def check_batches(examples: Sequence[Example], *, same_dataset: bool) -> list[str]:
+    """Return what the user should know about batches of one dataset.
+
+    Raises InputError where `same_dataset` would have no effect.
+    """
+    own = sum(example.batch_size is not None for example in examples)
+    if not same_dataset:
+        return [f"{own:,} examples have a batch_size, which only --same_dataset reads"] if own else []
+    if len({(example.dataset, example.group_size, example.batch_size) for example in examples}) == 1:
+        name = examples[0].dataset
+        raise InputError(
+            f"same_dataset would have no effect: all {len(examples):,} examples are of "
+            f"{f'the dataset {quoted(name)}' if name else 'no dataset'}; give several files to --train_data, "
+            "each of which is a dataset, or leave it out"
+        )
+    return []
 
 
 def check_terms(
@@ -141,15 +186,82 @@ def refuse_settings(args: TrainingArguments) -> None:
         raise InputError(
             "fsdp spreads a model over processes, and there is only one; use torchrun or leave it out"
         )
-    without_effect = {
-        "label_smoothing_factor": (0.0, "the joint loss has none"),
-        "neftune_noise_alpha": (None, "the joint loss has none"),
-        "use_liger_kernel": (False, "the joint loss uses liger's kernel wherever it is installed"),
-        "resume_from_checkpoint": (None, "a training resumes from the newest checkpoint in output_dir"),
-    }
-    for name, (default, why) in without_effect.items():
-        if getattr(args, name) != default:
-            raise InputError(f"{name} would have no effect: {why}; leave it out")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and args.world_size == 1:
+        raise InputError(
+            f"torchrun started {started} processes that do not see each other: each would train a model of "
+            "its own into output_dir; on CPUs add --use_cpu"
+        )
+    for known in fields(TrainingArguments):
+        why = WITHOUT_EFFECT.get(known.name)
+        default = known.default if known.default_factory is MISSING else known.default_factory()
+        value = getattr(args, known.name)
+        if why and getattr(value, "value", value) not in (default, *_DEFAULTS.get(known.name, ())):
+            raise InputError(f"{known.name} would have no effect: {why}; leave it out")
+    accelerator: Any = args.accelerator_config
+    if accelerator.split_batches or accelerator.dispatch_batches:
+        raise InputError(
+            "accelerator_config: split_batches and dispatch_batches would split batches again that belong to "
+            "single processes; leave them out"
+        )
+    places: Any = args.report_to
+    try:
+        for callback in get_reporting_integration_callbacks(places):  # type: ignore[no-untyped-call]
+            callback()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"report_to {', '.join(places)}: {error}") from error
+
+
+# fields of transformers' TrainingArguments that nothing reads in a joint training, and why
+WITHOUT_EFFECT = {
+    "label_smoothing_factor": "the joint loss has none",
+    "neftune_noise_alpha": "the joint loss has none",
+    "use_liger_kernel": "the joint loss uses liger's kernel wherever it is installed",
+    "liger_kernel_config": "the joint loss uses liger's kernel wherever it is installed",
+    "resume_from_checkpoint": "a training resumes from the newest checkpoint in output_dir",
+    "torch_compile": "the layers of a joint training are not compiled",
+    "torch_compile_backend": "the layers of a joint training are not compiled",
+    "torch_compile_mode": "the layers of a joint training are not compiled",
+    "use_cache": "no pass of a training has a cache",
+    "torch_empty_cache_steps": "the joint step does not empty the cache",
+    "auto_find_batch_size": "negatives come from the batch; lower chunk_tokens or give --grad_cache instead",
+    "average_tokens_across_devices": "thought tokens are always averaged over all processes",
+    "logging_nan_inf_filter": "a loss that is not finite ends the training",
+    "include_num_input_tokens_seen": "the log has tokens_per_s, over queries and documents",
+    "parallelism_config": "processes share the batch, or the weights with --fsdp",
+    # the evaluation is a retrieval over eval_collection
+    "bf16_full_eval": "retrieval is measured with the weights that train",
+    "fp16_full_eval": "retrieval is measured with the weights that train",
+    "per_device_eval_batch_size": "retrieval is measured in batches of the embedder's own",
+    "prediction_loss_only": "the evaluation measures retrieval",
+    "eval_do_concat_batches": "the evaluation measures retrieval",
+    "eval_use_gather_object": "the evaluation measures retrieval",
+    "eval_accumulation_steps": "the evaluation measures retrieval",
+    "include_for_metrics": "the evaluation measures retrieval",
+    "batch_eval_metrics": "the evaluation measures retrieval",
+    "do_train": "the command trains",
+    "do_predict": "the command trains; o1-model embed embeds",
+    # uploading: transformers would write its own card over ours
+    **dict.fromkeys(
+        (
+            "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
+            "hub_always_push", "hub_revision",
+        ),
+        "the checkpoint has a card of its own; upload output_dir with `hf upload` when it is there",
+    ),
+    # the data: an order of its own, batches that are ready for the model
+    "train_sampling_strategy": "the order is random, or by --same_dataset; a step groups its rows by length",
+    "length_column_name": "examples have no column of lengths",
+    "label_names": "examples have no label columns",
+    "dataloader_in_order": "batches have to come in their order",
+    # gradients are added up by the joint step, not by DistributedDataParallel
+    "ddp_find_unused_parameters": "the joint step adds up the gradients itself",
+    "ddp_bucket_cap_mb": "the joint step adds up the gradients itself",
+    "ddp_broadcast_buffers": "the joint step adds up the gradients itself",
+    "ddp_static_graph": "the joint step adds up the gradients itself",
+}  # fmt: skip
+# further values that a field has when nobody set it
+_DEFAULTS: dict[str, tuple[Any, ...]] = {"include_num_input_tokens_seen": ("no",)}
 
 
 def check_evaluation(args: TrainingArguments, *, measured: Sequence[str]) -> None:
@@ -176,16 +288,19 @@ def place(path: str | None, index: int) -> str:
 def lengths(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout, *, negatives: int
 ) -> list[Lengths]:
-    """Return the lengths of queries, thoughts and documents in a sample of at most SAMPLED_EXAMPLES."""
+    """Return the lengths of queries, thoughts and documents in a sample of at most SAMPLED_EXAMPLES.
+
+    Prompts, which are never cut, do not count.
+    """
     sample = examples
     if len(examples) > SAMPLED_EXAMPLES:
         sample = random.Random(0).sample(examples, SAMPLED_EXAMPLES)
-    documents = {d.doc_id: d.full_text for e in sample for d in (*e.positives, *e.negatives[:negatives])}
+    documents = {d.full_text for e in sample for d in (*e.positives, *e.negatives[:negatives])}
     thoughts = [e.thought.text for e in sample if e.thought is not None and layout.thinks]
     kinds = [
-        ("query", [query_text(layout, example.query) for example in sample], layout.query_length),
+        ("query", [example.query.text for example in sample], layout.query_length),
         ("thought", thoughts, layout.thought_length),
-        ("document", list(documents.values()), layout.document_length),
+        ("document", sorted(documents), layout.document_length),
     ]
     found = []
     for kind, texts, limit in kinds:

@@ -1,26 +1,104 @@
-"""From Example records to joint batches: the order of the examples, and the collator that builds batches."""
+"""From Example records to joint batches: the order of the examples, what is drawn of each, the collator."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from o1_model.batch import Batch, grouped, pad_token_id
-from o1_model.layout import Layout, Row, document_row, query_row, query_text, text_ids
+from o1_model.layout import Layout, Row, document_ids, document_row, query_ids, query_row, text_ids
 from o1_model.training.step import Judgements
 from o1_records import Document, Example, InputError, Query
 
 Item = TypeVar("Item")
+
+
+class Visit(NamedTuple):
+    """One example's turn in a training.
+
+    `turn` counts its turns, so that each draws other documents; `again` is a copy that gives all processes
+    equally many examples and does not count.
+    """
+
+    number: int
+    turn: int = 0
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An example as one step sees it: its documents in the order in which they are taken.
+
+    `thought` says whether its thought is read, `counts` whether it is more than a copy (`Visit.again`).
+    """
+
+    example: Example
+    thought: bool = True
+    counts: bool = True
+
+
+class Examples(Dataset[Drawn]):
+    """Examples in memory, and what is drawn of them at each turn.
+
+    What is drawn depends on seed, example and turn alone: neither on the batch nor on the process, and a
+    resumed training draws the same.
+
+    Args:
+        examples: each checked by the reader.
+        draw: "random" shuffles positives and negatives anew at each turn, so that the collator takes others;
+            "first" leaves them in their order.
+        thought_dropout: share of the turns in which the thought is left out.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        draw: Literal["random", "first"] = "random",
+        thought_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._examples = list(examples)
+        self._shuffles, self._dropout, self._seed = draw == "random", thought_dropout, seed
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, visit: Visit | int) -> Drawn:
+        number, turn, again = visit if isinstance(visit, Visit) else Visit(visit)
+        example = self._examples[number]
+        draw = random.Random(f"{self._seed}\0{number}\0{turn}")
+        thought = draw.random() >= self._dropout
+        if self._shuffles:
+            example = _shuffled_documents(example, draw)
+        return Drawn(example, thought, counts=not again)
+
+
+def _shuffled_documents(example: Example, draw: random.Random) -> Example:
+    p, n = len(example.positives), len(example.negatives)
+    first, then = draw.sample(range(p), p), draw.sample(range(n), n)
+    scores = example.teacher_scores
+    return msgspec.structs.replace(
+        example,
+        positives=tuple(example.positives[i] for i in first),
+        negatives=tuple(example.negatives[i] for i in then),
+        teacher_scores=scores and tuple(scores[i] for i in (*first, *(p + i for i in then))),
+    )
+
+
+# --- the collator -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -72,41 +150,47 @@ class JointBatch:
 class JointCollator:
     """Tokenise and pad examples: each contributes its query, positives and hard negatives.
 
-    An example has at most `group_size` documents, its own or `negatives` + 1: all its positives first (the
-    first `group_size` of them), then its negatives in their order. A document that examples share is
-    encoded once. `chunk_tokens` bounds the padded tokens of one forward pass.
+    An example has at most `group_size` documents, its own or `negatives` + 1: its first `positives` positives
+    (0: all), then its negatives in their order. A document is its text: examples that share a text share one
+    vector, and what is a positive of a query is never its negative, whatever ids documents have.
 
-    `thought_dropout` is the share of thoughts left out (the reference layout's 0.1). It is drawn from `seed`
-    and the query_ids of the batch, so that a resumed run leaves out the same ones. `reasoning_queries` adds
-    Redapter's q': the example's reasoning query, else its query and thought, else its query.
+    `chunk_tokens` bounds the padded tokens of one forward pass. `known` are positives of queries that several
+    examples ask (`known_positives`). `reasoning_queries` adds Redapter's q': the example's reasoning query,
+    else its query and thought, else its query.
     """
 
     tokenizer: PreTrainedTokenizerBase
     layout: Layout
     negatives: int = 0
+    positives: int = 1
     chunk_tokens: int = 2048
-    thought_dropout: float = 0.0
     reasoning_queries: bool = False
-    seed: int = 0
+    known: Mapping[tuple[str, str], frozenset[int]] = field(default_factory=dict)
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, JointBatch]:
+    def __call__(self, items: Sequence[Drawn | Example]) -> dict[str, JointBatch]:
         """Build the batch of one step, under the name that the trainer passes on."""
-        groups = [_group(example, example.group_size or self.negatives + 1) for example in examples]
-        documents = list({d.doc_id: d for group in groups for d in group.documents}.values())
-        rows = self._query_rows(examples)
+        drawn = [item if isinstance(item, Drawn) else Drawn(item) for item in items]
+        examples = [own.example for own in drawn]
+        groups = [self._group(example) for example in examples]
+        documents = list({document_key(d): d for group in groups for d in group.documents}.values())
+        rows = self._query_rows(drawn)
         queries, query_order = self._batches(rows)
-        texts = text_ids(self.tokenizer, [document.full_text for document in documents])
-        document_parts, document_order = self._batches([document_row(self.layout, ids) for ids in texts])
+        texts = document_ids(self.layout, self.tokenizer, documents)
+        document_parts, document_order = self._batches(
+            [document_row(self.layout, text.ids, prompt=text.prompt) for text in texts]
+        )
         reasoning: tuple[Sequence[Batch], Int[Tensor, "queries"] | None] = ((), None)
         if self.reasoning_queries:
-            texts = text_ids(self.tokenizer, [query_text(self.layout, _reasoned(e)) for e in examples])
-            reasoning = self._batches([query_row(self.layout, ids) for ids in texts])
+            texts = query_ids(self.layout, self.tokenizer, [_reasoned(example) for example in examples])
+            reasoning = self._batches(
+                [query_row(self.layout, text.ids, prompt=text.prompt) for text in texts]
+            )
         batch = JointBatch(
             queries=queries,
             query_order=query_order,
             documents=document_parts,
             document_order=document_order,
-            judgements=_judgements(examples, groups, documents, rows),
+            judgements=self._judgements(drawn, groups, documents, rows),
             asked=[example.query for example in examples],
             query_rows=rows,
             reasoning=reasoning[0],
@@ -114,69 +198,111 @@ class JointCollator:
         )
         return {"batch": batch}
 
-    def _query_rows(self, examples: Sequence[Example]) -> list[Row]:
-        texts = text_ids(self.tokenizer, [query_text(self.layout, example.query) for example in examples])
-        label = "\0".join([str(self.seed), *(example.query.query_id for example in examples)])
-        draw = random.Random(label).random
-        dropped = [draw() < self.thought_dropout or not self.layout.thinks for _ in examples]
-        kept = [None if drop else e.thought for e, drop in zip(examples, dropped, strict=True)]
+    def _query_rows(self, drawn: Sequence[Drawn]) -> list[Row]:
+        texts = query_ids(self.layout, self.tokenizer, [own.example.query for own in drawn])
+        kept = [own.example.thought if own.thought and self.layout.thinks else None for own in drawn]
         thoughts = text_ids(self.tokenizer, ["" if thought is None else thought.text for thought in kept])
-        return [
-            query_row(self.layout, text, None if thought is None else ids)
+        rows = [
+            query_row(self.layout, text.ids, None if thought is None else ids, prompt=text.prompt)
             for text, thought, ids in zip(texts, kept, thoughts, strict=True)
+        ]
+        return [
+            row if own.counts else replace(row, labels=range(0)) for row, own in zip(rows, drawn, strict=True)
         ]
 
     def _batches(self, rows: Sequence[Row]) -> tuple[list[Batch], Int[Tensor, "rows"]]:
         return grouped(rows, pad_token_id(self.tokenizer), tokens=self.chunk_tokens)
 
+    def _group(self, example: Example) -> _Group:
+        if not example.positives:
+            raise InputError(f"query {example.query.query_id!r} has no positive document")
+        size = example.group_size or self.negatives + 1
+        scores = example.teacher_scores or [float("nan")] * (len(example.positives) + len(example.negatives))
+        right = {document_key(document) for document in example.positives}
+        right |= self.known.get(query_key(example.query), frozenset())
+        # of equal texts the first counts
+        first: dict[int, tuple[Document, float]] = {}
+        for document, score in zip((*example.positives, *example.negatives), scores, strict=True):
+            first.setdefault(document_key(document), (document, score))
+        n_positives = len({document_key(document) for document in example.positives})
+        chosen = list(first.items())
+        positives = chosen[:n_positives][: min(self.positives or size, size)]
+        negatives = [(key, own) for key, own in chosen[n_positives:] if key not in right]
+        kept = [own for _, own in [*positives, *negatives[: size - len(positives)]]]
+        return _Group([d for d, _ in kept], len(positives), [score for _, score in kept], sorted(right))
+
+    def _judgements(
+        self,
+        drawn: Sequence[Drawn],
+        groups: Sequence[_Group],
+        documents: Sequence[Document],
+        rows: Sequence[Row],
+    ) -> Judgements:
+        keys = [document_key(document) for document in documents]
+        place = {key: row for row, key in enumerate(keys)}
+        most = max(len(group.right) for group in groups)
+        return Judgements(
+            document_keys=torch.tensor(keys),
+            rows=_padded([[place[document_key(d)] for d in group.documents] for group in groups], -1),
+            n_positives=torch.tensor([group.n_positives for group in groups]),
+            positive_keys=torch.tensor(
+                [[*group.right, *group.right[:1] * (most - len(group.right))] for group in groups]
+            ),
+            has_thought=torch.tensor([row.first != row.last for row in rows]),
+            counts=torch.tensor([own.counts for own in drawn]),
+            teacher=_padded([group.teacher for group in groups], float("nan")),
+        )
+
 
 @dataclass(frozen=True)
 class _Group:
-    """An example's own documents in one step, positives first, and the teacher's scores of them."""
+    """An example's own documents in one step, positives first, and the teacher's scores of them.
+
+    `right` are the keys of all its positives, present or not.
+    """
 
     documents: Sequence[Document]
     n_positives: int
     teacher: Sequence[float]
+    right: list[int]
 
 
-def _group(example: Example, size: int) -> _Group:
-    if not example.positives:
-        raise InputError(f"query {example.query.query_id!r} has no positive document")
-    scores = example.teacher_scores or [float("nan")] * (len(example.positives) + len(example.negatives))
-    # of duplicates the first counts, so that a positive is never also a negative
-    first: dict[str, tuple[Document, float]] = {}
-    for document, score in zip((*example.positives, *example.negatives), scores, strict=True):
-        first.setdefault(document.doc_id, (document, score))
-    own = list(first.values())[:size]
-    known = {document.doc_id for document in example.positives}
-    return _Group([d for d, _ in own], min(len(known), size), [score for _, score in own])
+def known_positives(examples: Sequence[Example]) -> dict[tuple[str, str], frozenset[int]]:
+    """Return the keys of all positives of each query that several examples ask, for the collator.
+
+    A query is its instruction and its text: the model cannot tell equal ones apart.
+    """
+    count = Counter(query_key(example.query) for example in examples)
+    known: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for example in examples:
+        key = query_key(example.query)
+        if count[key] > 1:
+            known[key] |= {document_key(document) for document in example.positives}
+    return {key: frozenset(right) for key, right in known.items()}
 
 
-def _judgements(
-    examples: Sequence[Example], groups: Sequence[_Group], documents: Sequence[Document], rows: Sequence[Row]
-) -> Judgements:
-    place = {document.doc_id: row for row, document in enumerate(documents)}
-    known = [[digest64(document.doc_id) for document in example.positives] for example in examples]
-    most = max(len(keys) for keys in known)
-    return Judgements(
-        document_keys=torch.tensor([digest64(document.doc_id) for document in documents]),
-        rows=_padded([[place[document.doc_id] for document in group.documents] for group in groups], -1),
-        n_positives=torch.tensor([group.n_positives for group in groups]),
-        positive_keys=torch.tensor([keys + keys[:1] * (most - len(keys)) for keys in known]),
-        has_thought=torch.tensor([row.first != row.last for row in rows]),
-        teacher=_padded([group.teacher for group in groups], float("nan")),
-    )
+def query_key(query: Query) -> tuple[str, str]:
+    """Return what the model sees of a query."""
+    return query.instruction, query.text
+
+
+def document_key(document: Document) -> int:
+    """Return a signed 64-bit digest of a document's text, the same on every process.
+
+    Of its text, not of its doc_id: two data sets may use one id for two documents, or two ids for one.
+    """
+    return digest64(document.full_text)
+
+
+def digest64(text: str) -> int:
+    """Return a signed 64-bit digest, the same on every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 def _reasoned(example: Example) -> Query:
     thought = "" if example.thought is None else f" {example.thought.text}"
     text = example.reasoning_query or example.query.text + thought
     return msgspec.structs.replace(example.query, text=text)
-
-
-def digest64(doc_id: str) -> int:
-    """Return a signed 64-bit digest of an id, the same on every process."""
-    return int.from_bytes(hashlib.sha256(doc_id.encode()).digest()[:8], "big", signed=True)
 
 
 def _padded(lists: Sequence[Sequence[int | float]], fill: int | float) -> Tensor:
@@ -187,27 +313,32 @@ def _padded(lists: Sequence[Sequence[int | float]], fill: int | float) -> Tensor
 # --- the order of the examples ------------------------------------------------------------------------
 
 
-class ExampleOrder(Sampler[list[int]]):
-    """Batches of example numbers, the same on every process and after a resume.
+class ExampleOrder(Sampler[list[Visit]]):
+    """Batches of turns (`Visit`), the same on every process and after a resume.
 
     The order depends on seed and epoch alone.
 
     Yields the batches of single processes: `world_size` consecutive ones, of equal size, are one global
     batch, so that accelerate's `BatchSamplerShard` gives each process its slice (with
     `even_batches=False`, because batches differ in size) and the Trainer can skip batches on resume.
+    A query that several examples ask stands in different batches as far as possible.
 
     Args:
-        examples: what is ordered; only `dataset` and `group_size` are read.
+        examples: what is ordered; only `query`, `dataset`, `group_size` and `batch_size` are read.
         batch_size: examples of a process.
         world_size: processes.
         seed: of the order.
-        same_dataset: a global batch holds examples of one dataset and group size, and batches of examples
-            with a `group_size` of their own have as many *documents* as the others: with a `group_size`
-            of 16 and a batch of 8, there are 2 examples of 64 documents, or 64 of 2, in a batch
-            (ReasonEmbed).
+        same_dataset: a global batch holds examples of one dataset, group size and batch size. Examples with
+            a `batch_size` of their own have that many in the batch of a process, times `batch_size_scale`;
+            those with a `group_size` alone have as many *documents* as the others: with a `group_size` of 16
+            and a batch of 8, there are 2 examples of 64 documents, or 64 of 2, in a batch (ReasonEmbed).
         group_size: documents of an example without a `group_size` of its own.
+        batch_size_scale: what the examples' own `batch_size` is multiplied by.
+        weights: by dataset, how many turns each of its examples has in an epoch; 1 for others. With 0.5 half
+            of them have a turn, the others in the next epoch.
         drop_last: leave out what does not fill a global batch. Otherwise it becomes a smaller batch, in
-            which up to `world_size` - 1 examples are repeated so that all processes have equally many.
+            which up to `world_size` - 1 examples are repeated so that all processes have equally many. The
+            repeated ones do not count: loss and gradient are those of one process.
 
     Raises:
         InputError: no global batch can be filled.
@@ -222,16 +353,26 @@ class ExampleOrder(Sampler[list[int]]):
         seed: int = 0,
         same_dataset: bool = False,
         group_size: int = 1,
+        batch_size_scale: int = 1,
+        weights: Mapping[str, float] | None = None,
         drop_last: bool = False,
     ) -> None:
         self.epoch = 0
         self._seed, self._world, self._drop_last = seed, world_size, drop_last
-        self._pools: dict[tuple[str, int], list[int]] = {}
+        self._weights = weights or {}
+        # the examples that share a batch, by dataset
+        self._pools: dict[tuple[str, int, int], dict[str, list[int]]] = {}
+        asked = Counter(query_key(example.query) for example in examples)
+        self._repeated: dict[int, tuple[str, str]] = {}
         for number, example in enumerate(examples):
-            key = (example.dataset, example.group_size or group_size) if same_dataset else ("", group_size)
-            self._pools.setdefault(key, []).append(number)
+            own = (example.dataset, example.group_size or group_size, example.batch_size or 0)
+            pool = self._pools.setdefault(own if same_dataset else ("", group_size, 0), {})
+            pool.setdefault(example.dataset, []).append(number)
+            if asked[query_key(example.query)] > 1:
+                self._repeated[number] = query_key(example.query)
         self._sizes = {
-            key: world_size * max(1, batch_size * group_size // key[1]) for key in sorted(self._pools)
+            key: world_size * (key[2] * batch_size_scale or max(1, batch_size * group_size // key[1]))
+            for key in sorted(self._pools)
         }
         if len(self) == 0:
             raise InputError(
@@ -245,31 +386,76 @@ class ExampleOrder(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Count the batches of all processes in an epoch."""
-        each = ((len(self._pools[key]), size) for key, size in self._sizes.items())
+        each = (
+            (sum(self._turns(*own) for own in self._pools[key].items()), size)
+            for key, size in self._sizes.items()
+        )
         batches = sum(count // size if self._drop_last else -(-count // size) for count, size in each)
         return batches * self._world
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Visit]]:
         """Yield the batches of the epoch, process by process."""
         label = hashlib.sha256(f"{self._seed} {self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(label[:8], "big") >> 1)
-        batches: list[list[int]] = []
+        batches: list[list[Visit]] = []
         for key, size in self._sizes.items():
-            batches += self._global_batches(_shuffled(self._pools[key], generator), size)
+            visits = [
+                visit
+                for dataset, numbers in self._pools[key].items()
+                for visit in self._visits(dataset, numbers)
+            ]
+            batches += self._global_batches(_shuffled(visits, generator), size)
         for batch in _shuffled(batches, generator):
             share = len(batch) // self._world
             yield from (batch[first : first + share] for first in range(0, len(batch), share))
 
-    def _global_batches(self, pool: list[int], size: int) -> list[list[int]]:
-        whole = len(pool) - len(pool) % size
-        batches = [pool[first : first + size] for first in range(0, whole, size)]
-        tail = pool[whole:]
-        if not tail or self._drop_last:
+    def _turns(self, dataset: str, numbers: Sequence[int]) -> int:
+        return max(1, round(self._weights.get(dataset, 1.0) * len(numbers)))
+
+    def _visits(self, dataset: str, numbers: Sequence[int]) -> list[Visit]:
+        whole, rest = divmod(self._turns(dataset, numbers), len(numbers))
+        turns = self.epoch * (whole + (rest > 0))
+        visits = [Visit(number, turns + copy) for copy in range(whole) for number in numbers]
+        # what is left over goes round, so that all have had a turn before one has a second
+        label = hashlib.sha256(f"{self._seed} {dataset}".encode()).digest()
+        fixed = _shuffled(numbers, torch.Generator().manual_seed(int.from_bytes(label[:8], "big") >> 1))
+        start = self.epoch * rest
+        return visits + [
+            Visit(fixed[place % len(fixed)], turns + whole) for place in range(start, start + rest)
+        ]
+
+    def _global_batches(self, pool: Sequence[Visit], size: int) -> list[list[Visit]]:
+        batches = list(self._filled(pool, size))
+        if not batches or len(batches[-1]) == size:
             return batches
-        missing = -len(tail) % self._world
-        # from the beginning, again and again where the pool has fewer than there are processes
-        again = pool * (-(-missing // len(pool)))
-        return [*batches, tail + again[:missing]]
+        tail = batches.pop()
+        if self._drop_last:
+            return batches
+        copies = -len(tail) % self._world
+        # from the batch itself, so that no document enters that one process would not have
+        again = [visit._replace(again=True) for visit in tail * -(-copies // len(tail))]
+        return [*batches, tail + again[:copies]]
+
+    def _filled(self, pool: Sequence[Visit], size: int) -> Iterator[list[Visit]]:
+        """Yield batches of `size`, the last one smaller, with repeated queries in different ones."""
+        rest, later = deque(pool), deque[Visit]()
+        while rest or later:
+            batch: list[Visit] = []
+            asked: set[tuple[str, str]] = set()
+            waiting: deque[Visit] = deque()
+            while (later or rest) and len(batch) < size and len(waiting) <= 8 * size:
+                visit = (later or rest).popleft()
+                query = self._repeated.get(visit.number)
+                if query in asked:
+                    waiting.append(visit)
+                    continue
+                batch.append(visit)
+                if query is not None:
+                    asked.add(query)
+            while waiting and len(batch) < size:
+                batch.append(waiting.popleft())
+            later.extendleft(reversed(waiting))
+            yield batch
 
 
 def _shuffled(items: Sequence[Item], generator: torch.Generator) -> list[Item]:

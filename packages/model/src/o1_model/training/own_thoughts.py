@@ -17,7 +17,7 @@ import torch
 
 from o1_model.batch import grouped
 from o1_model.embedder import Embedder
-from o1_model.layout import Row, query_row, query_text, text_ids
+from o1_model.layout import Row, query_ids, query_row
 from o1_model.thinking.settings import Thinking
 from o1_model.training.data import JointBatch
 from o1_model.training.objective import Objective
@@ -79,10 +79,13 @@ class OwnThoughts:
 
     def insert(self, batches: Sequence[Inputs], step: int) -> list[Inputs]:
         """Return the batches with thoughts of the model at this `step` in the chosen share of examples."""
-        asked = {query.query_id: query for inputs in batches for query in inputs["batch"].asked}
+        # the whole record: two data sets may use one query_id
+        asked = {query for inputs in batches for query in inputs["batch"].asked}
         label, most = f"{self._seed}\0{step}", self._objective.own_thoughts * 2**63
         chosen = [
-            query for name, query in sorted(asked.items()) if _number(f"{label}\0{name}".encode()) < most
+            query
+            for query in sorted(asked, key=lambda query: (query.query_id, query.text, query.instruction))
+            if _number(f"{label}\0{query.query_id}".encode()) < most
         ]
         rows = self._rows(chosen, step)
         return [{**inputs, "batch": self._with_rows(inputs["batch"], rows)} for inputs in batches]
@@ -91,8 +94,8 @@ class OwnThoughts:
         while self._ready:
             yield self._ready.popleft()
 
-    def _rows(self, queries: Sequence[Query], step: int) -> dict[str, Row]:
-        """Return a row with a new thought and without labels for each query_id."""
+    def _rows(self, queries: Sequence[Query], step: int) -> dict[Query, Row]:
+        """Return a row with a new thought and without labels for each query."""
         if not queries:
             return {}
         backbone, layout, tokenizer = self._embedder.backbone, self._embedder.layout, self._embedder.tokenizer
@@ -103,14 +106,14 @@ class OwnThoughts:
             _, traces = self._embedder.decode(queries, thinking)
         finally:
             backbone.train(training)
-        texts = text_ids(tokenizer, [query_text(layout, query) for query in queries])
+        texts = query_ids(layout, tokenizer, queries)
         return {
-            query.query_id: replace(query_row(layout, text, trace.token_ids), labels=range(0))
+            query: replace(query_row(layout, text.ids, trace.token_ids, prompt=text.prompt), labels=range(0))
             for query, text, (trace,) in zip(queries, texts, traces, strict=True)
         }
 
-    def _with_rows(self, batch: JointBatch, own: dict[str, Row]) -> JointBatch:
-        rows = [own.get(q.query_id, row) for q, row in zip(batch.asked, batch.query_rows, strict=True)]
+    def _with_rows(self, batch: JointBatch, own: dict[Query, Row]) -> JointBatch:
+        rows = [own.get(query, row) for query, row in zip(batch.asked, batch.query_rows, strict=True)]
         queries, order = grouped(rows, self._embedder.reader.pad_id, tokens=self._chunk_tokens)
         thoughts = torch.tensor([row.first != row.last for row in rows])
         return replace(

@@ -49,11 +49,12 @@ class Judgements:
     by position.
 
     Attributes:
-        document_keys: a 64-bit digest of each doc_id; a document may occur several times.
+        document_keys: a 64-bit digest of each document's text; a document may occur several times.
         rows: each example's own documents, positives first, -1 after the last.
         n_positives: how many of `rows` are positives; at least 1.
         positive_keys: all known positives of the query, present or not, padded with the first.
         has_thought: whether v_t is a read-out of its own, after a thought between two `<emb>`.
+        counts: whether the query is more than a copy that gives every process equally many.
         teacher: the teacher's scores of `rows`; NaN where there is none.
     """
 
@@ -62,6 +63,7 @@ class Judgements:
     n_positives: Int[Tensor, "queries"]
     positive_keys: Int[Tensor, "queries positives"]
     has_thought: Bool[Tensor, "queries"]
+    counts: Bool[Tensor, "queries"]
     teacher: Float[Tensor, "queries group"]
 
     def to(self, device: torch.device) -> Judgements:
@@ -83,6 +85,7 @@ def join(parts: Sequence[Judgements]) -> Judgements:
         n_positives=torch.cat([part.n_positives for part in parts]),
         positive_keys=_stacked([part.positive_keys for part in parts], None),
         has_thought=torch.cat([part.has_thought for part in parts]),
+        counts=torch.cat([part.counts for part in parts]),
         teacher=_stacked([part.teacher for part in parts], float("nan")),
     )
 
@@ -97,7 +100,7 @@ def negatives(judgements: Judgements) -> Bool[Tensor, "queries documents"]:
 
 
 def each_once(vectors: StepVectors, judgements: Judgements) -> tuple[StepVectors, Judgements]:
-    """Keep the first occurrence of each document, and let all rows refer to it."""
+    """Keep the queries that count, and of each document the first occurrence, to which all rows refer."""
     keys = judgements.document_keys
     _, which = torch.unique(keys, return_inverse=True)
     place = torch.arange(len(keys), device=keys.device)
@@ -105,9 +108,19 @@ def each_once(vectors: StepVectors, judgements: Judgements) -> tuple[StepVectors
     kept = (first == place).nonzero()[:, 0]
     moved = torch.searchsorted(kept, first)
     rows = torch.where(judgements.rows < 0, -1, moved[judgements.rows])
+    of_queries = {
+        name: value[judgements.counts]
+        for name, value in vars(replace(judgements, rows=rows)).items()
+        if name != "document_keys"
+    }
+    of_vectors = {
+        name: value[judgements.counts]
+        for name, value in vars(vectors).items()
+        if name != "documents" and value is not None
+    }
     return (
-        replace(vectors, documents=vectors.documents[kept]),
-        replace(judgements, document_keys=keys[kept], rows=rows),
+        StepVectors(**of_vectors, documents=vectors.documents[kept]),
+        Judgements(**of_queries, document_keys=keys[kept]),
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from o1_model.checkpoint.card import Card
@@ -19,8 +18,9 @@ from o1_model.checkpoint.lora import Lora, add_lora, base_of, four_bits, merge_l
 from o1_model.embedder import Embedder
 from o1_model.training import checks
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, changed
-from o1_model.training.data import ExampleOrder, JointCollator
+from o1_model.training.data import ExampleOrder, Examples, JointCollator, known_positives
 from o1_model.training.evaluate import figures_of, open_collection
+from o1_model.training.files import ExampleFile, chosen_examples, read_files
 from o1_model.training.objective import Objective
 from o1_model.training.own_thoughts import OwnThoughts
 from o1_model.training.saving import (
@@ -31,25 +31,12 @@ from o1_model.training.saving import (
     training_in,
 )
 from o1_model.training.trainer import JointTrainer
-from o1_records import Example, InputError, read_jsonl
+from o1_records import Example, InputError
 
 logger = logging.getLogger(__name__)
 
 NO_EVALUATION = EvalArguments()
 PAPER = Objective()
-
-
-class Examples(Dataset[Example]):
-    """Examples in memory, each checked by the reader."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = list(examples)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[index]
 
 
 def train(
@@ -64,9 +51,9 @@ def train(
 ) -> Path:
     """Train, save a checkpoint and its card in `args.output_dir`, and return that folder.
 
-    `examples` replace the file `data.train_data`. Resumes from the newest checkpoint in the folder, if that
-    was trained with the same settings and data; `new_job` moves another training aside. Every mistake that
-    can be known is reported before the first step.
+    `examples` replace the files of `data.train_data`. Resumes from the newest checkpoint in the folder, if
+    that was trained with the same settings and data; `new_job` moves another training aside. Every mistake
+    that can be known is reported before the first step.
 
     Raises:
         ChangedJobError: the folder holds a training with other settings or data; the message names them.
@@ -75,11 +62,16 @@ def train(
     checks.refuse_settings(args)
     checks.refuse_adapter(model.model_name_or_path)
     checks.refuse_unsafe_files(model.model_name_or_path)
-    known = list(read_jsonl(data.train_data, Example)) if examples is None else list(examples)
-    path = data.train_data if examples is None else None
+    files = read_files(data) if examples is None else [ExampleFile("", None, list(examples))]
     batch = args.per_device_train_batch_size * args.world_size
-    said = checks.check_examples(known, path, negatives=data.negatives, batch=batch)
+    said: list[str] = []
+    for file in files:
+        told = checks.check_examples(file.examples, file.path, negatives=data.negatives, batch=batch)
+        said += [*file.said, *(told if len(files) == 1 else (f"{file.path}: {line}" for line in told))]
+    known = chosen_examples(files, data, seed=_data_seed(args))
+    path = ", ".join(str(file.path) for file in files) if examples is None else None
     said += checks.check_terms(known, path, objective, layout=model.layout)
+    said += checks.check_batches(known, same_dataset=data.same_dataset)
     said += checks.check_saving(objective, args)
     checks.check_evaluation(args, measured=figures_of(evaluation, thinks=model.layout != "instruct"))
     collection = open_collection(evaluation)
@@ -87,7 +79,7 @@ def train(
     groups = (model, data, objective, evaluation)
     card = Card(
         base_model=model.model_name_or_path,
-        data=data.train_data,
+        data=data.train_data[0] if len(files) == 1 else ", ".join(Path(str(f.path)).name for f in files),
         data_sha256=examples_digest(known),
         examples=known,
         lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
@@ -176,19 +168,19 @@ def _batches(
     """Return JointTrainer's arguments about the data, their order and the passes of a step."""
     # the collator reads whole examples, which have no columns to remove
     args.remove_unused_columns = False
-    seed = args.seed if args.data_seed is None else args.data_seed
+    seed = _data_seed(args)
     own = OwnThoughts(embedder, objective, chunk_tokens=data.chunk_tokens, seed=seed)
     return {
         "args": args,
-        "train_dataset": Examples(examples),
+        "train_dataset": Examples(examples, draw=data.draw, thought_dropout=data.thought_dropout, seed=seed),
         "data_collator": JointCollator(
             tokenizer=embedder.tokenizer,
             layout=embedder.layout,
             negatives=data.negatives,
+            positives=data.positives,
             chunk_tokens=data.chunk_tokens,
-            thought_dropout=data.thought_dropout,
             reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
-            seed=seed,
+            known=known_positives(examples),
         ),
         "order": ExampleOrder(
             examples,
@@ -197,11 +189,17 @@ def _batches(
             seed=seed,
             same_dataset=data.same_dataset,
             group_size=data.negatives + 1,
+            batch_size_scale=data.batch_size_scale,
+            weights=data.weights,
             drop_last=args.dataloader_drop_last,
         ),
         "own_thoughts": own if objective.own_thoughts else None,
         "grad_cache": data.grad_cache,
     }
+
+
+def _data_seed(args: TrainingArguments) -> int:
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def set_dropout(backbone: torch.nn.Module, rate: float) -> None:

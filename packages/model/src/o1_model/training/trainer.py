@@ -98,6 +98,7 @@ class JointTrainer(Trainer):
             num_workers=workers,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
