@@ -14,6 +14,7 @@ from o1_model.layout import (
     query_row,
     query_text,
     text_ids,
+    thoughtless_row,
 )
 from o1_records import InputError, Query
 
@@ -41,7 +42,9 @@ def test_the_reference_layout_reads_one_vector_after_the_thought(query, thought)
     assert row.ids == (1, 90, *query[:5], 94, 92, *thought[:6], 2, 91)
     assert row.first == row.last == len(row.ids) - 1
     assert prompt_row(REFERENCE, query).ids == row.ids[: len(row.ids) - 2 - len(thought[:6])]
-    assert query_row(REFERENCE, query).ids == (1, 90, *query[:5], 94, 91)
+    # the public code trains a query without a thought behind an open <thought>
+    assert query_row(REFERENCE, query).ids == (1, 90, *query[:5], 94, 92, 91)
+    assert thoughtless_row(REFERENCE, prompt_row(REFERENCE, query)) == query_row(REFERENCE, query)
     assert document_row(REFERENCE, query).ids == (1, *query[:7], 91)
 
 

@@ -8,10 +8,10 @@ instruct   [bos] Instruct: {instruction}\nQuery: q [eos]     [bos] d [eos]
 ```
 `o1` is O1 Embedder's figure 2 (arXiv 2502.07555): v_q is a prefix of v_t's pass, so that the fast mode
 is the same computation. `reference` is the layout of checkpoints trained with the public O1 code: one
-read-out; without a thought the row is `<query> q </query> <emb>`. `instruct` is that of plain embedding
-models such as ReasonEmbed's and Qwen3-Embedding: their tokenizer says what opens and what closes a row, and
-no thought stands inside. Control tokens enter by id: text that spells `<emb>` stays text. Truncation cuts q,
-t or d, never the control tokens around them, and never the instruction before q.
+read-out; without a thought the row is `<query> q </query> <thought> <emb>`, as trained. `instruct` is that of
+plain embedding models such as ReasonEmbed's and Qwen3-Embedding: their tokenizer says what opens and what
+closes a row, and no thought stands inside. Control tokens enter by id: text that spells `<emb>` stays text.
+Truncation cuts q, t or d, never the control tokens around them, and never the instruction before q.
 """
 
 from __future__ import annotations
@@ -231,7 +231,10 @@ def query_row(
     """
     if thought is not None:
         return thought_row(layout, prompt_row(layout, text, prompt=prompt), thought)
-    ids = _closed(layout, _query_start(layout, text, prompt))
+    ids = _query_start(layout, text, prompt)
+    if layout.thinks and not layout.two_read_outs:
+        ids += _present(layout.thought)
+    ids = _closed(layout, ids)
     return Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0))
 
 
@@ -262,7 +265,7 @@ def thought_row(layout: Layout, prompt: Row, thought: Sequence[int]) -> Row:
 
 def thoughtless_row(layout: Layout, prompt: Row) -> Row:
     """Return the row of a query without a thought, from its prompt."""
-    ids = prompt.ids[:-1] if layout.two_read_outs else _closed(layout, prompt.ids[:-1])
+    ids = prompt.ids[:-1] if layout.two_read_outs else _closed(layout, prompt.ids)
     return Row(tuple(ids), len(ids) - 1, len(ids) - 1, range(0))
 
 
