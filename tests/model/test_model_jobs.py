@@ -409,7 +409,7 @@ NO_PATHS = {
     *("max_waiting", "max_inputs", "max_body", "drain_seconds", "runtime", "server"),
     *("attn_implementation", "load_in_4bit", "gguf_file", "query_length", "thought_length"),
     *("document_length", "instruction", "served_model_name", "api_key", "cors_origin", "token_ids"),
-    *("style", "max_queries", "split_identifiers", "document_thoughts"),
+    *("style", "max_queries", "split_identifiers", "search", "weight", "reading"),
 }
 
 

@@ -171,12 +171,13 @@ def is_thinker(model: Any, loading: Mapping[str, Any]) -> bool:
     """Return whether a model is a thinker of another kind than a checkpoint of this package."""
     if not isinstance(model, str | Path):
         return not isinstance(model, Embedder)
-    if is_address(model) or Path(model).suffix == ".gguf":
-        return True
-    return not _is_checkpoint(model, loading)
+    return Path(model).suffix == ".gguf" or not is_checkpoint(model, loading)
 
 
-def _is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
+def is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
+    """Return whether a name is that of a checkpoint of this package, or is to be read as one."""
+    if is_address(model):
+        return False
     if loading.get("layout") is not None:
         return True
     return (model_folder(model, loading.get("revision")) / FILE_NAME).exists()
@@ -498,9 +499,8 @@ def _by_item(
             "do they belong to it?"
         )
     if without:
-        logger.warning(
-            "%s: %d of %d texts have no thought and keep their own vector", name, without, len(own)
-        )
+        many, kept = ("queries", "v_q") if role == "query" else ("documents", "their own vector")
+        logger.warning("%s: %d of %d %s have no thought and keep %s", name, without, len(own), many, kept)
     return own
 
 

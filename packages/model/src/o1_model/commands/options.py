@@ -105,15 +105,12 @@ def thinking(command: ArgumentParser) -> None:
     add("--seed", type=int, default=Thinking.seed, help="of the sampling")
 
 
+HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")
+
+
 def thinking_of(args: Namespace) -> Thinking:
-    """Return how to think."""
-    return Thinking(
-        samples=args.samples,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-    )
+    """Return how to think; what is None is as Thinking has it."""
+    return Thinking(**{name: value for name in HOW if (value := getattr(args, name)) is not None})
 
 
 def engine(command: ArgumentParser) -> None:

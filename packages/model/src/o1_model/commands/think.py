@@ -9,22 +9,17 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 
 from o1_model.commands import options
-from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 from o1_records.kit.command import gentle, new_job, writes
-
-_HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")
 
 
 def declare(command: ArgumentParser) -> None:
     """Add what thinks, about what, how, and where the thoughts are written."""
     options.model(command, "a checkpoint, an instruct model, a .gguf file, or http://HOST/v1#NAME")
-    command.add_argument(
-        "--style", help="what an instruct model is asked for: snippet, function, passage, ..."
-    )
+    command.add_argument("--style", help="what an instruct model is asked for: snippet, passage, ...")
     options.queries(command)
     options.thinking(command)
-    command.set_defaults(**dict.fromkeys(_HOW))  # as suits the model, which is not known yet
+    command.set_defaults(**dict.fromkeys(options.HOW))  # as suits the model, which is not known yet
     options.engine(command)
     writes(command, "--out", required=True, help="JSONL of Thought records; OUT.job is the work so far")
     new_job(command)
@@ -35,16 +30,16 @@ def run(args: Namespace) -> int:
     from o1_model.jobs import is_thinker, think
     from o1_model.retriever.thinkers import open_thinker
 
-    how = {name: value for name in _HOW if (value := getattr(args, name)) is not None}
     loading, model = options.loading(args), args.model
     if is_thinker(model, loading):
         model, loading = open_thinker(model, args.style, vllm=args.vllm, **options.elsewhere(args)), {}
-        thinking = replace(model.usual, **how)
+        given = {name: value for name in options.HOW if (value := getattr(args, name)) is not None}
+        thinking = replace(model.usual, **given)
         args.vllm = False
     elif args.style:
         raise InputError(f"{model}: a checkpoint thinks in its own way; leave out --style")
     else:
-        thinking = Thinking(**how)
+        thinking = options.thinking_of(args)
     stop = threading.Event()
     with gentle(stop):
         made = think(

@@ -28,14 +28,15 @@ Opens = Callable[["Signal"], bool]
 class Signal(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known about a query before any thinking.
 
-    `norm` is that of v_q before normalisation, `entropy` that of the thought's first token (nats), `margin`
-    the difference between the scores of v_q's first and second hit, if the caller has searched.
+    `norm` is that of v_q before normalisation, `entropy` that of the thought's first token (nats), both only
+    of a checkpoint of this package; `margin` is the difference between the scores of v_q's first and second
+    hit, if the caller has searched.
     """
 
     key_fields = ("query_id",)
     query_id: str
-    norm: float
-    entropy: float
+    norm: float | None = None
+    entropy: float | None = None
     margin: float | None = None
 
 
@@ -48,14 +49,14 @@ class Gate(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __call__(self, signal: Signal) -> bool:
         """Return whether to think. Raises InputError when this gate needs a margin and there is none."""
-        value: float | None = getattr(signal, self.signal)
-        if value is None:
-            raise InputError(
-                f"query {quoted(signal.query_id)}: this gate needs the {self.signal} between v_q's hits; "
-                "search with v_q first and pass gate.given(margins), or --hits"
-            )
         if self.threshold is None:
             return False
+        value: float | None = getattr(signal, self.signal)
+        if value is None:
+            what = f"the {self.signal}, which only a checkpoint of this package has"
+            if self.signal == "margin":
+                what = "the margin between v_q's hits; search first and give gate.given(margins), or --hits"
+            raise InputError(f"query {quoted(signal.query_id)}: this gate needs {what}")
         return value >= self.threshold if self.above else value <= self.threshold
 
     def given(self, margins: Mapping[str, float]) -> Opens:

@@ -32,9 +32,7 @@ class ChatTokens:
         settings: what goes to the template beside the messages, such as `enable_thinking`.
     """
 
-    def __init__(
-        self, tokenizer: Any, *, name: str = "", settings: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Any, *, name: str = "", settings: Mapping[str, Any] | None = None) -> None:
         self._template, self._plain = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
         backend = getattr(self._plain, "backend_tokenizer", None)
         if backend is not None:

@@ -1,0 +1,648 @@
+"""`calibrate`: how thoughts should enter the queries of a retriever, and whether they should at all.
+
+Every candidate (style, samples, tokens, reading, weight, weight for documents) is scored on every query. Five
+folds of the queries: the best candidate of four folds is measured on the fifth, so that the gain that is
+reported is one on queries that chose nothing. The controls run at the same settings. Where the interval of
+the gain reaches 0, or a control gains as much, the weight becomes 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from o1_model.retriever.calibration import Calibration, Gain, Share, digest_of
+from o1_model.retriever.embedders import EmbeddingModel, open_embedder
+from o1_model.retriever.instruct import Instruct, VLLMInstruct
+from o1_model.retriever.retriever import Texts, ThinkingRetriever
+from o1_model.retriever.scores import BM25Corpus, Corpus, DenseCorpus, HybridCorpus, Scores
+from o1_model.retriever.thinker import Thinker
+from o1_model.retriever.thinkers import open_thinker
+from o1_model.thinking.gate import Signal, curve
+from o1_model.thinking.gate import calibrate as calibrate_gate
+from o1_model.thinking.settings import Thinking
+from o1_records import (
+    Document,
+    InputError,
+    Query,
+    Thought,
+    open_documents,
+    open_qrels,
+    open_queries,
+    read_jsonl,
+)
+from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
+from o1_records.kit.job import Job
+from o1_records.mixture import Mixture, Reading
+from o1_records.styles import Style
+
+if TYPE_CHECKING:
+    from o1_model.embedder import Embedder
+
+logger = logging.getLogger(__name__)
+
+Search = Literal["dense", "bm25", "hybrid"]
+SEARCHES: tuple[Search, ...] = ("dense", "bm25", "hybrid")
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+DOCUMENT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+SHARES = (0.1, 0.3, 0.5, 0.7)
+FOLDS = 5
+DEPTH = 10
+RESAMPLES = 10_000
+TIMED = 8  # queries that are timed one by one
+CHUNK = 32  # queries thought about at a time; lost at most by a kill
+BLOCK = 1 << 25  # scores in memory at a time
+Floats = NDArray[np.float64]
+
+_THOUGHTS = (
+    "CREATE TABLE IF NOT EXISTS thoughts "
+    "(style TEXT, query_id TEXT, body BLOB NOT NULL, PRIMARY KEY (style, query_id)) WITHOUT ROWID;"
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is calibrated on: queries with at least one relevant document in the corpus, and the corpus.
+
+    `relevant` maps rows of documents to gains, for each query.
+    """
+
+    name: str
+    split: str
+    queries: Sequence[Query]
+    documents: Sequence[Document]
+    relevant: Sequence[Mapping[int, int]]
+
+
+def open_judged(folder: str | Path, split: str, *, queries: int | None = None) -> Judged:
+    """Read a BEIR folder; with `queries`, only so many of its queries, chosen by their ids.
+
+    Queries without a relevant document in the corpus are left out, and counted in the log. Raises InputError
+    where fewer than ten are left.
+    """
+    documents = list(open_documents(folder))
+    # equal scores go to the larger doc_id, as everywhere
+    documents.sort(key=lambda document: document.doc_id, reverse=True)
+    row_of = {document.doc_id: row for row, document in enumerate(documents)}
+    judged: dict[str, dict[int, int]] = {}
+    best: dict[str, list[int]] = {}
+    for qrel in open_qrels(folder, split):
+        own = judged.setdefault(qrel.query_id, {})
+        if qrel.relevance > 0:
+            best.setdefault(qrel.query_id, []).append(qrel.relevance)
+            if qrel.doc_id in row_of:
+                own[row_of[qrel.doc_id]] = qrel.relevance
+    asked = sorted(open_queries(folder, split), key=lambda query: _draw(query.query_id))
+    kept = [query for query in asked if judged.get(query.query_id)]
+    if len(kept) < len(asked):
+        logger.warning("%s: %d queries have no relevant document", folder, len(asked) - len(kept))
+    kept = kept[:queries]
+    if len(kept) < 2 * FOLDS:
+        raise InputError(f"{folder}: {len(kept)} judged queries in split {split!r}; at least 10 are needed")
+    relevant = [judged[query.query_id] for query in kept]
+    return Judged(Path(folder).resolve().name, split, kept, documents, relevant)
+
+
+def calibrate(
+    embedder: str | Path | Embedder | EmbeddingModel | None,
+    thinker: str | Path | Embedder | Thinker,
+    collection: str | Path | Judged,
+    *,
+    split: str = "dev",
+    queries: int | None = None,
+    search: Search = "dense",
+    styles: Sequence[str | Style] = (),
+    samples: int = 1,
+    max_tokens: int | None = None,
+    document_thoughts: str | Path | Iterable[Thought] | None = None,
+    weights: Sequence[float] = WEIGHTS,
+    split_identifiers: bool = False,
+    budget: float | None = None,
+    device: str | None = None,
+    out: str | Path | None = None,
+    new_job: bool = False,
+    stop: threading.Event | None = None,
+    progress: bool = False,
+) -> Calibration | None:
+    """Choose how thoughts enter the queries of a retriever, on judged queries; None if it was stopped.
+
+    Args:
+        embedder: anything that `open_embedder` takes; None with `search="bm25"`.
+        thinker: anything that `open_thinker` takes.
+        collection: a BEIR folder, or what `open_judged` read.
+        split: the judgements to calibrate on; not those that are to be reported.
+        queries: use only so many of them.
+        search: by vectors, by BM25, or by both (half the z-scores of each).
+        styles: to try, where the thinker is asked for one.
+        samples: thoughts a query, at most; 1, 2, 4 and so on are tried. More than one are sampled at a
+            temperature of 0.7.
+        max_tokens: of a thought, at most; where the thinker runs here, half and a quarter are tried too.
+        document_thoughts: thoughts of documents (a file of Thought records or records; their `query_id` is
+            the doc_id), to try in the documents too.
+        weights: to try; 0 is always tried.
+        split_identifiers: BM25 breaks `snake_case` and `camelCase`.
+        budget: the share of queries that may think: calibrate a gate too.
+        device: where models run, if they run here.
+        out: write the calibration there (`o1_calibration.json` in a checkpoint's folder stays with it). The
+            thoughts are kept in OUT.job: a killed run goes on, and one with other weights does not think
+            again.
+        new_job: move earlier work with other settings aside instead of refusing it.
+        stop: once set, the thoughts in flight are the last.
+        progress: show on stderr how far the job is.
+
+    Raises:
+        ChangedJobError: `out` has earlier work with other settings; the message names them.
+        InputError: arguments that do not go together, too few queries, thoughts about nothing here.
+    """
+    if search not in SEARCHES:
+        raise InputError(f"search must be one of {', '.join(SEARCHES)}, got {search!r}")
+    if (embedder is None) != (search == "bm25"):
+        raise InputError("an embedder is for dense and hybrid search, and bm25 has none")
+    if split_identifiers and search == "dense":
+        raise InputError("split_identifiers is for BM25; leave it out")
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    model = None if embedder is None else open_embedder(embedder, device=device)
+    judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
+    asked = _asked(thinker, styles, samples, max_tokens, device)
+    retriever = None if model is None else ThinkingRetriever(model)
+    about = None if document_thoughts is None else _about(document_thoughts, judged.documents)
+    with _Thoughts(judged, asked, out, new_job=new_job) as found:
+        if not found.think(stop, progress=progress):
+            return None
+        corpus = _corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
+        calibration = _calibrated(
+            corpus,
+            judged,
+            asked,
+            found,
+            weights=sorted({0.0, *weights}),
+            document_weights=(0.0,) if about is None else DOCUMENT_WEIGHTS,
+            search=search,
+            model=model,
+            budget=budget,
+            progress=progress,
+        )
+        if out is not None:
+            calibration.save(out)
+    return calibration
+
+
+# --- thoughts -----------------------------------------------------------------------------------------
+
+
+class _Asked(NamedTuple):
+    """A thinker that is asked for a style, and how it thinks."""
+
+    thinker: Thinker
+    thinking: Thinking
+    style: Style | None
+
+    @property
+    def key(self) -> str:
+        return digest_of(self.thinker.fingerprint)[:16]
+
+
+def _asked(
+    thinker: Any, styles: Sequence[str | Style], samples: int, max_tokens: int | None, device: str | None
+) -> list[_Asked]:
+    named = isinstance(thinker, str | Path)
+    if not named and styles:
+        raise InputError("the thinker is opened already, with a style of its own; leave out styles")
+    first = open_thinker(thinker, styles[0] if styles else None, device=device if named else None)
+    opened: list[Thinker] = [first]
+    for style in styles[1:]:
+        if isinstance(first, Instruct | VLLMInstruct):  # loaded once
+            opened.append(first.asking(style))
+        else:
+            opened.append(open_thinker(thinker, style, device=device))
+    made = []
+    for each in opened:
+        thinking = each.usual
+        if samples != thinking.samples:
+            thinking = replace(thinking, samples=samples, temperature=thinking.temperature or 0.7)
+        if max_tokens is not None:
+            thinking = replace(thinking, max_tokens=max_tokens)
+        made.append(_Asked(each, thinking, getattr(each, "style", None)))
+    return made
+
+
+class _Thoughts:
+    """Thoughts about all queries by all that are asked, in a journal if there is a file to write."""
+
+    def __init__(
+        self,
+        judged: Judged,
+        asked: Sequence[_Asked],
+        out: str | Path | None,
+        *,
+        new_job: bool,
+    ) -> None:
+        self._queries, self._asked, self._new_job = judged.queries, asked, new_job
+        self._out = out
+        self._kept: dict[tuple[str, str], list[Thought]] = {}
+        self._job: Job | None = None
+
+    def __enter__(self) -> _Thoughts:
+        if self._out is not None:
+            self._job = Job(self._out, self._made_from(), schema=_THOUGHTS, new_job=self._new_job)
+            for style, query_id, body in self._job.db.rows("SELECT style, query_id, body FROM thoughts"):
+                self._kept[style, query_id] = msgspec.json.decode(bytes(body), type=list[Thought])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._job is not None:
+            self._job.close()
+
+    def think(self, stop: threading.Event | None, *, progress: bool) -> bool:
+        """Think about what is left; return whether all is done."""
+        total = len(self._queries) * len(self._asked)
+        with tqdm(
+            total=total, initial=len(self._kept), unit="query", desc="think", disable=not progress
+        ) as bar:
+            for each in self._asked:
+                left = [query for query in self._queries if (each.key, query.query_id) not in self._kept]
+                for start in range(0, len(left), CHUNK):
+                    if stop is not None and stop.is_set():
+                        return False
+                    chunk = left[start : start + CHUNK]
+                    made = each.thinker.think(chunk, each.thinking)
+                    self._keep(each.key, chunk, made)
+                    bar.update(len(chunk))
+        return True
+
+    def of(self, asked: _Asked) -> list[list[Thought]]:
+        """Return the thoughts about each query."""
+        return [self._kept[asked.key, query.query_id] for query in self._queries]
+
+    def _made_from(self) -> dict[str, str]:
+        said = [(query.query_id, query.text, query.instruction) for query in self._queries]
+        return {
+            "queries": hashlib.sha256(msgspec.json.encode(said)).hexdigest(),
+            "thinkers": ",".join(each.key for each in self._asked),
+            "thinking": " ".join(str(each.thinking) for each in self._asked),
+        }
+
+    def _keep(self, style: str, queries: Sequence[Query], made: Sequence[list[Thought]]) -> None:
+        rows = list(zip(queries, made, strict=True))
+        self._kept.update({(style, query.query_id): own for query, own in rows})
+        if self._job is not None:
+            with self._job.db.transaction():
+                self._job.db.execute_many(
+                    "INSERT INTO thoughts VALUES (?, ?, ?)",
+                    [(style, query.query_id, msgspec.json.encode(own)) for query, own in rows],
+                )
+
+
+def _about(thoughts: str | Path | Iterable[Thought], documents: Sequence[Document]) -> Texts:
+    """Return the texts of the thoughts about each document."""
+    own: dict[str, list[str]] = {document.doc_id: [] for document in documents}
+    strangers = 0
+    for thought in read_jsonl(thoughts, Thought) if isinstance(thoughts, str | Path) else thoughts:
+        if thought.query_id in own:
+            own[thought.query_id].append(thought.text)
+        else:
+            strangers += 1
+    if not any(own.values()):
+        raise InputError(f"none of the {strangers} thoughts is about a document of the corpus")
+    if without := sum(not each for each in own.values()):
+        logger.warning("%d of %d documents have no thought", without, len(own))
+    return list(own.values())
+
+
+# --- choosing -----------------------------------------------------------------------------------------
+
+
+class _Choice(NamedTuple):
+    """A candidate; the simplest one first."""
+
+    weight: float
+    document_weight: float
+    place: int  # of what is asked
+    samples: int
+    tokens: int
+    reading: Reading
+
+
+def _corpus(
+    search: Search,
+    retriever: ThinkingRetriever | None,
+    documents: Sequence[Document],
+    about: Texts | None,
+    *,
+    split_identifiers: bool,
+) -> Corpus:
+    if retriever is None:
+        return BM25Corpus(documents, about, split_identifiers=split_identifiers)
+    dense = DenseCorpus(retriever, documents, about)
+    if search == "dense":
+        return dense
+    return HybridCorpus(dense, BM25Corpus(documents, about, split_identifiers=split_identifiers))
+
+
+class _Table:
+    """nDCG@10 of every choice on every query [choices, queries], the simplest choice first, and the folds."""
+
+    def __init__(self, choices: Sequence[_Choice], values: Floats, queries: Sequence[Query]) -> None:
+        order = sorted(range(len(choices)), key=lambda row: choices[row])
+        self.choices, self.values = [choices[row] for row in order], values[order]
+        self.folds = np.array([_draw("fold " + query.query_id)[0] % FOLDS for query in queries])
+
+    def best(self, rows: Sequence[int]) -> _Choice:
+        """Return the best choice on all queries; the simplest wins ties."""
+        return self.choices[rows[int(self.values[list(rows)].mean(axis=1).argmax())]]
+
+    def by_fold(self, rows: Sequence[int]) -> Iterator[tuple[_Choice, list[int], int]]:
+        """Yield for each fold the choice that is best on the others, the queries of the fold, and its row."""
+        for fold in np.unique(self.folds):
+            there = self.values[list(rows)][:, self.folds != fold].mean(axis=1)
+            row = rows[int(there.argmax())]
+            yield self.choices[row], np.flatnonzero(self.folds == fold).tolist(), row
+
+    def held_out(self, rows: Sequence[int]) -> Floats:
+        """Return each query's value under the choice that is best on the other folds."""
+        found = np.zeros(self.values.shape[1])
+        for _, places, row in self.by_fold(rows):
+            found[places] = self.values[row, places]
+        return found
+
+
+def _calibrated(
+    corpus: Corpus,
+    judged: Judged,
+    asked: Sequence[_Asked],
+    found: _Thoughts,
+    *,
+    weights: Sequence[float],
+    document_weights: Sequence[float],
+    search: Search,
+    model: EmbeddingModel | None,
+    budget: float | None,
+    progress: bool,
+) -> Calibration:
+    variants = list(_variants(asked, corpus.readings))
+    texts = {
+        (place, samples, tokens): _texts(asked[place], found.of(asked[place]), samples, tokens)
+        for place, samples, tokens, _ in variants
+    }
+    choices = [
+        _Choice(weight, b, *variant)
+        for b in document_weights
+        for variant in variants
+        for weight in weights
+        if weight or variant == variants[0]
+    ]
+    values, margins = _values(corpus, judged, choices, texts, progress=progress)
+    table = _Table(choices, values, judged.queries)
+    rows = range(len(choices))
+    kinds = {"queries": [row for row in rows if not table.choices[row].document_weight]}
+    alone = [row for row in rows if not table.choices[row].weight]  # documents think alone
+    if len(document_weights) > 1:
+        kinds |= {"documents": alone, "both": list(rows)}
+    base = table.values[0]  # neither has a thought
+    held_out = {kind: table.held_out(own) for kind, own in kinds.items()}
+    choice = table.best(rows)
+    controls = _controls(corpus, judged, table, texts) if choice.weight else {}
+    thoughts, documents = table.held_out(rows), table.held_out(alone)
+    why = _why(choice, thoughts, documents, controls)
+    used = table.best(alone) if why else choice
+    by_query = {
+        query.query_id: float(gain) for query, gain in zip(judged.queries, thoughts - documents, strict=True)
+    }
+    signals = [
+        Signal(query_id=query.query_id, margin=float(margin))
+        for query, margin in zip(judged.queries, margins, strict=True)
+    ]
+    shares = [
+        Share(share=point.budget, gate=point.held_out, random=point.random)
+        for point in curve(signals, by_query, sorted({*SHARES, *([] if budget is None else [budget])}))
+    ]
+    better = any(each.share == budget and each.gate > each.random for each in shares)
+    chosen = asked[choice.place]
+    thinking = replace(chosen.thinking, samples=choice.samples, max_tokens=choice.tokens)
+    ms_thinking, ms_embedding = _latency(model, chosen.thinker, thinking, judged.queries)
+    return Calibration(
+        embedder="bm25" if model is None else model.name,
+        embedder_digest="" if model is None else digest_of(model.fingerprint),
+        thinker=chosen.thinker.name,
+        thinker_digest=digest_of(chosen.thinker.fingerprint),
+        search=search,
+        style=chosen.style,
+        thinking=thinking,
+        mixture=Mixture(weight=used.weight, reading=choice.reading),
+        document_weight=used.document_weight,
+        gate=calibrate_gate(signals, by_query, budget) if better and used.weight and budget else None,
+        collection=judged.name,
+        split=judged.split,
+        queries=len(judged.queries),
+        documents=len(judged.documents),
+        base=float(base.mean()),
+        gains={kind: _gain(own - base) for kind, own in held_out.items()},
+        controls={name: _gain(own - base) for name, own in controls.items()},
+        by_weight={
+            str(each.weight): float((own - base).mean())
+            for each, own in zip(table.choices, table.values, strict=True)
+            if each[1:] == choice[1:] or (not each.weight and each.document_weight == choice.document_weight)
+        },
+        shares=shares,
+        tokens=_tokens(found.of(chosen), choice),
+        ms_thinking=ms_thinking,
+        ms_embedding=ms_embedding,
+        why=why or "thoughts gain on queries that chose nothing, and more than every control",
+    )
+
+
+def _variants(
+    asked: Sequence[_Asked], readings: Sequence[Reading]
+) -> Iterator[tuple[int, int, int, Reading]]:
+    """Yield what is asked, samples, tokens and reading, cheaper ones first."""
+    for place, each in enumerate(asked):
+        most, longest = each.thinking.samples, each.thinking.max_tokens
+        samples = [n for n in (2**power for power in range(20)) if n < most] + [most]
+        # only here is it known what a shorter thought would have been
+        cut = isinstance(each.thinker, Instruct | VLLMInstruct) and longest >= 16
+        lengths = sorted({longest // 4, longest // 2, longest}) if cut else [longest]
+        for count, tokens, reading in itertools.product(samples, lengths, readings):
+            yield place, count, tokens, reading
+
+
+def _texts(
+    asked: _Asked, thoughts: Sequence[Sequence[Thought]], samples: int, tokens: int
+) -> list[list[str]]:
+    """Return the texts of the first samples, as if each had been cut after so many tokens."""
+    kept = [own[:samples] for own in thoughts]
+    if tokens == asked.thinking.max_tokens or not isinstance(asked.thinker, Instruct | VLLMInstruct):
+        return [[thought.text for thought in own] for own in kept]
+    read = asked.thinker.text
+    cut = [[read(thought.token_ids[:tokens]) for thought in own] for own in kept]
+    return [[text for text in own if text.strip()] for own in cut]
+
+
+def _values(
+    corpus: Corpus,
+    judged: Judged,
+    choices: Sequence[_Choice],
+    texts: Mapping[tuple[int, int, int], Texts],
+    *,
+    progress: bool,
+) -> tuple[Floats, Floats]:
+    """Return nDCG@10 of every choice on every query, and the margin between the query's two best scores."""
+    table = np.zeros((len(choices), len(judged.queries)))
+    margins = np.zeros(len(judged.queries))
+    groups: dict[tuple[float, int, int, int, Reading], list[int]] = {}
+    for row, choice in enumerate(choices):
+        groups.setdefault(choice[1:], []).append(row)
+    step = max(1, BLOCK // len(judged.documents))
+    total = len(groups) * len(range(0, len(judged.queries), step))
+    bar = tqdm(total=total, unit="block", desc="weigh", disable=not progress)
+    # documents' weights outermost: each needs another matrix of documents
+    for b, of_b in itertools.groupby(groups, key=lambda group: group[0]):
+        own_groups = list(of_b)
+        for start in range(0, len(judged.queries), step):
+            part = slice(start, start + step)
+            asked = judged.queries[part]
+            plain = corpus.of_queries(asked, b)
+            if b == 0:
+                best = (
+                    -np.sort(-plain, axis=1)[:, :2] if plain.shape[1] > 1 else np.pad(plain, ((0, 0), (0, 1)))
+                )
+                margins[part] = best[:, 0] - best[:, 1]
+            for group in own_groups:
+                _, place, samples, tokens, reading = group
+                thoughts = texts[place, samples, tokens][part]
+                rows = groups[group]
+                theirs = None
+                if any(choices[row].weight for row in rows):
+                    theirs = corpus.of_thoughts(asked, thoughts, reading, b)
+                for row in rows:
+                    scores = _mixed(plain, theirs, choices[row].weight)
+                    table[row, part] = ndcg_rows(scores, judged.relevant[part])
+                bar.update()
+    bar.close()
+    return table, margins
+
+
+def _mixed(plain: Scores, theirs: Scores | None, weight: float) -> Scores:
+    if theirs is None or not weight:
+        return plain
+    with_thought = theirs.any(axis=1, keepdims=True)  # without one, the query alone counts
+    mixed: Scores = np.where(with_thought, (1 - weight) * plain + weight * theirs, plain)
+    return mixed
+
+
+def ndcg_rows(scores: Scores, relevant: Sequence[Mapping[int, int]]) -> Floats:
+    """Return nDCG@10 of each row of scores; equal scores go to the earlier column."""
+    depth = min(DEPTH, scores.shape[1])
+    least = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1]
+    values = np.zeros(len(scores))
+    for row, (own, worst, gains) in enumerate(zip(scores, least, relevant, strict=True)):
+        found = 0.0
+        for column, gain in gains.items():
+            score = own[column]
+            if score >= worst:
+                place = int((own > score).sum()) + int((own[:column] == score).sum())
+                found += gain / np.log2(place + 2) if place < DEPTH else 0.0
+        ideal = sorted(gains.values(), reverse=True)[:DEPTH]
+        values[row] = found / sum(gain / np.log2(place + 2) for place, gain in enumerate(ideal))
+    return values
+
+
+def _controls(
+    corpus: Corpus, judged: Judged, table: _Table, texts: Mapping[tuple[int, int, int], Texts]
+) -> dict[str, Floats]:
+    """Return each query's value with what should not help, under the choice of the other folds."""
+    values = {name: np.zeros(len(judged.queries)) for name in ("empty", "other", "filler", "copy")}
+    for choice, places, row in table.by_fold(range(len(table.choices))):
+        real = texts[choice.place, choice.samples, choice.tokens]
+        by_id = {
+            query.query_id: list(own) for query, own in zip(judged.queries, real, strict=True) if len(own)
+        }
+        made = {
+            "empty": empty_thoughts(by_id),
+            "other": shuffled_thoughts(by_id),
+            "filler": filler_thoughts(by_id),
+            "copy": copied_thoughts(by_id, judged.queries),
+        }
+        asked = [judged.queries[place] for place in places]
+        plain = corpus.of_queries(asked, choice.document_weight)
+        for name, control in made.items():
+            if not choice.weight:
+                values[name][places] = table.values[row, places]
+                continue
+            own = [control.get(query.query_id, []) for query in asked]
+            theirs = corpus.of_thoughts(asked, own, choice.reading, choice.document_weight)
+            scores = _mixed(plain, theirs, choice.weight)
+            values[name][places] = ndcg_rows(scores, [judged.relevant[place] for place in places])
+    return values
+
+
+def _why(choice: _Choice, thoughts: Floats, documents: Floats, controls: Mapping[str, Floats]) -> str:
+    """Return why not to think about queries, "" to do so."""
+    if not choice.weight:
+        return "no weight is better than 0 on these queries"
+    gain = _gain(thoughts - documents)
+    if gain.low <= 0:
+        interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
+        return f"the held-out gain is {gain.mean:+.4f}, its 95 % interval {interval}: not surely above 0"
+    for name, values in controls.items():
+        if values.mean() >= thoughts.mean():
+            gains = f"{(values - documents).mean():+.4f} against {gain.mean:+.4f}"
+            return f"the control {name!r} gains as much as thoughts: {gains}"
+    return ""
+
+
+def _gain(differences: Floats) -> Gain:
+    """Return a mean and its 95 % interval (percentiles of a paired bootstrap, seed 0)."""
+    random = np.random.default_rng(0)
+    means = np.concatenate(
+        [
+            differences[random.integers(0, len(differences), (1000, len(differences)))].mean(axis=1)
+            for _ in range(RESAMPLES // 1000)
+        ]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Gain(mean=float(differences.mean()), low=float(low), high=float(high))
+
+
+def _latency(
+    model: EmbeddingModel | None, thinker: Thinker, thinking: Thinking, queries: Sequence[Query]
+) -> tuple[float, float]:
+    """Return milliseconds of a query by itself, for thinking and for embedding."""
+    timed = queries[: TIMED + 1]
+    spent = []
+    for work in (
+        lambda query: thinker.think([query], thinking),
+        (lambda query: None) if model is None else (lambda query: model.queries([query])),
+    ):
+        work(timed[0])  # start-up is not counted
+        began = time.perf_counter()
+        for query in timed[1:]:
+            work(query)
+        spent.append(1000 * (time.perf_counter() - began) / (len(timed) - 1))
+    return spent[0], spent[1]
+
+
+def _tokens(thoughts: Sequence[Sequence[Thought]], choice: _Choice) -> float:
+    """Return the mean of the tokens written about a query."""
+    counts = [
+        min(thought.source.completion_tokens or len(thought.token_ids), choice.tokens)
+        for own in thoughts
+        for thought in own[: choice.samples]
+    ]
+    return sum(counts) / len(thoughts)
+
+
+def _draw(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()

@@ -1,0 +1,302 @@
+"""Instruct models in this process that write thoughts: through their own chat template, trained or not.
+
+`Instruct` runs any causal language model of transformers, also out of a `.gguf` file; `VLLMInstruct` has vLLM
+run it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from o1_model.backbone import load_lm, load_tokenizer
+from o1_model.encoding.encode import within_memory
+from o1_model.retriever.thinker import sample_of, style_digest, style_of
+from o1_model.thinking.decoder import THINKING_TOKENS
+from o1_model.thinking.engines import Written, seed_of
+from o1_model.thinking.generate import Ends, generate
+from o1_model.thinking.records import vocabulary_digest
+from o1_model.thinking.settings import Thinking
+from o1_records import InputError, MissingExtraError, Query, Source, Thought, sha256_file
+from o1_records.kit.chat import ChatTokens, until
+from o1_records.kit.models import model_digest, model_folder
+from o1_records.kit.onednn import fast_linear
+from o1_records.styles import Style
+
+NEVER = -100.0  # the logit bias that means so to vLLM
+EOS = "eos_token_id"
+
+
+class _Chat:
+    """What both have in common: the prompt of a query, and what is kept of an answer."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        style: Style,
+        tokenizer: PreTrainedTokenizerBase,
+        digest: str,
+        settings: Mapping[str, Any] | None,
+    ) -> None:
+        path = Path(model)
+        self.name = path.resolve().name if path.exists() else str(model)
+        self.style, self.tokenizer = style, tokenizer
+        self._settings = dict(settings or {})
+        self._chat = ChatTokens(tokenizer, name=self.name, settings=self._settings)
+        self._digest, self._vocabulary = digest, vocabulary_digest(tokenizer)
+        self._banned = tokens_with(tokenizer, style.avoid)
+        self.seconds, self.tokens = 0.0, 0
+
+    def asking(self, style: str | Style) -> Self:
+        """Return the same loaded model, asked for another style."""
+        other = copy.copy(self)
+        other.style = style_of(style)
+        other._banned = tokens_with(self.tokenizer, other.style.avoid)
+        other.seconds, other.tokens = 0.0, 0
+        return other
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The digest of the model, the style, and what goes to its chat template."""
+        return {
+            "model": self.name,
+            "digest": self._digest,
+            "style": msgspec.to_builtins(self.style),
+            "template": self._settings,
+        }
+
+    @property
+    def usual(self) -> Thinking:
+        """One greedy thought of as many tokens as the style needs."""
+        return Thinking(samples=1, max_tokens=self.style.max_tokens, temperature=0)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the token ids that ask for a thought about a text, and begin the answer."""
+        return self._chat.encode([{"role": "user", "content": self.style.ask(text)}], self.style.prefix)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what is kept of an answer of these token ids; also of the first of them, as if cut there."""
+        said = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        continued = bool(self.style.prefix)
+        # a character that was cut in two decodes as the sign of replacement
+        return self.style.clean(
+            until(str(said).rstrip("\N{REPLACEMENT CHARACTER}"), self.style.stop if continued else ()),
+            continued=continued,
+        )
+
+    def think(self, queries: Sequence[Query], thinking: Thinking) -> list[list[Thought]]:
+        """Return the thoughts about each query; equal texts are thought about once."""
+        began = time.perf_counter()
+        texts = list(dict.fromkeys(query.text for query in queries))
+        prompts = [self.prompt(text) for text in texts]
+        written = dict(zip(texts, self._write(prompts, thinking), strict=True))
+        lengths = dict(zip(texts, map(len, prompts), strict=True))
+        self.seconds += time.perf_counter() - began
+        self.tokens += sum(len(each.token_ids) for own in written.values() for each in own)
+        return [
+            [
+                sample_of(
+                    query, sample, text, self._source(thinking, lengths[query.text], each), each.token_ids
+                )
+                for sample, each in enumerate(written[query.text])
+                if (text := self.text(each.token_ids)).strip()
+            ]
+            for query in queries
+        ]
+
+    def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
+        raise NotImplementedError
+
+    def _source(self, thinking: Thinking, prompt: int, each: Written) -> Source:
+        return Source(
+            model=self.name,
+            revision=self._digest,
+            prompt_digest=style_digest(self.style),
+            temperature=thinking.temperature,
+            top_p=thinking.top_p,
+            max_tokens=thinking.max_tokens,
+            seed=thinking.seed,
+            finish_reason="stop" if each.finished else "length",
+            prompt_tokens=prompt,
+            completion_tokens=len(each.token_ids),
+            # the ids are those of the whole answer, of which the text may be a part
+            tokenizer=f"answer {self._vocabulary}",
+        )
+
+
+class Instruct(_Chat):
+    """A causal language model of transformers that is asked through its own chat template.
+
+    What a text says never becomes a control token. `seconds` and `tokens` add up what thinking took and
+    wrote.
+
+    Args:
+        model: a folder or hub id, or a `.gguf` file, whose weights are unpacked.
+        style: what it is asked for.
+        revision: of a hub id.
+        device: where it runs; by default on a GPU if there is one.
+        dtype: of the weights and the computation, also as a string; "auto" is the model's own.
+        template: what goes to the chat template beside the message, such as `{"enable_thinking": False}`.
+        batch_tokens: the most cached tokens of a batch, thoughts of all samples included.
+        **loading: other arguments of `o1_model.backbone.load_lm`.
+
+    Raises:
+        InputError: the model cannot be loaded, or its chat template takes no message of a user.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        style: Style,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        template: Mapping[str, Any] | None = None,
+        batch_tokens: int = THINKING_TOKENS,
+        **loading: Any,
+    ) -> None:
+        path = Path(model)
+        packed = path.name if path.suffix == ".gguf" else None
+        folder = path.parent if packed else model_folder(model, revision)
+        digest = sha256_file(path) if packed else model_digest(folder)
+        tokenizer = load_tokenizer(folder, gguf_file=packed)
+        lm: Any = load_lm(folder, gguf_file=packed, dtype=dtype, **loading).eval()  # type: ignore[no-untyped-call]
+        if loading.get("device_map") is None:
+            lm = lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._lm, self.batch_tokens = lm, batch_tokens
+        super().__init__(model, style, tokenizer, digest, template)
+        self.prompt("")  # a template that refuses messages does so now
+        # rows of the matrix that no token has
+        self._nameless = range(len(tokenizer), int(lm.config.get_text_config().vocab_size))
+        self._last = _ends(lm, tokenizer)
+        self._completing: dict[int, bool] = {}
+
+    def asking(self, style: str | Style) -> Self:
+        """Return the same loaded model, asked for another style."""
+        other = super().asking(style)
+        other._completing = {}
+        return other
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The digest of the model, the style, what goes to its chat template, and the dtype."""
+        return {**super().fingerprint, "dtype": str(self._lm.dtype).removeprefix("torch.")}
+
+    def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
+        self._refuse_longer(prompts, thinking)
+        found: list[list[Written]] = [[] for _ in prompts]
+        ends = Ends(self._last, self._may_reach, self._reached)
+        never = [*self._banned, *self._nameless]
+
+        def run(places: list[int]) -> None:
+            group = [prompts[place] for place in places]
+            made = generate(self._lm, group, thinking, ends, banned=never, pad_id=self._last[0])
+            for place, own in zip(places, made, strict=True):
+                found[place] = own
+
+        lengths = [(len(prompt) + thinking.max_tokens) * thinking.samples for prompt in prompts]
+        with fast_linear():
+            self.batch_tokens = min(self.batch_tokens, within_memory(lengths, self.batch_tokens, run))
+        return found
+
+    def _refuse_longer(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> None:
+        most = getattr(self._lm.config.get_text_config(), "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0) + thinking.max_tokens
+        if most is not None and longest > most:
+            raise InputError(f"a prompt and its thought have {longest} tokens, but {self.name} takes {most}")
+
+    def _may_reach(self, token: int) -> bool:
+        """Return whether a token could complete one of the stops, which follow the style's prefix."""
+        if not self.style.prefix:
+            return False
+        if token not in self._completing:
+            piece = str(self.tokenizer.decode([token]))
+            self._completing[token] = any(stop[-1] in piece for stop in self.style.stop)
+        return self._completing[token]
+
+    def _reached(self, ids: Sequence[int]) -> bool:
+        said = str(self.tokenizer.decode(list(ids)))
+        return any(stop in said for stop in self.style.stop)
+
+
+class VLLMInstruct(_Chat):
+    """The same in vLLM (`[vllm]`); `options` go to `vllm.LLM`.
+
+    Raises MissingExtraError without vLLM.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        style: Style,
+        *,
+        revision: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("o1-model", "vllm", "thinking with vLLM") from error
+        folder = model_folder(model, revision)
+        self._options = {**options, "vllm": vllm.__version__}
+        self._llm: Any = vllm.LLM(model=str(folder), runner="generate", enable_prefix_caching=True, **options)
+        super().__init__(model, style, load_tokenizer(folder), model_digest(folder), template)
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The digest of the model, the style, what goes to its chat template, and how vLLM runs it."""
+        return {**super().fingerprint, **{name: str(value) for name, value in self._options.items()}}
+
+    def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
+        from vllm import SamplingParams
+
+        asked = [(prompt, sample) for prompt in prompts for sample in range(thinking.samples)]
+        params = [
+            SamplingParams(
+                temperature=thinking.temperature,
+                top_p=thinking.top_p,
+                max_tokens=thinking.max_tokens,
+                seed=seed_of(thinking, prompt, sample),
+                stop=list(self.style.stop) if self.style.prefix else [],
+                logit_bias=dict.fromkeys(self._banned, NEVER),
+            )
+            for prompt, sample in asked
+        ]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt, _ in asked], params, use_tqdm=False
+        )
+        said = [each.outputs[0] for each in outputs]
+        written = [Written(tuple(each.token_ids), each.finish_reason == "stop") for each in said]
+        n = thinking.samples
+        return [written[start : start + n] for start in range(0, len(written), n)]
+
+
+def tokens_with(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> list[int]:
+    """Return the tokens whose text has one of these in it."""
+    if not parts:
+        return []
+    pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return [token for token, piece in enumerate(pieces) if any(part in piece for part in parts)]
+
+
+def _ends(lm: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends an answer: those of the generation config, and the tokenizer's own."""
+    own = getattr(lm.generation_config, EOS, None)
+    listed = own if isinstance(own, list) else [own]
+    ends = [token for token in (*listed, tokenizer.eos_token_id) if token is not None]
+    if not ends:
+        raise InputError(
+            "no token ends the model's answers: neither its generation config nor its tokenizer has one"
+        )
+    return list(dict.fromkeys(ends))

@@ -1,0 +1,198 @@
+"""Calibration: the weight of thoughts that gain, 0 where nothing gains, figures held out, controls beside."""
+
+import numpy as np
+import pytest
+
+from o1_model import Embedder
+from o1_model.__main__ import main
+from o1_model.retriever.calibrate import calibrate, ndcg_rows, open_judged
+from o1_model.retriever.calibration import load_calibration
+from o1_model.retriever.embedders import open_embedder
+from o1_model.retriever.retriever import ThinkingRetriever
+from o1_model.retriever.thinkers import GivenThoughts
+from o1_model.training.evaluate import ndcg
+from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
+from o1_records.beir import write_beir
+from o1_records.kit.job import ChangedJobError
+
+TEXT = "open zip file read write list sort keys close text bytes in of the how do i a"
+WORDS = TEXT.split(" ")
+N = 40
+
+
+def words_of(seed, count):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, count))
+
+
+def thought(query_id, text):
+    source = Source(model="somebody", completion_tokens=len(text.split()))
+    return Thought(query_id=query_id, thought_id=f"{query_id}#0", text=text, source=source)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Queries that say nothing about their document."""
+    folder = tmp_path_factory.mktemp("calibrate") / "toy"
+    documents = [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)]
+    queries = [Query(query_id=f"q{n:02}", text=words_of(1000 + n, 3)) for n in range(N)]
+    qrels = [Qrel(query_id=f"q{n:02}", doc_id=f"d{n:02}", relevance=1) for n in range(N)]
+    write_beir(folder, documents=documents, queries=queries, qrels={"dev": qrels})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(plain_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrate") / "tiny"
+    Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12).save_pretrained(folder)
+    return folder
+
+
+def oracle():
+    """The text of the right document, or most of it."""
+    return [thought(f"q{n:02}", " ".join(words_of(n, 8).split()[:6])) for n in range(N)]
+
+
+@pytest.mark.parametrize("search", ["dense", "bm25", "hybrid"])
+def test_thoughts_that_know_the_answer_get_a_weight(collection, checkpoint, search):
+    model = None if search == "bm25" else checkpoint
+    device = None if search == "bm25" else "cpu"
+    found = calibrate(model, GivenThoughts(oracle()), collection, search=search, device=device)
+    assert found.mixture.weight > 0
+    assert found.gains["queries"].low > 0.1
+    assert set(found.controls) == {"empty", "other", "filler", "copy"}
+    assert all(gain.mean < found.gains["queries"].mean for gain in found.controls.values())
+    assert (found.queries, found.documents, found.split) == (N, N, "dev")
+    assert found.by_weight["0.0"] == 0
+    assert found.tokens == 6
+
+
+@pytest.mark.parametrize("search", ["dense", "bm25"])
+def test_thoughts_about_something_else_get_none_and_the_reason(collection, checkpoint, search):
+    strangers = [thought(f"q{n:02}", words_of(5000 + n, 6)) for n in range(N)]
+    model = None if search == "bm25" else checkpoint
+    found = calibrate(model, GivenThoughts(strangers), collection, search=search)
+    assert found.mixture.weight == 0
+    assert "not surely above 0" in found.why or "no weight is better" in found.why or "control" in found.why
+
+
+def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection, checkpoint):
+    about = [thought(f"d{n:02}", words_of(1000 + n, 3)) for n in range(N)]  # the query, word by word
+    strangers = GivenThoughts([thought(f"q{n:02}", words_of(5000 + n, 6)) for n in range(N)])
+    for search, model in (("bm25", None), ("dense", checkpoint)):
+        found = calibrate(model, strangers, collection, search=search, document_thoughts=about)
+        assert set(found.gains) == {"queries", "documents", "both"}
+        assert found.gains["documents"].low > 0.1
+        assert (found.document_weight > 0, found.mixture.weight) == (True, 0)
+    with pytest.raises(InputError, match="none of the 1 thoughts is about a document"):
+        calibrate(
+            None,
+            GivenThoughts(oracle()),
+            collection,
+            search="bm25",
+            document_thoughts=[thought("x", "something")],
+        )
+
+
+def test_the_weighed_scores_are_those_of_the_retriever(collection, checkpoint):
+    found = calibrate(checkpoint, GivenThoughts(oracle()), collection, device="cpu")
+    retriever = ThinkingRetriever(checkpoint, GivenThoughts(oracle()), calibration=found, device="cpu")
+    assert retriever.mixture == found.mixture
+    judged = open_judged(collection, "dev")
+    vectors = retriever.encode_query(judged.queries)
+    documents = retriever.encode_document(judged.documents)
+    ids = [document.doc_id for document in judged.documents]
+    values = []
+    for query, vector in zip(judged.queries, vectors, strict=True):
+        scores = dict(zip(ids, (documents @ vector).tolist(), strict=True))
+        hits = [hit.doc_id for hit in rank(query.query_id, scores, 10)]
+        values.append(ndcg(hits, {f"d{query.query_id[1:]}": 1}))
+    gained = np.mean(values) - found.base
+    assert gained == pytest.approx(found.by_weight[str(found.mixture.weight)], abs=1e-3)
+
+
+def test_fast_figures_are_those_of_the_slow_reference():
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 12, (50, 40)).astype(np.float32)  # many ties
+    ids = [f"d{column:02}" for column in range(39, -1, -1)]  # larger ids first, as in `open_judged`
+    relevant = [
+        {int(column): int(random.integers(1, 4)) for column in random.choice(40, 1 + row % 15, replace=False)}
+        for row in range(50)
+    ]
+    slow = []
+    for own, gains in zip(scores, relevant, strict=True):
+        hits = [hit.doc_id for hit in rank("q", dict(zip(ids, own.tolist(), strict=True)), 10)]
+        slow.append(ndcg(hits, {ids[column]: gain for column, gain in gains.items()}))
+    np.testing.assert_allclose(ndcg_rows(scores, relevant), slow, atol=1e-12)
+
+
+def test_a_budget_gives_a_gate_only_if_it_is_better_than_chance(collection, checkpoint):
+    found = calibrate(checkpoint, GivenThoughts(oracle()), collection, budget=0.5, device="cpu")
+    share = next(each for each in found.shares if each.share == 0.5)
+    assert (found.gate is not None) == (share.gate > share.random)
+    assert {each.share for each in found.shares} == {0.1, 0.3, 0.5, 0.7}
+
+
+def test_thoughts_survive_in_the_job_and_other_weights_do_not_think_again(collection, tmp_path):
+    class Counting(GivenThoughts):
+        asked = 0
+
+        def think(self, queries, thinking):
+            self.asked += len(queries)
+            return super().think(queries, thinking)
+
+    thinker, out = Counting(oracle()), tmp_path / "found.json"
+    first = calibrate(None, thinker, collection, search="bm25", out=out)
+    timed = thinker.asked - N  # what the clock was read for
+    assert load_calibration(out) == first
+    again = calibrate(None, thinker, collection, search="bm25", weights=[0.5], out=out)
+    assert thinker.asked == N + 2 * timed
+    assert set(again.by_weight) == {"0.0", "0.5"}
+    other = GivenThoughts(oracle()[:-1])
+    with pytest.raises(ChangedJobError, match="thinkers"):
+        calibrate(None, other, collection, search="bm25", out=out)
+    calibrate(None, other, collection, search="bm25", out=out, new_job=True)
+    assert load_calibration(tmp_path / "found.json.old1") == again
+
+
+def test_a_calibration_of_another_embedder_or_thinker_is_refused(
+    collection, checkpoint, plain_models, tmp_path
+):
+    out = tmp_path / "found.json"
+    calibrate(checkpoint, GivenThoughts(oracle()), collection, out=out, device="cpu")
+    with pytest.raises(InputError, match="of the thinker given thoughts"):
+        ThinkingRetriever(checkpoint, GivenThoughts(oracle()[1:]), calibration=out, device="cpu")
+    Embedder.from_backbone(plain_models["bert"], query_length=12, thought_length=12).save_pretrained(
+        tmp_path / "bert"
+    )
+    with pytest.raises(InputError, match="of the embedder tiny"):
+        ThinkingRetriever(tmp_path / "bert", GivenThoughts(oracle()), calibration=out, device="cpu")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match="is this a file of `o1-model calibrate`"):
+        load_calibration(tmp_path / "bad.json")
+
+
+def test_the_command_prints_gains_controls_and_costs(collection, checkpoint, tmp_path, capsys):
+    write_jsonl(tmp_path / "thoughts.jsonl", oracle())
+    out = checkpoint / "o1_calibration.json"
+    digest = open_embedder(checkpoint, device="cpu").fingerprint["digest"]
+    command = ["calibrate", "--model", str(checkpoint), "--thinker", str(tmp_path / "thoughts.jsonl")]
+    command += ["--collection", str(collection), "--device", "cpu", "--out", str(out)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    for part in ("thoughts in queries", "control: empty", "control: other", "at random", "tokens and"):
+        assert part in shown
+    assert open_embedder(checkpoint, device="cpu").fingerprint["digest"] == digest
+    out.unlink()
+
+
+def test_what_does_not_go_together_is_refused(collection, checkpoint, capsys, tmp_path):
+    with pytest.raises(InputError, match="bm25 has none"):
+        calibrate(checkpoint, GivenThoughts(oracle()), collection, search="bm25")
+    with pytest.raises(InputError, match="split_identifiers is for BM25"):
+        calibrate(checkpoint, GivenThoughts(oracle()), collection, split_identifiers=True)
+    with pytest.raises(InputError, match="leave out styles"):
+        calibrate(None, GivenThoughts(oracle()), collection, search="bm25", styles=["snippet"])
+    write_jsonl(tmp_path / "thoughts.jsonl", oracle())
+    command = ["calibrate", "--thinker", str(tmp_path / "thoughts.jsonl"), "--collection", str(collection)]
+    assert main([*command, "--out", str(tmp_path / "out.json")]) == 4
+    assert "--search dense needs an embedder" in capsys.readouterr().err
