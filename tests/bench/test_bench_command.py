@@ -13,6 +13,7 @@ from o1_bench.score import by_query
 from o1_records import (
     Document,
     Exclusion,
+    Hit,
     InputError,
     Metric,
     Qrel,
@@ -425,3 +426,62 @@ def test_a_report_shows_examples_from_the_runs_and_thoughts_of_its_results(folde
     assert "Relevant documents" in page
     assert '<span class="code">d1</span> 2 → 1' in page
     assert '<span class="code">d2</span> not found → 1' in page
+
+
+WITHOUT = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+from o1_bench.__main__ import main
+sys.exit(main({command!r}))
+"""
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_a_report_without_its_extra_says_what_to_install(folder, missing):
+    keep(folder, "good.trec", "mine")
+    command = ["report", "--results", str(folder / "results"), "--out", str(folder / "r.html")]
+    code = WITHOUT.format(missing=[missing], command=command)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 4
+    assert done.stderr == "error: Writing a report needs an extra: pip install 'o1-bench[report]'\n"
+    assert not (folder / "r.html").exists()
+
+
+def test_bm25_without_its_extra_says_what_to_install(folder):
+    command = ["bm25", "--collection", str(folder / "tiny"), "--run", str(folder / "bm25.trec")]
+    code = WITHOUT.format(missing=["bm25s"], command=command)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "pip install 'o1-bench[bm25]'" in done.stderr
+
+
+# --- what a reader of a score should know -------------------------------------------------------------
+
+
+def test_a_run_of_another_collection_is_refused_and_not_scored_0(folder, capsys):
+    hits = [Hit(query_id="q1", doc_id=f"x{n}", score=-n, rank=n + 1) for n in range(3)]
+    write_run(folder / "foreign.trec", hits)
+    scored = ("score", "--run", folder / "foreign.trec", "--qrels", folder / "tiny")
+    assert run_with(*scored, "--result", folder / "r", "--name", "x") == 4
+    assert "none of the 3 hits is a document of tiny/test, such as 'x0'" in capsys.readouterr().err
+    assert not (folder / "r" / "result.json").exists()
+    # where the corpus is not read, it can only be suspected
+    assert run_with(*scored) == 0
+    assert "none of the 3 hits is judged for any query, such as 'x0'" in capsys.readouterr().err
+
+
+def test_some_hits_outside_the_corpus_are_counted_and_kept_in_the_result(folder, capsys):
+    hits = [Hit(query_id="q1", doc_id=d, score=-n, rank=n + 1) for n, d in enumerate(("d1", "gone"))]
+    write_run(folder / "partly.trec", hits)
+    scored = ("score", "--run", folder / "partly.trec", "--qrels", folder / "tiny")
+    assert run_with(*scored, "--result", folder / "r", "--name", "x") == 0
+    said = "1 of 2 hits are no documents of the corpus, such as 'gone'"
+    assert said in capsys.readouterr().err
+    assert said in load_result(folder / "r").said
+
+
+def test_a_measure_that_looks_deeper_than_the_run_is_said(folder, capsys):
+    scored = ("score", "--run", folder / "good.trec", "--qrels", folder / "tiny")
+    assert run_with(*scored, "--measures", "nDCG@10", "R@1000") == 0
+    assert "R@1000: no query has more than 1 hit in the run" in capsys.readouterr().err

@@ -286,3 +286,78 @@ def test_an_unknown_measure_is_refused_with_examples(text):
 def test_a_measure_keeps_its_usual_name():
     assert str(parse_measure("MRR@10")) == "RR@10"
     assert str(parse_measure("RR(rel=2)@10")) == "RR(rel=2)@10"
+
+
+# --- what the tools behind ir-measures cannot take ----------------------------------------------------
+
+
+@pytest.mark.parametrize("lowest", [-1, -2, -7, -100])
+def test_a_query_with_negative_judgements_only_counts_0_and_ends_no_process(lowest):
+    """trec_eval wrote beyond its memory there."""
+    qrels = {"q1": {"d1": lowest}, "q2": {"d1": 1, "d2": lowest}}
+    run = {"q1": {"d1": 1.0}, "q2": {"d1": 1.0, "d2": 0.5}}
+    names = ("nDCG@10", "RR@10", "R@100", "AP", "P@2", "Judged@2", "Bpref")
+    found = by_query(score(qrels, run, measures=names))
+    assert [found[name]["q1"] for name in names[:5]] == [0.0] * 5
+    assert [found[name]["q2"] for name in names[:5]] == [1.0, 1.0, 1.0, 1.0, 0.5]
+
+
+def test_judgements_below_minus_1_count_as_minus_1():
+    names = ("nDCG@10", "AP", "Bpref", "Judged@3", "P(judged_only=True)@2")
+    rng = random.Random(5)
+    for _ in range(50):
+        qrels, run = random_pair(rng)
+        lower = {q: {d: -9 if r < 0 else r for d, r in judged.items()} for q, judged in qrels.items()}
+        assert score(lower, run, measures=names) == score(qrels, run, measures=names)
+
+
+def test_a_relevance_that_would_take_all_memory_is_refused():
+    with pytest.raises(
+        InputError, match="query 'q', document 'd2': relevance 5000000 is more than 1,000,000"
+    ):
+        score({"q": {"d1": 1, "d2": 5_000_000}}, {"q": {"d1": 1.0}})
+
+
+def test_err_takes_ids_that_are_no_numbers():
+    """gdeval knows numbers only; by hand: (2^r - 1) / 2^4, and the chance that nobody stopped before."""
+    qrels = {"how to": {"d/1 x": 3, "é": 1}, "none": {"d/1 x": 1}}
+    found = by_query(score(qrels, {"how to": {"é": 2.0, "d/1 x": 1.0}}, measures=["ERR@10", "nDCG@10"]))
+    assert found["ERR@10"]["how to"] == pytest.approx(1 / 16 + 15 / 16 * 7 / 16 / 2, abs=1e-5)
+    assert found["ERR@10"]["none"] == 0.0
+    numbers = score({"1": {"2": 3, "3": 1}}, {"1": {"3": 2.0, "2": 1.0}}, measures=["ERR@10"])
+    assert by_query(numbers)["ERR@10"]["1"] == found["ERR@10"]["how to"]
+
+
+def test_err_without_perl_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="gdeval computes it, which needs Perl; install perl"):
+        parse_measure("ERR@10")
+    assert means(score({"q": {"d": 1}}, {"q": {"d": 1.0}}))["nDCG@10"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Accuracy@5", "BEIR's Accuracy@k is Success@k"),
+        ("nDCG@0", "no installed package computes it"),
+        ("R@-1", "measure 'R@-1'"),
+        ("nDCG@x", "measure 'nDCG@x'"),
+        ("RR(rel=0)@10", "rel must be 1 or more"),
+        ("nDG@10", "try nDCG@10, RR@10"),
+    ],
+)
+def test_a_measure_that_cannot_be_computed_is_refused_before_anything_is_read(name, said):
+    with pytest.raises(InputError, match=said):
+        score({"q": {"d": 1}}, {"q": {"d": 1.0}}, measures=[name])
+
+
+def test_measures_are_taken_by_name_and_each_once():
+    found = score({"q": {"d": 1}}, {"q": {"d": 1.0}}, measures=["nDCG@10", parse_measure("nDCG@10"), "R@1"])
+    assert list(means(found)) == ["nDCG@10", "R@1"]
+
+
+def test_capped_recall_divides_by_what_fits():
+    judged = {f"d{n}": 1 for n in range(5)} | {"other": 0}
+    run = {"q": {"d0": 3.0, "other": 2.0, "d1": 1.0}}
+    found = means(score({"q": judged}, run, measures=["R_cap@2", "recall_cap@10", "R@10"]))
+    assert found == {"R_cap@2": 0.5, "R_cap@10": 0.4, "R@10": 0.4}

@@ -474,6 +474,19 @@ def test_what_a_model_refuses_is_one_error(folder, model, capsys):
         ("--model bm25 --controls", "--controls has an effect only with --thoughts or --think"),
         ("--model thinker --think-options=--seed", "--think-options has an effect only with --think"),
         ("--model thinker --batch 9", "--batch has no effect on a model that thinks"),
+        ("--model bm25 --query-prompt x", "--query-prompt has no effect on bm25"),
+        ("--model bm25 --document-prompt x", "--document-prompt has no effect on bm25"),
+        ("--model bm25 --max-length 9", "--max-length has no effect on bm25"),
+        ("--model bm25 --think-options=--seed", "--think-options has an effect only with --think"),
+        ("--model mine.trec --query-weights", "--query-weights has no effect on a run"),
+        ("--model bm25 --fusion z", "--fusion has an effect only with --hybrid"),
+        ("--model bm25 --weights .75 .25", "--weights has an effect only with --hybrid"),
+        ("--model bm25 --hybrid-name x", "--hybrid-name has an effect only with --hybrid"),
+        ("--model bm25 --rerank-top 9", "--rerank-top has an effect only with --rerank"),
+        (
+            "--model bm25 --hybrid bm25",
+            "both models would be called 'BM25' in results; give one another --name",
+        ),
     ],
 )
 def test_an_option_without_an_effect_is_refused(folder, model, capsys, monkeypatch, options, said):

@@ -276,7 +276,8 @@ def shallow(measures: Sequence[Measure], depth: int, documents: int | None = Non
         for measure in measures
         if depth and (measure.params.get("cutoff") or 0) > depth and (documents is None or depth < documents)
     ]
-    return [f"{', '.join(deeper)}: the run has {depth:,} hits a query at most"] if deeper else []
+    hits = f"{depth:,} hit{'s' if depth > 1 else ''}"
+    return [f"{', '.join(deeper)}: no query has more than {hits} in the run"] if deeper else []
 
 
 def load_result(path: str | Path) -> Result:
