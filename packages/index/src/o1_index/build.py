@@ -16,16 +16,7 @@ from o1_index import engine as faiss_engine
 from o1_index.auto import POINTS, choose
 from o1_index.documents import Documents, Payload, listed, read_payloads
 from o1_index.engine import new_engine, set_parameters
-from o1_index.gpu import (
-    CAGRA,
-    Placement,
-    accelerate,
-    cagra,
-    count_gpus,
-    gpus_of,
-    refuse_no_cagra,
-    to_cpu,
-)
+from o1_index.gpu import Placement, accelerate, count_gpus, gpus_of, to_cpu
 from o1_index.index import Index, open_index
 from o1_index.store.checkpoint import Checkpoints
 from o1_index.store.manifest import Settings, origin
@@ -239,7 +230,19 @@ def adopt(path: str | Path, ids: Sequence[str] | None = None, *, metric: Metric 
     names = [str(number) for number in numbers.tolist()] if ids is None else listed(ids)
     if len(names) != engine.ntotal:
         raise InputError(f"{path}: {len(names)} ids for {engine.ntotal} vectors")
-    return Index(engine, Documents.of([names]), Settings(factory=factory, metric=metric or own))
+    index = Index(engine, Documents.of([names]), Settings(factory=factory, metric=metric or own))
+    _tell_unreachable(index)
+    return index
+
+
+def _tell_unreachable(index: Index) -> None:
+    """Say how many documents a graph cannot find, where these are more than one in a hundred."""
+    lost, rows = faiss_engine.unreachable(index.engine), len(index)
+    if lost * 100 > rows:
+        _log.warning(
+            "%s of %s documents cannot be reached in the graph; build it here, or choose an IVF factory",
+            f"{lost:,}", f"{rows:,}",
+        )  # fmt: skip
 
 
 def _tuning(parameters: str, k: int, recall: float, queries: VectorSource | None = None) -> Tune | None:
@@ -305,8 +308,6 @@ class _Build:
     def run(self, found: tuple[Any, int, float] | None = None) -> Index:
         """Return the index; `found` is an engine with the first so many batches, and its radius."""
         settings, rows = self.settings, len(self.documents)
-        if CAGRA.fullmatch(settings.factory):
-            return self._cagra()
         engine, done, radius = found or (self._engine(0.0), 0, 0.0)
         sample = np.zeros((0, self.dim), dtype=np.float32)
         set_parameters(engine, settings.parameters)  # those that it lacks are refused now, not at the end
@@ -325,6 +326,7 @@ class _Build:
         worker = accelerator.engine if accelerator else engine
         if rows and not worker.is_trained:
             self._train(worker, layout.documents(sample))
+        del sample  # may be as large as the index
         faiss_engine.reserve(worker, rows - worker.ntotal)
         self._fill(worker, layout, done, accelerator)
         engine = to_cpu(worker) if accelerator else worker
@@ -332,37 +334,11 @@ class _Build:
             accelerator = accelerate(engine, Placement(self.device))
         return self._finished(Index(engine, self.documents, self.settings, accelerator=accelerator))
 
-    def _cagra(self) -> Index:
-        """Build a graph on a GPU, of all vectors at once; it is searched on the CPU as HNSW is."""
-        gpus = gpus_of(self.device, count_gpus())
-        refuse_no_cagra(self.settings.factory, gpus)
-        parts = [
-            checked(ids, as_numpy(vectors), self.settings.metric, "the documents", self.dim)
-            for ids, vectors in self.batches(0)
-        ]
-        matrix = np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
-        norms = np.linalg.norm(matrix, axis=1)
-        if (
-            self.settings.metric == "inner_product"
-            and norms.max(initial=0) > norms.min(initial=np.inf) * 1.01
-        ):
-            self.settings = msgspec.structs.replace(self.settings, radius=largest_norm(matrix))
-        distance = self.settings.ranks_by_distance
-        engine = cagra(
-            Layout(self.settings.radius).documents(matrix), self.settings.factory, gpus[0], distance
-        )
-        return self._finished(Index(engine, self.documents, self.settings))
-
     def _finished(self, index: Index) -> Index:
         """Look at a filled index: set its parameters, or choose them, and say what cannot be reached."""
         engine, rows = index.engine, len(self.documents)
         index.set_parameters(self.settings.parameters)
-        lost = faiss_engine.unreachable(engine)
-        if lost * 100 > rows:
-            _log.warning(
-                "%s of %s documents cannot be reached in the graph; choose the metric cosine, or an IVF "
-                "factory", f"{lost:,}", f"{rows:,}",
-            )  # fmt: skip
+        _tell_unreachable(index)
         if self.tuning is not None and rows and not faiss_engine.is_exact(engine):
             self._tune(index, self.tuning)
         return index

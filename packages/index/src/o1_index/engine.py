@@ -172,6 +172,10 @@ def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[S
     faiss = load_faiss()
     scores = np.empty((len(vectors), k), dtype=np.float32)
     rows = np.empty((len(vectors), k), dtype=np.int64)
+    if isinstance(faiss.downcast_index(engine), faiss.IndexHNSW):
+        # a graph stops when it has looked at as many candidates as efSearch says, be k larger or not
+        parameters = parameters or faiss.SearchParametersHNSW(efSearch=engine.hnsw.efSearch)
+        parameters.efSearch = max(parameters.efSearch, k)
     with refusals("search"):
         engine.search_c(
             len(vectors), _address(vectors), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), parameters

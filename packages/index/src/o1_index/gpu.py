@@ -14,7 +14,7 @@ from typing import Any
 from o1_index.documents import Rows
 from o1_index.engine import load_faiss, refusals, search
 from o1_index.hits import Scores
-from o1_index.vectors import Matrix, Vectors, as_numpy
+from o1_index.vectors import Vectors, as_numpy
 from o1_records import InputError, quoted
 
 MOST_FETCHED = 2048
@@ -85,45 +85,6 @@ def accelerate(engine: Any, placement: Placement) -> Accelerator | None:
         _log.warning("searching on the CPU: %s", error)
         return None
     return Accelerator(copy, resources, placement)
-
-
-# --- a graph that is built on a GPU -------------------------------------------------------------------
-
-CAGRA = re.compile(r"CAGRA(\d+)?")
-"""The factory of a graph that cuVS builds on a GPU, and FAISS searches on the CPU: CAGRA32 has 32 links."""
-
-
-def refuse_no_cagra(factory: str, gpus: list[int]) -> None:
-    """Raise InputError where no CAGRA graph can be built."""
-    if not gpus:
-        raise InputError(
-            f"factory {factory!r} is built on an NVIDIA GPU; give the device cuda, or choose HNSW32,Flat"
-        )
-    if "CUVS" not in load_faiss().get_compile_options():
-        raise InputError(
-            f"factory {factory!r}: this faiss-gpu was built without cuVS; install faiss-gpu-cuvs (conda), or "
-            "choose another factory"
-        )
-
-
-def cagra(matrix: Matrix, factory: str, gpu: int, distance: bool) -> Any:
-    """Build a CAGRA graph and return it as an engine in host memory, to which documents can be added."""
-    faiss = load_faiss()
-    match = CAGRA.fullmatch(factory)
-    degree = int(match[1]) if match and match[1] else 32
-    with refusals(f"factory {factory!r}"):
-        config = faiss.GpuIndexCagraConfig()
-        config.device = gpu
-        config.graph_degree, config.intermediate_graph_degree = degree, 2 * degree
-        config.guarantee_connectivity = True
-        metric = faiss.METRIC_L2 if distance else faiss.METRIC_INNER_PRODUCT
-        resources = faiss.StandardGpuResources()
-        graph = faiss.GpuIndexCagra(resources, matrix.shape[1], metric, config)
-        graph.train(matrix)
-        engine = faiss.IndexHNSWCagra()
-        engine.base_level_only = False
-        graph.copyTo(engine)
-    return engine
 
 
 def _only_gpus(engine: Any) -> bool:
