@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
 from o1_synth import ChatExpert, Checks, Job, Retry, think
-from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, is_refusal, leaks
+from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, leaks
 from o1_synth.job.draw import Failure
+from o1_synth.refusal import is_refusal
 
 QUERY = "why does the sky look blue during the day"
 THOUGHT = (

@@ -23,82 +23,11 @@ from o1_records import Document, Example, InputError, Qrel, Query, Record
 from o1_records.kit.text import contained, jaccard, runs, shingles, words
 from o1_synth.expert import Reason
 from o1_synth.prompt import DocumentPrompt, Prompt
+from o1_synth.refusal import is_refusal
 
 RULES = 2
 """Counted up when a rule below changes, so that finished work is checked again."""
 
-_CANNOT = (
-    r"(?:can ?not|can'?t|could ?n[o']t|won'?t|will not|would (?:not|rather not|prefer not to)|wouldn't"
-    r"|(?:am|are|'m|'re) (?:\w+ )?"
-    r"(?:unable|afraid|not (?:able|allowed|permitted|comfortable|programmed|designed))"
-    r"|(?:must|have to|need to|will have to)(?: \w+ly)? (?:decline|pass)|refuse|decline"
-    r"|(?:do not|don't) feel comfortable)"
-)
-_SERVE = (
-    r"(?:help(?! (?:but|feeling|thinking|noticing|wondering))|assist|answer|comply|fulfil+|discuss|talk"
-    r"|engage|take part|participate|respond|diagnose|prescribe|advise|browse|access|share|disclose"
-    r"|reveal|endorse"
-    r"|provid\w+|offer|generat\w+|creat\w+|writ\w+|produc\w+|recommend specific|predict|process|perform"
-    r"|promot\w+"
-    r"|give (?:you|out|legal|medical|financial|advice)|tell(?: you)?\b|view images|look that up"
-    r"|(?:do|say) (?:that|this|so|it)\b|play|send|make phone|feel|continue|with (?:that|this))"
-)
-_AI = (
-    r"(?:ai|artificial intelligence|(?:\w+ )?language model|ai (?:language model|assistant|model|chatbot)"
-    r"|chatbot|(?:virtual|digital) assistant)"
-)
-_REFUSALS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # "I cannot provide", "I'm unable to help you", "I must decline"
-        rf"\bi ?{_CANNOT}(?: and (?:can ?not|will not|won't))?(?: be able)?(?: to"
-        rf"| with)?(?: \w+ly)? ?{_SERVE}"
-        r"(?! that the)",
-        r"\bwe (?:are|'re) unable to (?:process|answer|provide|assist|help|fulfil)",
-        r"\bi (?:must|have to|need to|will have to|'ll have to) (?:respectfully )?decline\b"
-        r"|\bgoing to have to pass\b",
-        # "Sorry, I can't", "I understand that, but I can't"
-        rf"(?:sorry|apologi\w+|unfortunately|regrettably|afraid)\b[^.!?:]{{0,40}}"
-        rf"\bi ?(?:{_CANNOT}|(?:do not|don't|didn't|did not) (?:know|have|understand))",
-        rf"(?:understand|thank you|thanks|note)\b[^.!?:]{{0,60}}\bi ?{_CANNOT}|\b, so i (?:won't|can't)\b",
-        # "As an AI language model"
-        rf"\b(?:as|being|i am|i'm) (?:just |only |merely )?an? {_AI}"
-        r"(?:,(?! \w+ (?:predicts|is|are|can)\b)| and\b|\.| i\b| (?:developed|created|trained)\b)",
-        r"\bi(?: am|'m) not a (?:doctor|lawyer|medical|financial|licensed|qualified)",
-        r"\bmy (?:training data|knowledge(?: cut-?off)?)\b[^.!?]{0,60}"
-        r"(?:ends?|limited|prevents?|until|up to|only|2\d{3})",
-        r"against my (?:programming|guidelines|policy|policies)|in my training\b|\bmy (?:capabilities"
-        r"|abilities)\b"
-        r"|what i can do\b|i can help with\b|i am (?:not )?able to do|that i can provide"
-        r"|i am (?:not )?programmed",
-        # "I do not have access to", "I don't know"
-        r"\bi (?:\w+ )?(?:do not|don't|lack|have no)(?: currently)?(?: have)?"
-        r"(?: (?:any|the|enough|direct|personal|real-?time|sufficient|access to|such|current|specific))*"
-        r" (?:access|ability|capability|information|data|experiences?|feelings|emotions|opinions?"
-        r"|beliefs|knowledge"
-        r"|answer|details)\b",
-        r"\bi (?:do not|don't) know(?: the answer\b[^.]*)?\W*$|\bi only have information\b",
-        # "This request violates", "It would be unethical for me"
-        r"\b(?:this|your|the) (?:request|question|query|prompt)(?: you asked)?[^.!?]{0,50}"
-        r"\b(?:violates|goes against|inappropriate|unclear|not clear|cannot be answered"
-        r"|does not contain|lacks)\b",
-        r"\bnot enough (?:information|context|details)\b",
-        r"\bit(?: is|'s| would be| isn't)(?: not)? (?:inappropriate|unethical|illegal|appropriate"
-        r"|ethical|possible"
-        r"|wrong) for me\b",
-        # it asks back: "Please provide more details", "How can I help you?"
-        r"(?:^|[.!] )(?:could|can|would) you (?:please )?"
-        r"(?:provide|clarify|specify|rephrase|tell me|give me|share)\b",
-        r"(?:^|[.!;] )please (?:clarify|rephrase|specify|be more specific|share (?:more|the)"
-        r"|provide (?:more|additional|further|the (?:text|passage|query|question|code|document)))"
-        r"|\brephrase it\b|\bhow (?:can|may) i (?:help|assist) you\b|\bwhat would you like\b"
-        r"|\bhappy to (?:help|assist)\b|\bnot sure (?:i understand|what you)\b"
-        r"|\bi (?:would |'d )?need (?:more|additional|further|access to)\b[^.]*(?:information|details"
-        r"|context|data)",
-        r"\bi can only answer\b|\bi(?:'d| would) (?:rather|prefer) not\b|\bi strongly advise\b",
-    )
-)
-_BEGINNING = 45  # words of a text in which a refusal shows
 _NEW_WORDS, _NEW_SHARE = 4, 0.5
 _RUN = 8  # words of a verbatim copy
 _COPIED_SHARE, _COPIED_PART = 0.5, 0.5
@@ -122,12 +51,6 @@ NAMES = ("refusal", "echo", "scaffold", "leak", "loop", "language", "duplicate",
 """The checks that there are."""
 
 RecordT = TypeVar("RecordT", bound=Record, contravariant=True)
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a text begins as models decline, or ask back: "I'm sorry, but I can't"."""
-    head = " ".join(text.replace("’", "'").split(maxsplit=_BEGINNING)[:_BEGINNING])
-    return any(pattern.search(head) for pattern in _REFUSALS)
 
 
 def is_echo(query: str, text: str) -> bool:
@@ -156,22 +79,21 @@ def leaks(passage: str, text: str, query: str = "") -> bool:
     return contained(whole, said) >= _COPIED_PART or contained(said, whole) >= _COPIED_SHARE
 
 
-def is_scaffold(frame: Iterable[str], text: str, query: str = "") -> bool:
-    """Whether a text repeats the prompt around its query: a label at the beginning of a line, an instruction.
+def is_scaffold(frame: Iterable[str], labels: Iterable[str], text: str, query: str = "") -> bool:
+    """Whether a text repeats the prompt around its query.
 
-    `frame` are the lines of the prompt that every query gets.
+    That is six words of an instruction in `frame`, one of the `labels` (such as "Query:") at the beginning
+    of a line, or two of them anywhere.
     """
-    lines = [" ".join(line.split()).casefold() for line in text.splitlines()]
-    said = runs(words(text), _FRAME_RUN)
-    asked = shingles(query, _FRAME_RUN)
-    for part in frame:
-        part = " ".join(part.split()).casefold()
-        if part.endswith(":") and any(line.lstrip("#*> ").startswith(part) for line in lines):
-            return True
-        told = words(part)
-        if len(told) >= _FRAME_RUN and (runs(told, _FRAME_RUN) - asked) & said:
-            return True
-    return False
+    names = {label.rstrip(": ").casefold() for label in labels}
+    lines = "|".join(map(re.escape, sorted(names)))
+    if names and re.search(rf"^[\W\d]*(?:{lines})[\W\d]{{0,4}}:", text, re.IGNORECASE | re.MULTILINE):
+        return True
+    if len(names) > 1 and len(names & {found.casefold() for found in re.findall(r"\b(\w+) ?:", text)}) > 1:
+        return True
+    said = runs(words(text), _FRAME_RUN) - shingles(query, _FRAME_RUN)
+    told = (words(part) for part in frame)
+    return any(len(part) >= _FRAME_RUN and runs(part, _FRAME_RUN) & said for part in told)
 
 
 def is_loop(text: str) -> bool:
@@ -274,7 +196,7 @@ class Checks:
             Reason.ECHO: lambda: is_echo(query.text, text),
             Reason.LOOP: lambda: is_loop(text),
             Reason.LANGUAGE: lambda: is_other_script(query.text, text),
-            Reason.SCAFFOLD: lambda: is_scaffold(self._frame(), text, query.text),
+            Reason.SCAFFOLD: lambda: is_scaffold(*self._frame(), text, query.text),
             Reason.LEAK: lambda: any(leaks(it, text, query.text) for it in self._not_to_copy(query, sample)),
         }
         return next((reason for reason, test in tests.items() if reason in self.names and test()), None)
@@ -283,8 +205,11 @@ class Checks:
         """Return all of the text."""
         return text
 
-    def _frame(self) -> tuple[str, ...]:
-        return (*self.prompt.template.frame(), self.prompt.task) if self.prompt else ()
+    def _frame(self) -> tuple[Iterable[str], Iterable[str]]:
+        if self.prompt is None:
+            return (), ()
+        template = self.prompt.template
+        return [*template.frame(), self.prompt.task], template.labels
 
     def _not_to_copy(self, query: Query, sample: int) -> Iterator[str]:
         yield from self.passages(query)
@@ -316,12 +241,13 @@ class DocumentChecks:
     def fault(self, document: Document, text: str, finish_reason: str, sample: int = 0) -> Reason | None:
         """Return the first thing that is wrong with a text, or None; near-copies are found elsewhere."""
         frame = tuple(self.prompt.template.frame()) if self.prompt else ()
+        labels = self.prompt.template.labels if self.prompt else ()
         tests: dict[Reason, Callable[[], bool]] = {
             Reason.TRUNCATED: lambda: finish_reason == "length",
             Reason.REFUSAL: lambda: is_refusal(text),
             Reason.LOOP: lambda: is_loop(text),
             Reason.LANGUAGE: lambda: is_other_script(document.text, text),
-            Reason.SCAFFOLD: lambda: is_scaffold(frame, text, document.full_text),
+            Reason.SCAFFOLD: lambda: is_scaffold(frame, labels, text, document.full_text),
             Reason.LEAK: lambda: leaks(document.full_text, text),
         }
         return next((reason for reason, test in tests.items() if reason in self.names and test()), None)

@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -119,6 +120,18 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return the label that the user's message ends with, such as "Response:"; "" without one."""
         last = self.user.rstrip().rpartition("\n")[2].strip()
         return last if last.endswith(":") else ""
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Return the labels of a query and of an answer, such as "Query:", which no answer repeats."""
+        ours = self.exemplar.splitlines() + self.user.splitlines() if "exemplars" in self.markers else []
+        before = (line.partition("{")[0].strip() for line in ours if "{query" in line or "{passage" in line)
+        after = (
+            _MARKER.sub("", one).strip()
+            for one, two in pairwise(ours)
+            if two.strip().startswith(("{query", "{passage"))
+        )
+        return frozenset(label for label in (*before, *after, self.cue) if label.endswith(":"))
 
     def frame(self) -> Iterator[str]:
         """Yield the lines around what is filled in: instructions, labels, cues."""

@@ -18,10 +18,11 @@ from statistics import median
 
 from o1_records import Document, Exclusion, InputError, Query, Thought, quoted, write_jsonl
 from o1_records.kit.text import words
-from o1_synth.checks import RULES, is_loop, is_other_script, is_refusal, leaks
+from o1_synth.checks import RULES, is_loop, is_other_script, leaks
 from o1_synth.expert import ExpertOf, Reason
 from o1_synth.job.scheduler import Answers, Job, Summary, path_beside, run_job
 from o1_synth.prompt import template_digest
+from o1_synth.refusal import is_refusal
 from o1_synth.remix.domain import Domain
 from o1_synth.template import WRITE, Message, Template, as_template
 
@@ -51,45 +52,33 @@ SOURCES = ".sources.jsonl"
 """What follows the name of the queries in the name of the file that says what they were written from."""
 
 _QUERY = re.compile(r"<query>(.*?)</query>", re.DOTALL)
-_TEXT = r"(?:passage|text|document|article|excerpt|paragraph|snippet|paper|study)"
-_WRITER = r"(?:authors?|writers?|researchers|source)"
-_SAYS = (
-    r"(?:sa(?:y|ys|id)|states?|mentions?|describes?|explains?|discuss(?:es)?|argues?|gives?|suggests?"
-    r"|impl(?:y|ies)|concludes?|uses?|finds?|means?|calls?|lists?|presents?|provides?|answers?|supports?|shows?"
-    r"|was written|is about)"
+_TEXT = r"(?:passage|text|document|article|excerpt|paragraph|snippet|paper|study)s?"
+_WRITER = r"(?:authors?|writers?|researchers)"
+# "the text of the treaty", "the document scanner", "the article I bought" are not the document of the query
+_ANOTHER = (
+    r"(?! (?:of|between|through|on|in|for|from|to|with|at|by|i|we|my|our|you|who|sign|editor|scanner"
+    r"|file|field"
+    r"|frequency|database|message|format|mode|box|break|search|online)\b| (?:above|below) an?\b)"
 )
-_OF = (
-    r"(?:according to|based on|in|from|per|of|to|about|at|with reference to|in light of|considering|using|see"
-    r"|read|reading|with|by|on|if|summari[sz]e)"
-)
-_OTHER = (
-    r"(?: (?:of|between|through|on|for|in|above|i|my|sign|editor|scanner|frequency|database|field"
-    r"|online)\b)"
-)
-_SHOWN = r"(?:mentioned|described|discussed|presented|shown|given|provided|stated|listed|outlined|used)"
 _REFERS_TO_IT = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        # "this passage", "the given text", "in the document", "the text states"
-        rf"\b(?:this|the (?:above|given|provided|following|previous)|given|above|following|provided)"
-        rf" (?:\w+ )?{_TEXT}\b(?! i\b)",
-        rf"\b{_OF} the {_TEXT}\b(?!{_OTHER})(?! \w+ (?:file|editor))",
-        rf"\bthe {_TEXT} (?:above|below|here|itself)\b(?! an?\b)|\bthe {_TEXT} (?:\w+ )?{_SAYS}\b",
-        rf"\b(?:do|does|did|could|would) the {_TEXT} {_SAYS}\b",
-        # "does the author give"
-        rf"\b(?:according to|do|does|did|by) the {_WRITER}\b(?! (?:of|field)\b)|\bthe {_WRITER} {_SAYS}\b",
-        rf"\b{_WRITER} (?:of|in) this\b",
-        # "described above", "the above example", "Figure 2"
-        rf"\b{_SHOWN} (?:above|below|earlier|here|previously)\b",
-        r"\bthe (?:above|given|provided|following) (?:\w+ )?(?:information|example|code|function"
-        r"|method|algorithm"
-        r"|description|context|details|data|table|list|statement)\b",
-        r"\bthe (?:code|table|function|snippet|example|description|data|list|information|details)"
-        r" (?:above|below|(?:given|provided) (?:above|below|here|in))\b",
-        r"\b(?:in|from) the (?:above|table above)\b|\b(?:figure|fig\.|table|paragraph|section) (?:\d+"
-        r"|one|two|three)\b",
-        r"\bin this (?:context|case|scenario|excerpt|example),|\binformation provided,|\bgiven the above\b"
-        r"|\bgiven (?:code|function)\b",
+        # "the passage", "this second paragraph", "the given text", "provided article"
+        rf"\b(?:the|this|that|given|provided|above) (?:\w+ )?{_TEXT}\b{_ANOTHER}",
+        rf"\bthe {_WRITER}\b{_ANOTHER}|\b{_WRITER} (?:of|in) (?:this|the) {_TEXT}\b{_ANOTHER}",
+        rf"\b(?:from|by|in|according to|based on) (?:this|the) (?:{_TEXT}|source)\b{_ANOTHER}"
+        rf"|\bthe source says?\b",
+        # "described above", "the provided solution", "the code above", "Figure 2"
+        r"\b(?:mentioned|described|discussed|presented|shown|given|provided|stated|listed|outlined|used)"
+        r" (?:above|below|earlier|here|previously)\b",
+        r"\b(?:the (?:given|provided|above)|given(?! an? )) (?:\w+ )?(?:information|example|code"
+        r"|function|method|algorithm"
+        r"|description|context|details|data|table|list|statement|solution|problem|proof|theorem)\b",
+        r"\bthe (?:\w+ )?(?:code|table|function|snippet|example|description|data|list|information|solution)"
+        r" (?:above|below|(?:given|provided|shown) (?:above|below|here|in))\b(?! an?\b)",
+        r"\b(?:in|from|given) the above\b|\bas (?:mentioned|described|stated|shown|discussed) earlier\b"
+        r"|\b(?:figure|fig\.|table|paragraph|section) (?:\d+|one|two|three)\b|\binformation provided\b"
+        r"|\bin this context,",
     )
 )
 

@@ -1,0 +1,106 @@
+"""Whether a model declined, or asked back, where it was asked for a thought.
+
+A refusal speaks of the conversation (of me, of you, of the question) and of nothing else, or it says in so
+many words what the speaker cannot do. A thought in the first person, or about AI, sorrow or requests, has a
+subject of its own. Measured on labelled sentences: `benchmarks/synth_checks.py`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from o1_records.kit.text import words
+
+_BEGINNING = 45  # words of a text in which a refusal shows
+_SUBJECT = 0.2  # of a refusal's words, at most, are about anything but the conversation
+
+# words of a conversation about itself: small ones, what assistants do, and what they say of themselves
+_CONVERSATION = frozenset(
+    words("""
+    i you me my your yours we us it that this there what which who how why where when can could would will
+    may might must should do does did done has have had be am is are was were been being to for with of on
+    in at about from by into over than then and or but so if as because since due any some more enough
+    further additional specific all just only also too very really quite however therefore instead the a an
+    its these those here today now again first let not no none never nothing neither nor cannot isn don
+    doesn didn won wouldn couldn can't n t s m re ve ll d sorry apologize apologise apologies apology
+    unfortunately regrettably afraid please thanks thank hello hi hey hmm sure course certainly happy glad
+    help helping helpful assist assisting assistance assistant answer answers answering answered reply
+    respond response responses question questions query queries request requests ask asks asked asking
+    prompt message messages input conversation topic topics task information info detail details context
+    access accessing able unable ability abilities capable capability capabilities provide provided
+    providing give giving given share sharing tell telling say saying talk talking discuss discussing
+    discussion write writing generate create produce know knowing known knowledge understand understanding
+    understood clear unclear sure unsure clarify clarification rephrase specify mean want wanted wish like
+    need needed see look looking find willing decline declining refuse refusing comply fulfill fulfil
+    allowed allow permitted forbid forbidden comfortable appropriate inappropriate unethical guidelines
+    policy policies rules terms programmed designed trained instructed training developed created ai
+    artificial intelligence language model models chatbot bot opinion opinions feelings preferences beliefs
+    experience experiences personal name idea version comment missing trained data until thing things
+    something anything else other another kind sort type way possible impossible try send sent paste empty
+    cut off bit limited limits limitations scope beyond outside purpose general check verify confirm unknown
+    """)
+)
+_PERSON = re.compile(
+    r"\b(?:i|me|my|we|us|you|your|sorry|apologies)\b|\b(?:this|the) (?:request|question|query|message"
+    r"|prompt|conversation)\b",
+    re.IGNORECASE,
+)
+_DENIES_OR_ASKS = re.compile(
+    r"\b(?:not|no|cannot|\w+n't|unable|never|nothing|sorry|decline|refuse|unfortunately|afraid|without|forbid"
+    r"|only|outside|beyond|unethical|inappropriate|limited|unclear|unknown|need|please|happy to"
+    r"|let me know|missing)\b|\?",
+    re.IGNORECASE,
+)
+
+_CANNOT = (
+    r"(?:can ?not|can't|could not|couldn't|will not|won't|would not|wouldn't"
+    r"|(?:am|are|'m|'re) (?:\w+ )?(?:unable|not (?:able|allowed|permitted|qualified|in a position)))"
+)
+_SERVE = (
+    r"(?:help (?:you|with)|assist|answer|comply|fulfil+|discuss|talk about|engage|participate|take part"
+    r"|diagnose|prescribe|advise|recommend|advocate|promote|support|encourage|condone|endorse|browse|access"
+    r"|disclose|reveal|share|provid\w+|offer|generate|create|write|produce|give (?:you|out|\w+ advice)"
+    r"|tell you|walk you|view|predict|make phone calls)"
+)
+_IN_SO_MANY_WORDS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # "I cannot provide", "I'm not able to really discuss"
+        rf"\bi ?{_CANNOT}(?: and (?:cannot|will not))?(?: be able)?(?: to| with)?(?: \w+ly)? {_SERVE}\b",
+        # "Sorry, but I don't have", "Unfortunately I can't"
+        rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regrettably|afraid)\b[^.!?:]{{0,40}}"
+        rf"\bi ?(?:{_CANNOT}|(?:do not|don't) (?:know|have|understand))\b",
+        # "As an AI language model developed by"
+        r"\b(?:as|being|i am|i'm|just|i'm \w+,) (?:just |only |merely )?an? (?:\w+ )?"
+        r"(?:ai(?: language model| assistant| model)?|artificial intelligence|language model"
+        r"|assistant|chatbot)"
+        r"(?:,? i\b|, my\b| and\b|\.| (?:developed|created|designed|made|trained) by\b)",
+        # "I must decline", "I'm not a lawyer"
+        r"\bi(?: am|'m|'ll)? ?(?:must|have to|need to|going to|will)(?: \w+ly)?(?: have to)?"
+        r" (?:(?:decline|refuse|refrain)(?: to| from\b| this\b| here\b|[.,;]|$)|pass on this)",
+        r"\bi (?:refuse|decline) to (?:help|take part|answer)\b",
+        r"\bi(?: am|'m) not (?:a (?:doctor|lawyer|medical|financial|licensed)|qualified|in a position)\b",
+        r"\bi only (?:know about things|have information)\b|\bi have no (?:way of|knowledge of)\b",
+        # "I do not have real-time access", "I lack the ability to"
+        r"\bi (?:currently )?(?:(?:do not|don't)(?: currently)? have|lack|have no)"
+        r"(?: (?:any|the|enough|direct|personal|real-?time|sufficient|such|current|specific))*"
+        r" (?:access to|ability to|capability to|information|opinions?|feelings|experiences?|weather"
+        r"|prices?|data on)\b",
+        r"\bmy (?:knowledge cut-?off|training data|information stops|guidelines|programming|polic(?:y"
+        r"|ies))\b",
+        r"\b(?:against|violates?) (?:\w+ )?(?:usage |content )?(?:guidelines|polic(?:y|ies)"
+        r"|terms of (?:use|service))\b",
+        r"\bnot enough (?:information|context|detail) in the (?:query|question|request)\b",
+    )
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text begins as models decline, or ask back: "I'm sorry, but I can't"."""
+    head = " ".join(text.replace("’", "'").split(maxsplit=_BEGINNING)[:_BEGINNING])
+    if any(pattern.search(head) for pattern in _IN_SO_MANY_WORDS):
+        return True
+    said = words(head)
+    subject = sum(word not in _CONVERSATION for word in said)
+    about_itself = bool(said) and subject <= _SUBJECT * len(said)
+    return about_itself and bool(_PERSON.search(head)) and bool(_DENIES_OR_ASKS.search(head))
