@@ -194,7 +194,7 @@ def nearest(queries: Matrix, documents: Matrix, k: int, *, distance: bool) -> tu
     if len(documents):
         knn(*arrays, queries.shape[1], len(queries), len(documents), k, *results)
     else:
-        rows[:] = -1
+        rows[:], scores[:] = -1, np.inf if distance else -np.inf
     return scores, rows
 
 
