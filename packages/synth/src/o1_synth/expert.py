@@ -90,7 +90,8 @@ UNANSWERED = frozenset(
 class NoThought(Exception):  # noqa: N818  an outcome that the scheduler counts, not a defect
     """An expert has no thought for one sample, for a typed reason.
 
-    Where a model answered all the same, these are the tokens of its answer.
+    Where a model answered all the same, these are the tokens of its answer. `asked` is False where no request
+    went out.
     """
 
     def __init__(
@@ -101,11 +102,13 @@ class NoThought(Exception):  # noqa: N818  an outcome that the scheduler counts,
         prompt_tokens: int = 0,
         completion_tokens: int = 0,
         counted: bool = True,
+        asked: bool = True,
     ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
         self.prompt_tokens, self.completion_tokens, self.counted = prompt_tokens, completion_tokens, counted
+        self.asked = asked
 
 
 class NotSamplingError(InputError):

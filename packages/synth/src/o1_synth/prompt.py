@@ -59,6 +59,25 @@ class Exemplar:
     passage: str
 
 
+def examples_of(
+    queries: Iterable[Query], qrels: Iterable[Qrel], documents: Iterable[Document]
+) -> Iterator[Example]:
+    """Yield an example of each query with a positive: its most relevant document, the first id among equals.
+
+    These documents are held in memory. A judged document that is not there is no example.
+    """
+    best: dict[str, tuple[int, str]] = {}
+    for qrel in qrels:
+        if qrel.relevance > 0:
+            found = (-qrel.relevance, qrel.doc_id)
+            best[qrel.query_id] = min(best.get(qrel.query_id, found), found)
+    wanted = {doc_id for _, doc_id in best.values()}
+    texts = {document.doc_id: document for document in documents if document.doc_id in wanted}
+    for query in queries:
+        if query.query_id in best and (document := texts.get(best[query.query_id][1])):
+            yield Example(query=query, positives=(document,))
+
+
 class Prompt:
     """Builds the chat messages about a query; the same sample of a query always gets the same messages.
 

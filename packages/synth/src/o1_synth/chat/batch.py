@@ -98,10 +98,10 @@ class BatchExpert(ModelExpert):
                 answers: list[Answer | NoThought] = [*_parsed(result.body, f"{path}: custom_id {name}")]
                 return answers[:count]
             if not result.again:
-                raise NoThought(Reason.HTTP_STATUS, result.detail)
+                raise NoThought(Reason.HTTP_STATUS, result.detail, asked=False)
         if self._asked[name] <= self._answered[name]:
             self._write(name, body)
-        raise NoThought(Reason.PENDING, f"custom_id {name}")
+        raise NoThought(Reason.PENDING, f"custom_id {name}", asked=False)
 
     def _read_folder(self) -> None:
         """Note which requests were written, and where the best result of each stands."""
@@ -164,7 +164,7 @@ def _parsed(body: bytes, place: str) -> list[Answer]:
     try:
         return parse_answers(body)
     except ValueError as error:
-        raise NoThought(Reason.MALFORMED, f"{place}: {error}") from error
+        raise NoThought(Reason.MALFORMED, f"{place}: {error}", asked=False) from error
 
 
 class _Named(msgspec.Struct):

@@ -9,12 +9,22 @@ import shlex
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from o1_records import Example, InputError, Qrel, Thought, open_documents, open_qrels, read_jsonl
+from o1_records import (
+    Example,
+    InputError,
+    Qrel,
+    Thought,
+    open_documents,
+    open_qrels,
+    open_queries,
+    read_jsonl,
+)
 from o1_records.kit.command import EVERYTHING, at_least, new_job, reads, writes
 from o1_records.styles import DOCUMENT_STYLES, QUERY_STYLES
 from o1_synth.chat.batch import BatchExpert
@@ -28,7 +38,7 @@ from o1_synth.expert import UNANSWERED, ExpertOn, ModelExpert, Reason, Sampling
 from o1_synth.job.scheduler import Job, Previewed, Summary
 from o1_synth.job.watch import Prices
 from o1_synth.local import LocalExpert
-from o1_synth.prompt import TASK, Prompt, Prompting
+from o1_synth.prompt import TASK, Prompt, Prompting, examples_of
 from o1_synth.remix.domain import Domain, read_domain
 from o1_synth.template import ABOUT_QUERIES, Kind, Template, read_template
 
@@ -272,7 +282,11 @@ def declare_prompt(command: argparse.ArgumentParser) -> None:
     documents = f"about documents {', '.join(DOCUMENT_STYLES)}"
     declare_template(command, None, f"{queries}; {documents}; or a file of your own")
     add("--task", default=TASK, help="the sentence that stands for {task}")
-    reads(command, "--exemplars", help="JSONL of Example records to draw exemplars from")
+    reads(
+        command,
+        "--exemplars",
+        help="where exemplars are drawn from: JSONL of Example records, or a BEIR folder with a train split",
+    )
     add("--exemplar-count", type=int, default=3, help="exemplars in a prompt")
     add("--exemplar-tokens", type=int, help="tokens of all exemplars of a prompt at most (estimated)")
     add("--exemplar-seed", type=int, default=0, help="of the draw of exemplars")
@@ -347,15 +361,27 @@ def prompt_of(args: argparse.Namespace) -> Prompt:
         refuse_without_effect(args, flags, "without --exemplars")
         if args.corpus is None:
             refuse_without_effect(args, ["--qrels"], "without --exemplars or --corpus")
+    known = [judgements(args.qrels, args.split)] if args.qrels else []
+    if args.exemplars is not None and args.exemplars.is_dir():
+        known.append(judgements(args.exemplars))  # of all splits: what no query may be shown
     return Prompt(
         args.task,
-        examples=read_jsonl(args.exemplars, Example) if args.exemplars else (),
-        qrels=judgements(args.qrels, args.split) if args.qrels else (),
+        examples=exemplars_of(args.exemplars),
+        qrels=chain.from_iterable(known),
         exemplar_count=args.exemplar_count,
         exemplar_tokens=args.exemplar_tokens,
         template=template_of(args, ABOUT_QUERIES, "paper"),
         seed=args.exemplar_seed,
     )
+
+
+def exemplars_of(path: Path | None) -> Iterator[Example]:
+    """Yield the examples of `--exemplars`: records, or the train split of a BEIR folder."""
+    if path is None:
+        return iter(())
+    if not path.is_dir():
+        return read_jsonl(path, Example)
+    return examples_of(open_queries(path, "train"), open_qrels(path, "train"), open_documents(path))
 
 
 def sampling_of(args: argparse.Namespace, template: Template | None = None) -> Sampling:
@@ -369,7 +395,7 @@ def checks_of(args: argparse.Namespace, prompt: Prompt) -> Checks:
     if args.qrels is None:
         refuse_without_effect(args, ["--corpus"], "without --qrels, which say what is a positive")
     passages = Passages(
-        read_jsonl(args.exemplars, Example) if args.exemplars else (),
+        exemplars_of(args.exemplars),
         judgements(args.qrels, args.split) if args.corpus else (),
         open_documents(args.corpus) if args.corpus else (),
     )

@@ -152,7 +152,7 @@ async def _replies(
         return await cast("GroupExpert[RecordT]", expert).think_together(query, samples, number)
     except NoThought as none:
         # the tokens of a request that failed as a whole count once
-        rest = NoThought(none.reason, none.detail)
+        rest = NoThought(none.reason, none.detail, asked=none.asked)
         return [none, *[rest] * (len(samples) - 1)]
 
 
@@ -166,10 +166,10 @@ def _count(replies: Sequence[Reply | NoThought], drawn: Drawn) -> None:
         drawn.spent.uncounted += not reply.counted
         if isinstance(reply, Reply) and reply.answered_by:
             drawn.answered_by.add(reply.answered_by)
-        elif isinstance(reply, NoThought) and reply.reason in UNANSWERED:
+        elif isinstance(reply, NoThought) and reply.asked and reply.reason in UNANSWERED:
             drawn.unanswered = str(reply)
     drawn.spent.prompt_tokens += prompt_tokens
-    drawn.spent.requests += 1
+    drawn.spent.requests += any(isinstance(reply, Reply) or reply.asked for reply in replies)
 
 
 def _judged(
