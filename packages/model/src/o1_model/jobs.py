@@ -495,8 +495,7 @@ def _by_item(
     without = sum(not row for row in own.values())
     if own and without == len(own):
         raise InputError(
-            f"{name}: none of its {strangers} thoughts is about a {role} that is here; "
-            "do they belong to it?"
+            f"{name}: none of its {strangers} thoughts is about a {role} that is here; do they belong to it?"
         )
     if without:
         many, kept = ("queries", "v_q") if role == "query" else ("documents", "their own vector")

@@ -127,7 +127,7 @@ def _ids_in_sentence_transformers(model: Any, one: Expected) -> list[int]:
 
 
 def _pooling_hint(certificate: Certificate, model: Any) -> str:
-    wanted = {"token": "lasttoken", "mean": "mean"}[certificate.layout.readout]
+    wanted = {"token": "lasttoken", "mean": "mean", "first": "cls"}[certificate.layout.readout]
     modes = [module.pooling_mode for module in model if hasattr(module, "pooling_mode")]
     return "" if modes == [wanted] else f"wrong pooling: {modes}, this layout reads {wanted!r}"
 

@@ -43,7 +43,8 @@ def fit(backbone: Backbone, layout: Layout, name: str) -> None:
     matrix = embedding_matrix(backbone.lm)
     if matrix.is_meta:  # the weights are on another process
         return
-    ids = _ordinary_ids(matrix, {*layout.control_ids, layout.eos, layout.bos, backbone.config.pad_token_id})
+    pad = getattr(backbone.config, "pad_token_id", None)
+    ids = _ordinary_ids(matrix, {*layout.control_ids, layout.eos, layout.bos, pad})
     training = backbone.training
     backbone.eval()
     try:

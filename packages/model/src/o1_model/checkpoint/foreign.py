@@ -35,10 +35,13 @@ _UNSAID = 10**9  # a tokenizer without a maximum length says 1e30
 _NO_LIMIT = 1 << 20
 
 
-def foreign_layout(folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any) -> dict[str, Any]:
+def foreign_layout(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any, *, closed: bool = False
+) -> dict[str, Any]:
     """Return the fields of an `instruct` layout that a model's files determine.
 
-    `config` is its transformers configuration. Without files for sentence-transformers that is its attention
+    `config` is its transformers configuration; rows are `closed` by a token even if the tokenizer appends
+    none. Without files for sentence-transformers that is its attention
     and the greatest lengths. Raises InputError for what the layout cannot express.
     """
     pooling = _pooling(folder)
@@ -52,7 +55,9 @@ def foreign_layout(folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any
     prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
     settings |= _query_prompt(str(prompts.get("query") or ""))
     settings["document_prompt"] = str(prompts.get("document") or "")
-    return {**settings, **_lengths(folder, tokenizer, config, settings)}
+    before, after = row_frame(tokenizer)
+    around = (before is not None) + (closed or after is not None)
+    return {**settings, **_lengths(folder, tokenizer, config, settings, around)}
 
 
 def check_rows(folder: Path, layout: Layout, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -107,9 +112,12 @@ def _query_prompt(prompt: str) -> dict[str, str]:
 
 
 def _lengths(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any, settings: dict[str, Any]
+    folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any, settings: dict[str, Any], around: int
 ) -> dict[str, int]:
-    """Return how many tokens of a text fit into a row as long as the files, else the model, allow."""
+    """Return how many tokens of a text fit into a row as long as the files, else the model, allow.
+
+    `around` counts the tokens around prompt and text.
+    """
     own: dict[str, Any] = {}
     for path in sorted(folder.glob("sentence_*_config.json")):
         own = _json(path)
@@ -122,7 +130,6 @@ def _lengths(
     if most is None:
         bounds = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
         most = min((bound for bound in bounds if bound and 0 < bound < _UNSAID), default=8192)
-    around = sum(token is not None for token in row_frame(tokenizer))
     instruction = settings.get("instruction", "")
     before = settings.get("query_prompt", "").replace(INSTRUCTION, instruction)
     prompts = {"query_length": before, "document_length": settings["document_prompt"]}

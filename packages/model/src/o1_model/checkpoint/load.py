@@ -146,7 +146,8 @@ def _layout(
     if name is not None and not (folder / FILE_NAME).exists():
         if name != "instruct" or lm is None:
             return known_layout(tokenizer, name=name, **settings)
-        by_files = foreign_layout(folder, tokenizer, lm.config.get_text_config())
+        closed = settings.get("eos") is not None
+        by_files = foreign_layout(folder, tokenizer, lm.config.get_text_config(), closed=closed)
         layout = known_layout(tokenizer, name=name, **{**by_files, **settings})
         if "eos" not in settings:  # else the rows are to differ
             check_rows(folder, layout, tokenizer)

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from o1_model.backbone import DECODERS_OF_ENCODERS, Backbone
 from o1_model.checkpoint.certificate import CERTIFICATE, PLAIN_TEXTS, ROLES, Role, row_ids, write_certificate
 from o1_model.encoding.encode import Vectors
-from o1_model.layout import Layout, document_row, query_prefix, query_row
+from o1_model.layout import Layout, document_row, query_prefix, query_row, text_ids
 from o1_records import InputError, atomic_write
 
 _CHAT_TEMPLATE = "chat_template.jinja"
@@ -31,7 +31,11 @@ _POOLING = "1_Pooling"
 _NO_LIMIT = 1 << 20
 _ENOUGH = 172  # characters of a text: two sentences of the long one, and the space after them
 _HAVE_POOLERS = frozenset({"bert", "roberta", "xlm-roberta"})
-_POOLING_MODES = {"token": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}
+_POOLING_MODES = {
+    "token": "pooling_mode_lasttoken",
+    "mean": "pooling_mode_mean_tokens",
+    "first": "pooling_mode_cls_token",
+}
 
 
 def save_checkpoint(
@@ -85,7 +89,7 @@ def save_for_sentence_transformers(
     pooling = {"word_embedding_dimension": int(config.hidden_size), **modes}
     _write_json(folder / _POOLING / "config.json", pooling)
     _write_json(folder / _TRANSFORMER, _transformer_config(config, layout, tokenizer))
-    prompts = {"query": query_prefix(layout), "document": ""}
+    prompts = {"query": query_prefix(layout), "document": layout.document_prompt}
     _write_json(folder / _PROMPTS, {"prompts": prompts, "similarity_fn_name": "cosine"})
     kinds = [("", "Transformer"), (_POOLING, "Pooling"), ("2_Normalize", "Normalize")]
     modules = [
@@ -129,7 +133,7 @@ def _renders_our_rows(layout: Layout, tokenizer: PreTrainedTokenizerBase, templa
     whole = msgspec.structs.replace(layout, query_length=_NO_LIMIT, document_length=_NO_LIMIT)
     texts = [text[:_ENOUGH] for text in PLAIN_TEXTS]
     for role in ROLES:
-        prefix = query_prefix(layout) if role == "query" else ""
+        prefix = query_prefix(layout) if role == "query" else layout.document_prompt
         for text, row in zip(texts, row_ids(whole, tokenizer, role, texts), strict=True):
             rendered: Any = tokenizer.apply_chat_template(
                 [{"role": "user", "content": prefix + text}],
@@ -148,14 +152,16 @@ def _transformer_config(config: Any, layout: Layout, tokenizer: PreTrainedTokeni
     processor: dict[str, Any] = {"padding_side": "right", "truncation_side": "right"}
     if tokenizer.pad_token is None:
         processor["pad_token"] = tokenizer.convert_ids_to_tokens(layout.eos)
+    # there, prompts count as text
+    asked, read = (len(ids) for ids in text_ids(tokenizer, [query_prefix(layout), layout.document_prompt]))
     own: dict[str, Any] = {
         "transformer_task": "feature-extraction",
         # texts become messages, and so go through the chat template
         "modality_config": {"text": method, "message": {**method, "format": "flat"}},
         "module_output_name": "token_embeddings",
         "processor_kwargs": processor,
-        "query_length": len(query_row(layout, range(layout.query_length)).ids),
-        "document_length": len(document_row(layout, range(layout.document_length)).ids),
+        "query_length": len(query_row(layout, range(asked + layout.query_length), prompt=asked).ids),
+        "document_length": len(document_row(layout, range(read + layout.document_length), prompt=read).ids),
     }
     if config.model_type in DECODERS_OF_ENCODERS:
         # without a thought, prefix attention is an encoder's

@@ -130,7 +130,7 @@ def _read_out(
     # a batch padded on the right is ragged with rows of `seq` tokens, of which spans are read
     rows, seq = batch.mask.shape
     offsets = torch.arange(rows + 1, device=states.device) * seq
-    end = offsets[:-1] + batch.last + 1
+    end = offsets[:-1] + 1 + (0 if layout.readout == "first" else batch.last)
     begin = offsets[:-1] if layout.readout == "mean" else end - 1
     return pool_spans(states.flatten(0, 1), offsets, begin, end)
 

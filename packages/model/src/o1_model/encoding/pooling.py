@@ -154,7 +154,16 @@ def mean_up_to(
     return pool_spans(hidden.flatten(0, 1), offsets, begin, begin + position + 1, unit=False)
 
 
-READ_OUTS: dict[str, ReadOut] = {"token": at_position, "mean": mean_up_to}
+def first_of(
+    hidden: Float[Tensor, "batch seq dim"],
+    mask: Int[Tensor, "batch seq"],
+    position: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch dim"]:
+    """Take the state of the first attended token of each row, wherever its `position` is."""
+    return at_position(hidden, mask, torch.zeros_like(position))
+
+
+READ_OUTS: dict[str, ReadOut] = {"token": at_position, "mean": mean_up_to, "first": first_of}
 
 
 def _average(
