@@ -402,7 +402,7 @@ class Documents:
         return mask if where is None else mask & self._matching(where)
 
     def _matching(self, where: Where) -> NDArray[np.bool_]:
-        if self.payloads is None and not self.added_payloads:
+        if self.payloads is None and not self.added_payloads and len(self):
             raise InputError(
                 "the index has no payloads to filter by; give them with the documents, or leave `where` out"
             )
