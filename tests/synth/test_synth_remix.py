@@ -31,10 +31,19 @@ from o1_synth import ChatExpert, Retry
 from o1_synth.__main__ import main
 from o1_synth.expert import Reason
 from o1_synth.remix import Domain, annotate, clean, mine, read_domain, write
-from o1_synth.remix.annotate import Pairs, score_of
+from o1_synth.remix.annotate import Judgement, Pairs, score_of
 from o1_synth.remix.clean import CleanPrompt
 from o1_synth.remix.mine import hits_of_run
-from o1_synth.remix.write import LENGTHS, LEVELS, WritePrompt, WrittenChecks, sources, written_query
+from o1_synth.remix.write import (
+    LENGTHS,
+    LEVELS,
+    WritePrompt,
+    WrittenChecks,
+    has_length,
+    overlap,
+    sources,
+    written_query,
+)
 
 DOCUMENTS = [
     Document(
@@ -558,3 +567,153 @@ def test_a_template_of_ones_own_needs_its_markers(tmp_path, capsys):
     steps += ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--template", str(tmp_path / "own.txt")]
     assert main(steps) == 4
     assert "it needs {query} and {document} and may have {document_type}, " in capsys.readouterr().err
+
+
+# --- what is asked for is checked, and told -----------------------------------------------------------
+
+
+def asked_length(prompt: str) -> str:
+    return re.search(r"The query is ([\w ]+ words) long", prompt)[1]
+
+
+def test_a_length_is_asked_for_checked_drawn_again_and_told(serve, tmp_path, capsys):
+    """A model that is too brief at first, and then writes in the middle of what it was asked for."""
+    middles = dict(zip(LENGTHS, (50, 150, 250, 350, 450, 550), strict=True))
+
+    def say(request, text):
+        prompt = request["messages"][-1]["content"]
+        first = sum(r["messages"] == request["messages"] for r in server.requests) == 1
+        count = 3 if first else middles[asked_length(prompt)]
+        words = [f"word{n * request['seed'] % 10_007}" for n in range(1, count + 1)]
+        return f"<query>{' '.join(words)}</query>"
+
+    write_jsonl(tmp_path / "c.jsonl", DOCUMENTS)
+    server, out = serve(say=say), tmp_path / "q.jsonl"
+    command = ["remix", "write", "--corpus", str(tmp_path / "c.jsonl"), "--out", str(out)]
+    command += ["--base-url", server.base_url, "--model", "echo", "--checks"]
+    assert main([*command, "length,dependent"]) == 0
+    written = {query.query_id: query.text for query in read_jsonl(out, Query)}
+    drawn = {f"{d.doc_id}#0": WritePrompt(Domain()).drawn(d.doc_id, 0)[0] for d in DOCUMENTS}
+    assert {name: len(text.split()) for name, text in written.items()} == {
+        name: middles[length] if length != "less than 100 words" else 3 for name, length in drawn.items()
+    }
+    told = capsys.readouterr().err
+    for length, count in Counter(drawn.values()).items():
+        assert f"drawn {length}: {count} of {count} queries have it, median" in told
+    assert "long words that are the document's, too: 0% of a query's (median)" in told
+
+
+def test_without_that_check_what_has_another_length_is_kept_and_told(serve, tmp_path, capsys):
+    write_jsonl(tmp_path / "c.jsonl", DOCUMENTS)
+    server = serve(say=lambda request, text: f"<query>why does it rise {request['seed']}</query>")
+    command = ["remix", "write", "--corpus", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / "q.jsonl")]
+    assert main([*command, "--base-url", server.base_url, "--model", "echo"]) == 0
+    drawn = Counter(WritePrompt(Domain()).drawn(d.doc_id, 0)[0] for d in DOCUMENTS)
+    told = capsys.readouterr().err
+    for length, count in drawn.items():
+        having = count if length == "less than 100 words" else 0
+        assert f"drawn {length}: {having} of {count} queries have it, median 5 words" in told
+
+
+@pytest.mark.parametrize(
+    ("length", "low", "high"),
+    [("less than 100 words", 1, 120), ("100 to 200 words", 80, 240), ("at least 500 words", 400, 10_000)],
+)
+def test_a_length_may_be_a_fifth_off(length, low, high):
+    assert has_length("word " * low, length) and has_length("word " * high, length)
+    assert not has_length("word " * (low - 1), length)
+    assert not has_length("word " * (high + 1), length) or high == 10_000
+
+
+def test_a_query_in_the_words_of_its_document_is_known():
+    text = "Mitochondria generate adenosine triphosphate through oxidative phosphorylation in muscle tissue."
+    document = Document(doc_id="d", text=text)
+    assert overlap(text, "Mitochondria generate adenosine triphosphate?") == 1
+    assert overlap(text, "Why am I exhausted after sprinting upstairs?") == 0
+    checks = WrittenChecks(WritePrompt(DOMAIN), ["overlap"])
+    copied = "<query>How do mitochondria generate triphosphate in muscle tissue?</query>"
+    assert checks.fault(document, copied, "stop") == Reason.OVERLAP
+    assert checks.fault(document, "<query>Why am I exhausted after sprinting?</query>", "stop") is None
+
+
+def test_several_scores_of_a_pair_are_averaged_and_each_keeps_its_reasons(serve, tmp_path, capsys):
+    def say(request, text):
+        query, document = fenced_texts(request["messages"][-1]["content"])
+        first = 1 + zlib.crc32(f"{query}\0{document}".encode()) % 3
+        return f"Reason {request['seed']}.\n<score>{first + request['seed'] % 3}</score>"
+
+    server, out, judged = serve(say=say), tmp_path / "e.jsonl", tmp_path / "j.jsonl"
+    write_jsonl(tmp_path / "c.jsonl", DOCUMENTS)
+    write_jsonl(tmp_path / "q.jsonl", queries())
+    write_run(tmp_path / "r.trec", candidates())
+    command = ["remix", "annotate", "--queries", str(tmp_path / "q.jsonl"), "--out", str(out)]
+    command += ["--candidates", str(tmp_path / "r.trec"), "--corpus", str(tmp_path / "c.jsonl")]
+    command += [
+        "--base-url",
+        server.base_url,
+        "--model",
+        "echo",
+        "--scores",
+        "3",
+        "--judgements",
+        str(judged),
+    ]
+    assert main(command) == 0
+    assert len(server.requests) == 4 * 6 * 3
+    means = {}
+    for judgement in read_jsonl(judged, Judgement):
+        assert len(judgement.scores) == len(judgement.justifications) == 3
+        assert judgement.score == pytest.approx(sum(judgement.scores) / 3)
+        for score, said in zip(judgement.scores, judgement.justifications, strict=True):
+            assert score_of(said) == score and said.startswith("Reason ")
+        means[judgement.query_id, judgement.doc_id] = judgement.score
+    assert len(means) == 24 and any(mean % 1 for mean in means.values())
+    for example in read_jsonl(out, Example):
+        documents = (*example.positives, *example.negatives)
+        own = [means[example.query.query_id, document.doc_id] for document in documents]
+        assert list(example.teacher_scores) == own == sorted(own, reverse=True)
+        assert all(mean >= 3 for mean in own[: len(example.positives)])
+        assert all(mean < 3 for mean in own[len(example.positives) :])
+    equal = sum(len(set(judgement.scores)) == 1 for judgement in read_jsonl(judged, Judgement))
+    assert f"all scores of a pair are equal for {equal / 24:.0%} of the pairs" in capsys.readouterr().err
+
+
+def test_the_grade_of_a_positive_and_of_a_negative_can_be_chosen(model, tmp_path):
+    _, expert = model
+    made = {}
+    for name, grades in (("usual", {}), ("strict", {"positive": 4, "negative": 2})):
+        out = tmp_path / f"{name}.jsonl"
+        end = annotate(queries(), candidates(), DOCUMENTS, expert, out=out, **grades)
+        made[name] = {example.query.query_id: example for example in read_jsonl(out, Example)}
+        middle = sum(rated(q.text, DOCUMENTS[int(h.doc_id[1:])].full_text) == 3
+                     for q in queries() for h in candidates() if h.query_id == q.query_id)  # fmt: skip
+        assert end.undecided == (middle if name == "strict" else 0)
+    assert middle > 0
+    for example in made["strict"].values():
+        scores = example.teacher_scores
+        assert all(score >= 4 for score in scores[: len(example.positives)])
+        assert all(score <= 2 for score in scores[len(example.positives) :])
+    with pytest.raises(InputError, match="positive must be above 1 and at most 5, negative below it; got 3"):
+        annotate(queries(), candidates(), DOCUMENTS, expert, out=tmp_path / "x", positive=3, negative=3)
+
+
+def test_the_annotator_is_told_what_the_domain_says_of_relevance(model, tmp_path):
+    server, expert = model
+    biology = read_domain(None, "biology")
+    annotate(queries(1), candidates(1), DOCUMENTS, expert, out=tmp_path / "e.jsonl", domain=biology)
+    prompt = server.requests[0]["messages"][-1]["content"]
+    for said in (biology.relevance, "(biology post)", "(passage)", "<score>"):
+        assert said in prompt
+
+
+def test_the_domains_that_come_with_it_are_those_of_bright():
+    names = (
+        "biology earth_science economics psychology robotics stackoverflow sustainable_living leetcode pony"
+    )
+    for name in [*names.split(), "aops", "theoremqa_questions", "theoremqa_theorems"]:
+        domain = read_domain(None, name)
+        sizes = {"leetcode": (2, 64), "pony": (64, 2)}.get(name, (16, 8))
+        assert (domain.group_size, domain.batch_size) == sizes
+        assert domain.name == name and domain.instruction.startswith("Given a")
+    with pytest.raises(InputError, match=r"no table \[chemistry\]; it has 'biology'"):
+        read_domain(None, "chemistry")
