@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, beir, read_jsonl, write_jsonl
 from o1_vote import BM25Member
 from o1_vote.curation.calibrate import calibrate
-from o1_vote.curation.negatives import Mining, committee_teacher, mine
+from o1_vote.curation.negatives import NO_MATCH, NO_OPINION, NO_QUERY, Mining, committee_teacher, mine
 from o1_vote.election.nominate import Nomination, Reason
+from o1_vote.members.cosine import CosineMember
 from o1_vote.members.protocol import best_first
 
 RANDOM = np.random.default_rng(5)
@@ -155,6 +156,236 @@ def test_members_are_weighted_by_where_they_find_held_out_documents():
     with pytest.raises(InputError, match="nothing to calibrate with"):
         calibrate([], [good], list(DOCUMENTS))
 
+
+# --- what matches nothing, what was known before, what is left out ------------------------------------------
+
+
+def mined_of(corpus, query, positives, members=None, **options):
+    """Mine one query of a small corpus of texts by name."""
+    documents = {name: Document(doc_id=name, text=text) for name, text in corpus.items()}
+    nomination = Nomination(Query(query_id="q", text=query), (), tuple(documents[name] for name in positives))
+    mining = Mining(**{"relative": None, "near": 1, **options})
+    members = members(documents) if members else [BM25Member(documents)]
+    (record,) = mine([nomination], members, documents, mining)
+    return record
+
+
+def test_a_document_that_matches_nothing_of_the_query_is_no_negative():
+    corpus = {
+        "p": "open the zip file",
+        "n": "open a door",
+        "x": "sorting numbers",
+        "blank": "",
+        "dots": "...",
+    }
+    record = mined_of(corpus, "open zip", ["p"], count=9)
+    assert ids(record) == ["n"]
+    assert mined_of(corpus, "zip", ["p"]) == Reason(query_id="q", reason=NO_MATCH)
+    assert mined_of(corpus, " ", ["p"]) == Reason(query_id="q", reason=NO_QUERY)
+    assert mined_of(corpus, "?!", ["p"]) == Reason(query_id="q", reason=NO_MATCH)
+    # the positive does not match, so nothing says which documents are too close to it
+    assert mined_of(corpus, "sorting doors", ["p"], relative=0.95) == Reason(query_id="q", reason=NO_OPINION)
+    assert ids(mined_of(corpus, "sorting door", ["p"])) == ["x", "n"]
+
+
+def test_a_member_without_an_opinion_has_no_vote():
+    silent, loud = Table("silent", [0] * 30), Table("loud", [9, 9, *range(28, 0, -1)])
+    alone = ids(mined([loud], count=3, relative=0.5))
+    assert alone == ids(mined([silent, loud], count=3, relative=0.5))
+    # one that matches a positive has, also about documents that it does not match
+    strict = Table("strict", [1.0, 1.0, *[0.9] * 20, *[0] * 8])
+    assert set(ids(mined([strict, loud], count=30, relative=0.5))) == {f"d{n}" for n in range(22, 30)}
+
+
+def test_an_empty_document_is_no_negative_of_a_model_that_gives_it_a_vector():
+    corpus = {"p": "open the zip file", "n": "sorting numbers", "blank": "", "dots": "...", "space": " \n"}
+
+    def constant(texts):
+        return np.array([[1.0, len(text)] for text in texts], dtype=np.float32)
+
+    def members(documents):
+        return [CosineMember("constant", constant, documents)]
+
+    assert ids(mined_of(corpus, "open", ["p"], members, count=9)) == ["n"]
+
+
+def test_the_rows_of_one_anchor_do_not_mine_each_others_positives(folder, vote):
+    rotate = [
+        "press rotate to rotate an api key",
+        "the api key can be rotated by a command",
+        "who rotates keys",
+    ]
+    asked = [
+        Query(query_id="a", text="How do I rotate an API key?"),
+        Query(query_id="b", text="how do I  rotate an api key?"),
+        Query(query_id="c", text="how do I rotate an api key?"),
+        Query(query_id="d", text="how do I rotate an api key?", instruction="Answer in French."),
+    ]
+    corpus = [Document(doc_id=f"p{n}", text=text) for n, text in enumerate(rotate)]
+    corpus += [
+        Document(doc_id="n", text="an api lists all keys"),
+        Document(doc_id="x", text="rotate a picture"),
+    ]
+    write_jsonl(folder / "c.jsonl", corpus)
+    examples = [Example(query=asked[n], positives=(corpus[n],)) for n in range(3)]
+    examples.append(Example(query=asked[3], positives=(corpus[0],)))
+    write_jsonl(folder / "asked.jsonl", examples)
+    words = ["--examples", "asked.jsonl", "--corpus", "c.jsonl", "--member", "bm25", "--relative", "1"]
+    done = vote(folder, "mine", *words, "--out", "m.jsonl", "--reasons", "r.jsonl")
+    assert done.returncode == 0, done.stderr
+    found = {example.query.query_id: example for example in read_jsonl(folder / "m.jsonl", Example)}
+    for name, own in (("a", "p0"), ("b", "p1"), ("c", "p2")):
+        positives = [document.doc_id for document in found[name].positives]
+        assert positives[0] == own
+        assert sorted(positives) == ["p0", "p1", "p2"]
+        assert set(ids(found[name])) <= {"n", "x"}
+    assert [document.doc_id for document in found["d"].positives] == ["p0"]
+    assert "6 positives are shared by queries that ask the same" in done.stderr
+
+
+def test_an_example_keeps_what_it_has_beyond_negatives_and_what_goes_is_counted(folder, mine_with):
+    before = Example(
+        query=QUERIES[0],
+        positives=(CORPUS[13],),
+        negatives=(Document(doc_id="own", text="a text of its own"), CORPUS[3]),
+        teacher_scores=(3.0, 2.0, 1.0),
+        reasoning_query="the thirteenth",
+        dataset="numbers",
+        group_size=5,
+        batch_size=7,
+    )
+    write_jsonl(folder / "examples.jsonl", [before])
+    done = mine_with("--examples", "examples.jsonl", "--count", "4")
+    assert done.returncode == 0, done.stderr
+    (after,) = read_jsonl(folder / "mined.jsonl", Example)
+    for field in ("query", "positives", "reasoning_query", "dataset", "group_size", "batch_size"):
+        assert getattr(after, field) == getattr(before, field)
+    assert len(after.negatives) == 4
+    assert "own" not in ids(after)
+    assert "2 negatives that the examples had are replaced (--keep-negatives keeps them)" in done.stderr
+    assert "1 examples had teacher scores, which do not fit the new negatives" in done.stderr
+    done = mine_with("--examples", "examples.jsonl", "--count", "4", "--keep-negatives", "--new-job")
+    (after,) = read_jsonl(folder / "mined.jsonl", Example)
+    assert ids(after)[:2] == ["own", "d03"]
+    assert len(set(ids(after))) == 4
+    assert after.negatives[0].text == "a text of its own"
+    assert "are replaced" not in done.stderr
+
+
+def test_scores_have_a_ceiling_and_a_floor_for_each_member():
+    down = Table("down", [40, 40, *range(28, 0, -1)])
+    up = Table("up", [40, 40, *range(1, 29)])
+    options = {"relative": None, "count": 30}
+    assert ids(mined([down], max_score=20, min_score=18, **options)) == ["d10", "d11", "d12"]
+    both = mined([down, up], max_score={"down": 20}, min_score={"up": 25}, **options)
+    assert set(ids(both)) == {f"d{n}" for n in range(26, 30)}
+    with pytest.raises(InputError, match="max_score 20 could be of any of down, up.*: down=20"):
+        mined([down, up], max_score=20, **options)
+    with pytest.raises(InputError, match="min_score: no member is called 'typo'; there are down"):
+        mined([down], min_score={"typo": 1.0}, **options)
+    with pytest.raises(InputError, match="max_score must be a finite number, got nan"):
+        Mining(max_score=float("nan"))
+
+
+class Judge:
+    """Reads pairs, and cannot search."""
+
+    name = "judge"
+
+    def __init__(self, likes):
+        self.likes, self.read = likes, []
+
+    def similarities(self, pairs):
+        self.read += pairs
+        return np.array([self.likes.get(doc_id, 0.1) for _, doc_id in pairs], dtype=np.float32)
+
+
+def test_a_reader_of_pairs_filters_what_the_others_find_and_reads_no_more_than_it_needs():
+    down = Table("down", [40, 40, *range(28, 0, -1)])
+    judge = Judge({"d00": 0.9, "d01": 0.8, "d02": 0.79, "d04": 0.85})
+    record = mined([down, judge], relative=0.95, count=3, teacher="judge")
+    # d02 is above 0.95 of the lowest positive, 0.76
+    assert ids(record) == ["d03", "d05", "d06"]
+    assert record.teacher_scores == pytest.approx([0.9, 0.8, 0.1, 0.1, 0.1])
+    read = {doc_id for _, doc_id in judge.read}
+    assert read == {"d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07"}
+    with pytest.raises(InputError, match="none of judge can search a corpus; add bm25, static or st:MODEL"):
+        mined([judge])
+
+
+def test_all_examples_have_equally_many_negatives_on_request(folder, mine_with):
+    write_jsonl(
+        folder / "excluded.jsonl", [Exclusion(query_id="q1", doc_id=f"d{n:02}") for n in range(10, 30)]
+    )
+    asked = [*ASKED, "--excluded", "excluded.jsonl", "--count", "12"]
+    done = mine_with(*asked)
+    assert "1 of 1 examples have fewer than 12 negatives" in done.stderr
+    (short,) = read_jsonl(folder / "mined.jsonl", Example)
+    assert len(short.negatives) == 10
+    done = mine_with(*asked, "--only-full", "--new-job")
+    assert done.returncode == 0
+    assert list(read_jsonl(folder / "mined.jsonl", Example)) == []
+    reasons = {reason.query_id: reason.reason for reason in read_jsonl(folder / "reasons.jsonl", Reason)}
+    assert reasons["q1"] == "only 10 of 12 negatives"
+
+
+def test_what_was_skipped_and_how_members_score_is_told(folder, mine_with):
+    done = mine_with(*ASKED, "--count", "3", "--max-score", "0.1")
+    assert done.returncode == 0, done.stderr
+    told = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert "documents of the windows that are no negatives: 29 above 0.1 for bm25" in told
+    done = mine_with(*ASKED, "--count", "3", "--new-job")
+    told = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    (example,) = read_jsonl(folder / "mined.jsonl", Example)
+    member = BM25Member(CORPUS)
+    scores = member.similarities([(QUERIES[0].text, document.doc_id) for document in example.negatives])
+    numbers = [
+        scores.mean(),
+        scores.std(),
+        scores.min(),
+        *np.quantile(scores, [0.25, 0.5, 0.75]),
+        scores.max(),
+    ]
+    assert f"bm25, negatives 3 {' '.join(f'{number:.4f}' for number in numbers)}" in told
+    assert "0 of 1 examples have fewer than 3 negatives" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-score", "x"], "'x' is neither SCORE nor NAME=SCORE"),
+        (["--max-score", "1", "--max-score", "2"], "--max-score: give one score, or one for each of several"),
+        (["--min-score", "m=1"], "min_score: no member is called 'm'; there are bm25"),
+        (["--keep-negatives"], "--keep-negatives needs --examples"),
+    ],
+)
+def test_a_limit_of_scores_that_limits_nobody_is_refused(folder, mine_with, words, message):
+    done = mine_with(*ASKED, *words)
+    assert done.returncode in (2, 4)
+    assert message in done.stderr
+    assert not (folder / "mined.jsonl").exists()
+
+
+def test_a_grade_below_the_one_asked_for_is_neither_positive_nor_negative(folder, vote):
+    """TREC-DL calls 1 related, and not relevant."""
+    grades = {"d13": 3, "d14": 2, "d15": 1, "d16": 0}
+    qrels = [Qrel(query_id="q1", doc_id=name, relevance=grade) for name, grade in grades.items()]
+    write_jsonl(folder / "graded.jsonl", qrels)
+    write_jsonl(folder / "one.jsonl", QUERIES[:1])
+    words = ["--queries", "one.jsonl", "--qrels", "graded.jsonl", "--corpus", "set", "--member", "bm25"]
+    words += ["--relative", "1", "--near", "1", "--count", "29", "--out", "m.jsonl", "--reasons", "r.jsonl"]
+    for least, positives, hidden in (("1", ["d13", "d14", "d15"], set()), ("2", ["d13", "d14"], {"d15"})):
+        done = vote(folder, "mine", *words, "--relevance", least, "--new-job")
+        assert done.returncode == 0, done.stderr
+        (example,) = read_jsonl(folder / "m.jsonl", Example)
+        assert [document.doc_id for document in example.positives] == positives
+        assert "d16" in ids(example)
+        assert not set(ids(example)) & ({"d13", "d14", "d15"} | hidden)
+    refused = vote(folder, "mine", *words, "--relevance", "3", "--examples", "m.jsonl")
+    assert refused.returncode == 4
+
+
+# --- the command --------------------------------------------------------------------------------------------
 
 QUERIES = [
     Query(query_id="q1", text="number 13 of a corpus"),

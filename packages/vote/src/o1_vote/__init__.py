@@ -10,7 +10,7 @@ from o1_vote.election.elect import cast, elect
 from o1_vote.election.nominate import nominate
 from o1_vote.members.bm25 import BM25Member
 from o1_vote.members.dense import Loading, SentenceTransformerMember
-from o1_vote.members.protocol import Retriever
+from o1_vote.members.protocol import Retriever, Searcher
 from o1_vote.members.static import StaticMember
 from o1_vote.tally import majority
 
@@ -21,6 +21,7 @@ __all__ = [
     "Loading",
     "Mining",
     "Retriever",
+    "Searcher",
     "SentenceTransformerMember",
     "StaticMember",
     "cast",

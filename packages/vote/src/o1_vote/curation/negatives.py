@@ -40,7 +40,7 @@ BLOCK = 64
 """Queries that are searched at a time: memory stays bounded, and a kill loses no more work."""
 
 NO_QUERY = "the query has no text to search with"
-NO_MATCH = "no document matches the query"
+NO_MATCH = "no document but its positives matches the query"
 NO_OPINION = "no member matches a positive of the query, so nothing says which documents are too close to it"
 NONE_SAFE = "no document of the window is a safe hard negative"
 
