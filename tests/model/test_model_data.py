@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from torch.utils.data import DataLoader
 
 from o1_model import Embedder
@@ -228,6 +229,42 @@ def test_a_query_that_two_examples_ask_has_the_positives_of_both(llama):
     wrong = dict(zip(batch.judgements.document_keys.tolist(), negatives(batch.judgements).T, strict=True))
     (p, r) = keys("pr")
     assert wrong[p].tolist() == wrong[r].tolist() == [False, False, True]
+
+
+def rows_of(parts, order):
+    rows = [
+        ids[mask.bool()].tolist()
+        for part in parts
+        for ids, mask in zip(part.input_ids, part.mask, strict=True)
+    ]
+    return dict(zip(order.tolist(), map(tuple, rows), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["o1", "instruct"])
+@pytest.mark.parametrize("reading", ["query", "document"])
+def test_thoughts_are_read_for_the_mixture_as_a_retriever_reads_them(plain_models, layout, reading):
+    embedder = Embedder.from_backbone(
+        plain_models["llama"], name=layout, query_prompt="find: {instruction} zip ", document_prompt="file "
+    )
+    examples = [example(n, thought=n != 2) for n in range(4)]
+    examples[3] = replace(examples[3], query=replace(examples[3].query, instruction="sort"))
+    drawn = [*examples[:3], Drawn(examples[3]), Drawn(example(4), thought=False)]
+    batch = collate_with(embedder, mixture=reading)(drawn)["batch"]
+    assert batch.judgements.mixes.tolist() == [True, True, False, True, False]
+    if reading == "query":
+        asked = [replace(examples[n].query, text="read bytes") for n in (0, 1, 3)]
+        expected = embedder.query_rows(asked)
+    else:
+        expected = embedder.document_rows(["read bytes"] * 3)
+    found = rows_of(batch.thoughts, batch.thought_order)
+    assert found == {n: row.ids for n, row in zip((0, 1, 3), expected, strict=True)}
+    assert collate_with(embedder)(examples)["batch"].thought_order is None
+
+
+def test_without_any_thought_there_is_nothing_to_mix(llama):
+    batch = collate_with(llama, mixture="document")([example(0, thought=False)])["batch"]
+    assert (batch.thoughts, batch.thought_order.tolist()) == ([], [])
+    assert not batch.judgements.mixes.any()
 
 
 def test_a_copy_that_fills_up_a_batch_has_no_labels(llama):

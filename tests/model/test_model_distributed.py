@@ -15,6 +15,7 @@ from o1_model import Embedder
 JOBS = [
     *(f"{n}:{case}" for n in (1, 2) for case in ("direct", "cached", "lora", "accumulated")),
     *("4:cached", "4:lora", "2:resumed", "2:fsdp-adamw-resumed", "1:partial", "2:partial", "4:partial"),
+    *("1:mixture", "2:mixture"),
     *("2:fsdp", "2:fsdp-adamw", "2:fsdp-lora", "2:fsdp-direct", "2:nan"),
 ]
 
@@ -51,7 +52,7 @@ def terms(folder):
     ]
 
 
-@pytest.mark.parametrize("case", ["direct", "cached", "lora", "accumulated", "partial"])
+@pytest.mark.parametrize("case", ["direct", "cached", "lora", "accumulated", "partial", "mixture"])
 def test_gradient_weights_and_terms_are_equal_on_any_number_of_processes(trainings, case):
     alone = trainings / f"1:{case}"
     for processes in [n for n in (2, 4) if (trainings / f"{n}:{case}").exists()]:

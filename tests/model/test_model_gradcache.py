@@ -61,6 +61,7 @@ def step_of(embedder, step, *, objective=None, examples=EXAMPLES, chunk_tokens=4
         negatives=2,
         chunk_tokens=chunk_tokens,
         reasoning_queries=redapter and not embedder.layout.thinks,
+        mixture=objective.mixture.reading if objective is not None and objective.mixture else None,
     )
     batch = collator(examples)["batch"]
     settled = Plan(objective or Objective(temperature=0.1), step=0, n_labels=batch.n_labels, **plan)
@@ -95,6 +96,15 @@ def both(embedder, tolerance=1e-5, **settings):
     # what is drawn after the step is the same too, so that the next step drops the same
     assert drawn == then
     return gradient
+
+
+@pytest.mark.parametrize("reading", ["joint", "query", "document"])
+def test_the_mixture_is_trained_in_two_passes_as_in_one(embedder, reading):
+    objective = Objective(
+        temperature=0.1, mixture_weight=1.0, mixture_share=0.4, mixture_reading=reading, query_weight=0.0,
+        distil_weight=2.0, distil_from="mixture",
+    )  # fmt: skip
+    both(embedder, objective=objective)
 
 
 def dropping(embedder, rate=0.2):

@@ -13,6 +13,7 @@ from o1_model.training.data import digest64
 from o1_model.training.objective import Objective, embed_terms
 from o1_model.training.step import Judgements, StepVectors, join, negatives
 from o1_records import InputError
+from o1_records.mixture import mix_vectors
 
 SEEDS = st.integers(0, 2**31)
 DIM = 6
@@ -67,6 +68,7 @@ def tensors(doc_ids, asked):
             [[digest64(k) for k in e.known + e.known[:1] * (most - len(e.known))] for e in asked]
         ),
         has_thought=torch.tensor([e.thought for e in asked]),
+        mixes=torch.tensor([e.thought for e in asked]),
         counts=torch.ones(len(asked), dtype=torch.bool),
         teacher=torch.tensor(
             [(e.teacher or [nan] * len(e.own)) + [nan] * (group - len(e.own)) for e in asked]
@@ -123,13 +125,19 @@ def _of_prefix(doc_ids, asked, vectors, objective, step, dim):
         ]
         return sum(errors) / max(len(errors), 1)
 
-    def both(term, v_q, v_t, example):
-        a, b = objective.query_weight, objective.thought_weight
+    def both(term, v_q, v_t, m, example):
+        a, b, c = objective.query_weight, objective.thought_weight, objective.mixture_weight
         if not example.thought:
             return term(v_q, example)
-        return (a * term(v_q, example) + b * term(v_t, example)) / (a + b)
+        return (a * term(v_q, example) + b * term(v_t, example) + c * term(m, example)) / (a + b + c)
 
-    rows = list(zip(vectors.v_q, vectors.v_t, asked, strict=True))
+    def mixed(v_q, u):
+        m = (1 - objective.mixture_share) * cut(v_q) + objective.mixture_share * cut(u)
+        return torch.cat([m / m.norm(), v_q[dim:]])
+
+    alone = vectors.v_t if vectors.thoughts is None else vectors.thoughts
+    mixtures = [mixed(q, u) for q, u in zip(vectors.v_q, alone, strict=True)]
+    rows = list(zip(vectors.v_q, vectors.v_t, mixtures, asked, strict=True))
     losses = [both(info_nce, *row) for row in rows]
     if objective.redapter_from is not None and step >= objective.redapter_from:
         with torch.no_grad():
@@ -141,11 +149,14 @@ def _of_prefix(doc_ids, asked, vectors, objective, step, dim):
         total = sum(r / (sum(ri) or 1.0) * loss for r, loss in zip(ri, losses, strict=True))
     else:
         total = sum(losses) / len(losses)
-    thinking = [row for row in rows if row[2].thought]
+    thinking = [row for row in rows if row[3].thought]
     if objective.distil_weight and thinking:
-        divergences = [kl([p.detach() for p in over_documents(t)], over_documents(q)) for q, t, _ in thinking]
+        which = 1 if objective.distil_from == "thought" else 2
+        divergences = [
+            kl([p.detach() for p in over_documents(row[which])], over_documents(row[0])) for row in thinking
+        ]
         total = total + objective.distil_weight * sum(divergences) / len(divergences)
-    scored = [row for row in rows if row[2].teacher is not None]
+    scored = [row for row in rows if row[3].teacher is not None]
     if objective.teacher != "none" and scored:
         values = [both(taught, *row) for row in scored]
         total = total + objective.teacher_weight * sum(values) / len(values)
@@ -154,10 +165,11 @@ def _of_prefix(doc_ids, asked, vectors, objective, step, dim):
 
 def value_and_gradient(function, vectors):
     """A loss of vectors and its gradient with respect to v_q, v_t and the documents, in one row."""
-    leaves = [v.clone().requires_grad_() for v in (vectors.v_q, vectors.v_t, vectors.documents)]
-    loss = function(StepVectors(*leaves, vectors.reasoning))
+    parts = (vectors.v_q, vectors.v_t, vectors.documents, vectors.thoughts)
+    leaves = [None if v is None else v.clone().requires_grad_() for v in parts]
+    loss = function(StepVectors(*leaves[:3], vectors.reasoning, leaves[3]))
     loss.backward()
-    gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in leaves]
+    gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in leaves if v is not None]
     return loss.item(), torch.cat([g.flatten() for g in gradients])
 
 
@@ -173,9 +185,14 @@ VARIANTS = {
     "margin MSE": replace(GENTLE, teacher="margin_mse", teacher_weight=0.3),
     "Redapter": replace(GENTLE, redapter_from=0),
     "Redapter, not yet": replace(GENTLE, redapter_from=8),
+    "the mixture": replace(
+        GENTLE, query_weight=0.0, thought_weight=0.0, mixture_weight=1.0, mixture_reading="joint"
+    ),
+    "the mixture beside the others": replace(GENTLE, mixture_weight=2.0, mixture_share=0.4),
+    "the mixture's ranking": replace(GENTLE, distil_weight=10.0, distil_from="mixture", mixture_share=0.5),
     "all at once": replace(
         GENTLE, distil_weight=2.0, teacher="kl", false_negative_margin=0.2, matryoshka_dims=[3],
-        redapter_from=7,
+        redapter_from=7, mixture_weight=0.7, distil_from="mixture",
     ),
 }  # fmt: skip
 
@@ -185,6 +202,10 @@ VARIANTS = {
 @given(seed=SEEDS)
 def test_every_term_and_its_gradient_equal_the_sums_written_out(objective, seed):
     doc_ids, asked, vectors = problem(seed)
+    if objective.mixture_reading != "joint":
+        rows = torch.tensor([e.thought for e in asked])[:, None]
+        own = unit(4, torch.Generator().manual_seed(seed + 2))
+        vectors = replace(vectors, thoughts=torch.where(rows, own, vectors.v_q))
     judgements = tensors(doc_ids, asked)
     fast, gradient = value_and_gradient(
         lambda v: embed_terms(v, judgements, objective, step=7)["embed"], vectors
@@ -207,7 +228,7 @@ def test_a_query_that_does_not_count_changes_nothing(seed):
     objective = VARIANTS["all at once"]
 
     def with_a_copy(v):
-        again = StepVectors(*(torch.cat([x, x[:1]]) for x in (v.v_q, v.v_t)), v.documents, None)
+        again = StepVectors(*(torch.cat([x, x[:1]]) for x in (v.v_q, v.v_t)), v.documents)
         return embed_terms(again, copied, objective, step=9)["embed"]
 
     plain = value_and_gradient(lambda v: embed_terms(v, judgements, objective, step=9)["embed"], vectors)
@@ -241,6 +262,29 @@ def test_without_a_thought_every_example_that_has_a_loss_weighs_the_same(seed):
     with_a_loss = int(negatives(judgements).any(dim=1).sum())
     expected = terms["embed_q"].item() * 4 / max(with_a_loss, 1)
     assert terms["embed"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_mixture_is_that_of_retrieval():
+    doc_ids, asked, vectors = problem(3, thoughts=[True, True, False, True])
+    own = unit(4, torch.Generator().manual_seed(5))
+    thoughts = [
+        row[None].numpy() if e.thought else row[None].numpy()[:0] for row, e in zip(own, asked, strict=True)
+    ]
+    mixed = torch.from_numpy(mix_vectors(vectors.v_q.numpy(), thoughts, 0.3)).double()
+    objective = Objective(temperature=0.5, mixture_weight=1.0, mixture_share=0.3)
+    judgements = tensors(doc_ids, asked)
+    found = embed_terms(replace(vectors, thoughts=own), judgements, objective, step=0)
+    alone = embed_terms(replace(vectors, v_q=mixed), judgements, GENTLE, step=0)
+    with_thoughts = [n for n, e in enumerate(asked) if e.thought]
+    each = [
+        embed_terms(
+            StepVectors(mixed[n : n + 1], mixed[n : n + 1], vectors.documents),
+            tensors(doc_ids, asked[n : n + 1]), GENTLE, step=0,
+        )["embed_q"]
+        for n in with_thoughts
+    ]  # fmt: skip
+    assert found["embed_m"].item() == pytest.approx(float(sum(each) / len(each)), rel=1e-6)
+    assert alone["embed_q"].item() != pytest.approx(found["embed_q"].item())
 
 
 def test_redapter_by_hand():
@@ -362,7 +406,13 @@ def test_half_precision_around_the_loss_changes_nothing():
         ({"own_thoughts_every": 0}, "own_thoughts_every must be at least 1, got 0"),
         ({"redapter_from": -1}, "redapter_from must be at least 0, got -1"),
         ({"matryoshka_dims": [64, 0]}, "matryoshka_dims must be at least 1 each, got"),
-        ({"query_weight": 0.0, "thought_weight": 0.0}, "both 0"),
+        ({"query_weight": 0.0, "thought_weight": 0.0}, "all 0: no vector would"),
+        (
+            {"mixture_share": 0.0, "mixture_weight": 1.0},
+            "mixture_share must be above 0 and at most 1, got 0.0",
+        ),
+        ({"mixture_share": 0.5}, "would have no effect without mixture_weight"),
+        ({"distil_from": "mixture"}, "distil_from would have no effect without distil_weight"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, message):

@@ -66,6 +66,39 @@ def test_a_chosen_example_carries_what_the_model_thinks_and_nothing_is_cloned(em
         assert batch.documents is before["batch"].documents
 
 
+def test_two_queries_of_one_id_get_thoughts_of_their_own(llama):
+    """Two data sets may call their queries 1, 2, 3."""
+    queries = Query(query_id="1", text="open a zip file"), Query(query_id="1", text="sort the list of keys")
+    examples = [structs.replace(_example(n), query=query, thought=None) for n, query in enumerate(queries)]
+    collate = JointCollator(tokenizer=llama.tokenizer, layout=llama.layout)
+    (own,) = OwnThoughts(llama, ALL).insert([collate(examples)], 0)
+    for query, row in zip(queries, own["batch"].query_rows, strict=True):
+        plain = llama.query_rows([query])[0].ids
+        assert row.ids[: len(plain)] == plain
+
+
+@pytest.mark.parametrize("reading", ["joint", "query", "document"])
+def test_own_thoughts_are_mixed_in_too(llama, reading):
+    objective = Objective(own_thoughts=1.0, mixture_weight=1.0, mixture_reading=reading)
+    collate = JointCollator(tokenizer=llama.tokenizer, layout=llama.layout, mixture=reading)
+    examples = [_example(n, thought=n > 0) for n in range(3)]
+    hot = Thinking(max_tokens=6, temperature=1.0, top_p=1.0)
+    (inputs,) = OwnThoughts(llama, objective, thinking=hot).insert([collate(examples)], 0)
+    batch = inputs["batch"]
+    assert batch.judgements.mixes.tolist() == [True] * 3
+    if reading == "joint":
+        assert batch.thought_order is None
+        return
+    read = llama.document_rows if reading == "document" else llama.query_rows
+    rows = {
+        ids[mask.bool()].tolist().__str__()
+        for part in batch.thoughts
+        for ids, mask in zip(part.input_ids, part.mask, strict=True)
+    }
+    assert rows == {str(list(row.ids)) for row in read(batch.texts)}
+    assert "read bytes" not in batch.texts
+
+
 def test_v_t_of_an_own_thought_is_what_thinking_would_read(embedder):
     """Training sees the vector that search will use: the row encoded whole equals the live cache's."""
     batches = _batches(embedder, 1)

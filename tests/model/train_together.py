@@ -42,6 +42,7 @@ CASES = {
     "accumulated": {"grad_cache": True, "arguments": {"gradient_accumulation_steps": 2}},
     # 13 examples: a batch of 8 and one of 5, which 2 and 4 processes fill up with copies
     "partial": {"grad_cache": True, "examples": 13, "objective": REDAPTER, "thought_dropout": 0.3},
+    "mixture": {"grad_cache": True, "objective": Objective(temperature=0.1, mixture_weight=1.0)},
     "fsdp": {"grad_cache": True, "arguments": FSDP},
     "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
     "fsdp-direct": {"arguments": FSDP},
@@ -133,7 +134,11 @@ def trainer_of(folder, case, out, processes):
         shard_on_cpus(args)
     data = list(examples())[: settings.get("examples")]
     collator = JointCollator(
-        tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=2, chunk_tokens=40
+        tokenizer=embedder.tokenizer,
+        layout=embedder.layout,
+        negatives=2,
+        chunk_tokens=40,
+        mixture="document" if case == "mixture" else None,
     )
     return JointTrainer(
         embedder,

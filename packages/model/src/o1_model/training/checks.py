@@ -146,6 +146,15 @@ def check_terms(
     Redapter's q' is the query with its thought in the layout `o1`, in others a reasoning query too. Raises
     InputError if all examples lack it.
     """
+    if objective.mixture is not None and layout == "reference":
+        raise InputError(
+            "the layout reference reads one vector, with the thought in it, so that there is nothing to mix; "
+            "choose the layout o1"
+        )
+    joint = objective.mixture is not None and objective.mixture.reading == "joint"
+    if layout != "o1" and (joint or (objective.distil_weight and objective.distil_from == "thought")):
+        flag = "--mixture_reading joint" if joint else "--distil_from thought"
+        raise InputError(f"{flag} needs v_t beside v_q, which the layout o1 has; {layout} does not")
     needs = []
     if objective.teacher != "none":
         needs.append(("teacher score", "--teacher", [bool(e.teacher_scores) for e in examples]))
@@ -154,6 +163,8 @@ def check_terms(
         reasoned = [(asks and bool(e.reasoning_query)) or e.thought is not None for e in examples]
         what = "reasoning query or thought" if asks else "thought (the layout o1 reads no reasoning query)"
         needs.append((what, "--redapter_from", reasoned))
+    if objective.mixture is not None and not objective.own_thoughts:
+        needs.append(("thought", "the mixture", [e.thought is not None for e in examples]))
     said = []
     for what, flag, have in needs:
         if not any(have):

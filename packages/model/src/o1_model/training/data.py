@@ -20,6 +20,7 @@ from o1_model.batch import Batch, grouped, pad_token_id
 from o1_model.layout import Layout, Row, document_ids, document_row, query_ids, query_row, text_ids
 from o1_model.training.step import Judgements
 from o1_records import Document, Example, InputError, Query
+from o1_records.mixture import Reading
 
 Item = TypeVar("Item")
 
@@ -107,8 +108,9 @@ class JointBatch:
 
     `queries` are groups of rows of similar length and `query_order` says which example each row is; the same
     holds for `documents` and for `reasoning`, the reasoning queries of layouts without a place for a thought
-    (empty unless the collator adds them). `asked` and `query_rows` are what the queries were made of, in
-    the order of the examples.
+    (empty unless the collator adds them). `asked`, `query_rows` and `texts` (of thoughts, "" for none) are
+    what the queries were made of, in the order of the examples. `thoughts` are thoughts that are read alone,
+    for the mixture; not every example has one, and `thought_order` is None unless the collator reads them.
     """
 
     queries: Sequence[Batch]
@@ -118,8 +120,11 @@ class JointBatch:
     judgements: Judgements
     asked: Sequence[Query]
     query_rows: Sequence[Row]
+    texts: Sequence[str]
     reasoning: Sequence[Batch] = ()
     reasoning_order: Int[Tensor, "queries"] | None = None
+    thoughts: Sequence[Batch] = ()
+    thought_order: Int[Tensor, "thoughts"] | None = None
 
     @property
     def query_ids(self) -> list[str]:
@@ -143,7 +148,7 @@ class JointBatch:
 
     @property
     def _parts(self) -> list[Batch]:
-        return [*self.queries, *self.documents, *self.reasoning]
+        return [*self.queries, *self.documents, *self.thoughts, *self.reasoning]
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ class JointCollator:
 
     `chunk_tokens` bounds the padded tokens of one forward pass. `known` are positives of queries that several
     examples ask (`known_positives`). `reasoning_queries` adds Redapter's q': the example's reasoning query,
-    else its query and thought, else its query.
+    else its query and thought, else its query. `mixture` is how thoughts are read for the mixture, if there
+    is one.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -165,6 +171,7 @@ class JointCollator:
     positives: int = 1
     chunk_tokens: int = 2048
     reasoning_queries: bool = False
+    mixture: Reading | None = None
     known: Mapping[tuple[str, str], frozenset[int]] = field(default_factory=dict)
 
     def __call__(self, items: Sequence[Drawn | Example]) -> dict[str, JointBatch]:
@@ -185,6 +192,7 @@ class JointCollator:
             reasoning = self._batches(
                 [query_row(self.layout, text.ids, prompt=text.prompt) for text in texts]
             )
+        read = [own.example.thought if own.thought else None for own in drawn]
         batch = JointBatch(
             queries=queries,
             query_order=query_order,
@@ -193,9 +201,12 @@ class JointCollator:
             judgements=self._judgements(drawn, groups, documents, rows),
             asked=[example.query for example in examples],
             query_rows=rows,
+            texts=["" if thought is None else thought.text for thought in read],
             reasoning=reasoning[0],
             reasoning_order=reasoning[1],
         )
+        if self.mixture is not None:
+            batch = with_thoughts(batch, self.mixture, self.layout, self.tokenizer, tokens=self.chunk_tokens)
         return {"batch": batch}
 
     def _query_rows(self, drawn: Sequence[Drawn]) -> list[Row]:
@@ -249,9 +260,44 @@ class JointCollator:
                 [[*group.right, *group.right[:1] * (most - len(group.right))] for group in groups]
             ),
             has_thought=torch.tensor([row.first != row.last for row in rows]),
+            mixes=torch.zeros(len(rows), dtype=torch.bool),
             counts=torch.tensor([own.counts for own in drawn]),
             teacher=_padded([group.teacher for group in groups], float("nan")),
         )
+
+
+def with_thoughts(
+    batch: JointBatch,
+    reading: Reading,
+    layout: Layout,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokens: int,
+) -> JointBatch:
+    """Return the batch with the thoughts of its `texts` read for the mixture.
+
+    "joint" reads v_t, which is in the batch already; the others have rows of their own, of at most `tokens`
+    padded tokens a part, made as a retriever makes them: of the thought alone, with the prompt of a query or
+    of a document.
+    """
+    if reading == "joint":
+        return replace(batch, judgements=replace(batch.judgements, mixes=batch.judgements.has_thought))
+    places = [place for place, text in enumerate(batch.texts) if text.strip()]
+    if reading == "query":
+        asked = [msgspec.structs.replace(batch.asked[place], text=batch.texts[place]) for place in places]
+        rows = [query_row(layout, t.ids, prompt=t.prompt) for t in query_ids(layout, tokenizer, asked)]
+    else:
+        texts = document_ids(layout, tokenizer, [batch.texts[place] for place in places])
+        rows = [document_row(layout, text.ids, prompt=text.prompt) for text in texts]
+    thoughts, order = grouped(rows, pad_token_id(tokenizer), tokens=tokens)
+    mixes = torch.zeros(len(batch.texts), dtype=torch.bool)
+    mixes[places] = True
+    return replace(
+        batch,
+        thoughts=thoughts,
+        thought_order=torch.tensor([places[row] for row in order.tolist()], dtype=torch.long),
+        judgements=replace(batch.judgements, mixes=mixes),
+    )
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace as replace_text
 
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_model.thinking.settings import Thinking
 from o1_model.training.arguments import EvalArguments
 from o1_records import Document, InputError, Query, open_documents, open_qrels, open_queries, quoted, rank
+from o1_records.mixture import Mixture, mix_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +83,22 @@ def open_collection(arguments: EvalArguments) -> Collection | None:
     )
 
 
-def figures_of(arguments: EvalArguments, *, thinks: bool) -> list[str]:
+def figures_of(arguments: EvalArguments, *, thinks: bool, mixture: Mixture | None = None) -> list[str]:
     """Return the names of what `measure` will find; none if no collection is named."""
     if not arguments.eval_collection:
         return []
-    return ["nDCG@10", *(["nDCG@10_thoughts"] if arguments.eval_samples and thinks else [])]
+    if not (arguments.eval_samples and thinks):
+        return ["nDCG@10"]
+    return ["nDCG@10", "nDCG@10_thoughts", *([] if mixture is None else ["nDCG@10_mixture"])]
 
 
-def measure(embedder: Embedder, collection: Collection, *, samples: int) -> dict[str, float]:
+def measure(
+    embedder: Embedder, collection: Collection, *, samples: int, mixture: Mixture | None = None
+) -> dict[str, float]:
     """Return nDCG@10 of v_q and, as `nDCG@10_thoughts`, of v_t with the model's own thoughts.
 
-    Some thoughts go to the log. Every process of a training computes the same figures, so that all of
+    With a mixture, `nDCG@10_mixture` is that of v_q with the same thoughts mixed in. Some thoughts go to the
+    log. Every process of a training computes the same figures, so that all of
     them keep the same checkpoint.
     """
     documents = embedder.encode_document(collection.documents)
@@ -100,12 +107,34 @@ def measure(embedder: Embedder, collection: Collection, *, samples: int) -> dict
         thinking = Thinking(samples=samples, max_tokens=embedder.layout.thought_length)
         v_t = embedder.encode_query(collection.queries, think=thinking)
         found["nDCG@10_thoughts"] = mean_ndcg(v_t, documents, collection)
+        if mixture is not None:
+            mixed = _mixed(embedder, collection, thinking, mixture)
+            found["nDCG@10_mixture"] = mean_ndcg(mixed, documents, collection)
         # each query has a random stream of its own, so that these thoughts are among those measured
         shown = collection.queries[:SHOWN_QUERIES]
         texts = {query.query_id: query.text for query in shown}
         for thought in embedder.think(shown, replace(thinking, samples=1)):
             logger.info("thought about %s: %s", quoted(texts[thought.query_id]), quoted(thought.text, 200))
     return found
+
+
+def _mixed(embedder: Embedder, collection: Collection, thinking: Thinking, mixture: Mixture) -> Vectors:
+    """Return the queries' vectors with the model's own thoughts mixed in, as a retriever has them."""
+    thoughts: dict[str, list[str]] = {query.query_id: [] for query in collection.queries}
+    for thought in embedder.think(collection.queries, thinking):
+        thoughts[thought.query_id].append(thought.text)
+    own = [(query, text) for query in collection.queries for text in thoughts[query.query_id]]
+    v_q = embedder.encode_query(collection.queries)
+    if not own:
+        return v_q
+    if mixture.reading == "document":
+        vectors = embedder.encode_document([text for _, text in own])
+    elif mixture.reading == "query":
+        vectors = embedder.encode_query([replace_text(query, text=text) for query, text in own])
+    else:
+        vectors = embedder.encode_query([query for query, _ in own], thoughts=[[text] for _, text in own])
+    ends = np.cumsum([len(thoughts[query.query_id]) for query in collection.queries])
+    return mix_vectors(v_q, np.split(vectors, ends[:-1]), mixture.weight)
 
 
 def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> float:

@@ -141,7 +141,7 @@ def _report(terms: dict[str, Tensor], think: Tensor, plan: Plan) -> dict[str, Te
 
 def _trained(batch: JointBatch) -> int:
     """Return how many parts get a gradient: reasoning queries, the last ones, do not."""
-    return len(batch.queries) + len(batch.documents)
+    return len(parts_of(batch)) - len(batch.reasoning)
 
 
 def _denominator(number: int, batch: JointBatch, plan: Plan) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 import torch
@@ -87,22 +88,31 @@ def _going_the_same_way(settings: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def parts_of(batch: JointBatch) -> list[Batch]:
-    """Return every part of a batch in the order of encoding: queries, documents, reasoning queries."""
-    return [*batch.queries, *batch.documents, *batch.reasoning]
+    """Return every part of a batch in the order of encoding; reasoning queries, the last, are not trained."""
+    return [*batch.queries, *batch.documents, *batch.thoughts, *batch.reasoning]
 
 
 def step_vectors(batch: JointBatch, encoded: Sequence[Vectors]) -> StepVectors:
     """Return the vectors of the parts of `parts_of`, in the order of the examples and their documents."""
-    middle = len(batch.queries) + len(batch.documents)
-    queries, documents = encoded[: len(batch.queries)], encoded[len(batch.queries) : middle]
+    parts = iter(encoded)
+    queries, documents, thoughts, reasoning = (
+        list(islice(parts, len(own)))
+        for own in (batch.queries, batch.documents, batch.thoughts, batch.reasoning)
+    )
     vectors = StepVectors(
         v_q=_restore([first for first, _ in queries], batch.query_order),
         v_t=_restore([last for _, last in queries], batch.query_order),
         documents=_restore([last for _, last in documents], batch.document_order),
     )
+    if batch.thought_order is not None:
+        own = vectors.v_q
+        if thoughts:
+            place = batch.thought_order.to(own.device)
+            own = own.index_copy(0, place, torch.cat([last for _, last in thoughts]))
+        vectors = replace(vectors, thoughts=own)
     if batch.reasoning_order is None:
         return vectors
-    return replace(vectors, reasoning=_restore([last for _, last in encoded[middle:]], batch.reasoning_order))
+    return replace(vectors, reasoning=_restore([last for _, last in reasoning], batch.reasoning_order))
 
 
 def _restore(

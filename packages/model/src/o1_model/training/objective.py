@@ -12,6 +12,7 @@ weighted mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,9 +20,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from o1_model.encoding.pooling import normalise
 from o1_model.training.loss import distil_loss, embed_loss, margin_mse, reasoning_intensity, teacher_kl
 from o1_model.training.step import Judgements, StepVectors, each_once, negatives, prefix
 from o1_records import InputError
+from o1_records.mixture import Mixture
+
+MIXTURE = Mixture()
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Objective:
     """Which terms there are and what they weigh; the defaults are O1 Embedder's.
 
     `false_negative_margin` 0.1 is Qwen3-Embedding's, `redapter_from` 100 ReasonEmbed's, `distil_weight` 10
-    LaSER's; None and 0 leave a term out. Raises InputError for values out of range.
+    LaSER's; None and 0 leave a term out. The mixture is `unit((1 - share) * v_q + share * u)` with u the
+    vector of the example's thought, as a retriever has it (`o1_records.mixture`). Raises InputError for
+    values out of range and for settings without effect.
     """
 
     _argument_group_name = "objective"
@@ -40,7 +47,22 @@ class Objective:
     temperature: float = field(default=0.02, metadata={"help": "of InfoNCE and of distilled distributions"})
     query_weight: float = field(default=1.0, metadata={"help": "InfoNCE of v_q, read before the thought"})
     thought_weight: float = field(default=1.0, metadata={"help": "InfoNCE of v_t, read after the thought"})
-    distil_weight: float = field(default=0.0, metadata={"help": "KL of v_t's document distribution to v_q's"})
+    mixture_weight: float = field(
+        default=0.0, metadata={"help": "InfoNCE of the mixture of v_q and the thought's vector"}
+    )
+    mixture_share: float = field(
+        default=MIXTURE.weight, metadata={"help": "share of the thought in the mixture, as in retrieval"}
+    )
+    mixture_reading: Literal["joint", "query", "document"] = field(
+        default=MIXTURE.reading,
+        metadata={"help": "how the thought is read for the mixture: as v_t, or alone, as one or the other"},
+    )
+    distil_weight: float = field(
+        default=0.0, metadata={"help": "KL of the document distribution with thoughts to v_q's"}
+    )
+    distil_from: Literal["thought", "mixture"] = field(
+        default="thought", metadata={"help": "what v_q learns the distribution of: v_t, or the mixture"}
+    )
     teacher: Literal["none", "kl", "margin_mse"] = field(
         default="none", metadata={"help": "how to learn from the examples' teacher_scores"}
     )
@@ -68,6 +90,7 @@ class Objective:
         not_negative = (
             "query_weight",
             "thought_weight",
+            "mixture_weight",
             "distil_weight",
             "teacher_weight",
             "false_negative_margin",
@@ -78,13 +101,31 @@ class Objective:
             self,
             embed_weight=(0 <= self.embed_weight <= 1, "between 0 and 1"),
             temperature=(self.temperature > 0, "above 0"),
+            mixture_share=(0 < self.mixture_share <= 1, "above 0 and at most 1"),
             own_thoughts=(0 <= self.own_thoughts <= 1, "between 0 and 1"),
             own_thoughts_every=(self.own_thoughts_every >= 1, "at least 1"),
             matryoshka_dims=(all(dim >= 1 for dim in self.matryoshka_dims), "at least 1 each"),
             **{name: ((getattr(self, name) or 0) >= 0, "at least 0") for name in not_negative},
         )
-        if self.query_weight + self.thought_weight == 0:
-            raise InputError("query_weight and thought_weight are both 0: no vector would be trained")
+        if self.query_weight + self.thought_weight + self.mixture_weight == 0:
+            raise InputError(
+                "query_weight, thought_weight and mixture_weight are all 0: no vector would be trained"
+            )
+        if self.distil_from == "mixture" and self.distil_weight == 0:
+            raise InputError("distil_from would have no effect without distil_weight; give that too")
+        given = (self.mixture_share, self.mixture_reading) != (MIXTURE.weight, MIXTURE.reading)
+        if given and self.mixture is None:
+            raise InputError(
+                "mixture_share and mixture_reading would have no effect without mixture_weight; "
+                "give that too, or distil_from mixture"
+            )
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How thoughts are mixed into queries, if the objective has a term of the mixture."""
+        if self.mixture_weight == 0 and (self.distil_weight == 0 or self.distil_from == "thought"):
+            return None
+        return Mixture(weight=self.mixture_share, reading=self.mixture_reading)
 
     def redapter_on(self, step: int) -> bool:
         """Return whether Redapter weighs the examples of this optimiser step (counted from 0)."""
@@ -103,10 +144,11 @@ def embed_terms(
 ) -> dict[str, Tensor]:
     """Return the terms on vectors of the global batch, by name, and their weighted total under `embed`.
 
-    `embed_q` and `embed_t` (over examples with a thought) are plain means, whatever Redapter does; `distil`
-    and `teacher` are there if the objective has them. Without gradient: `intensity_mean`, `_max` and
-    `_clamped` (share) of Redapter, and `false_negatives` (masked documents per query). With
-    `matryoshka_dims` every value is the mean over the prefixes and the whole vector.
+    `embed_q`, `embed_t` (over examples with a thought) and `embed_m` (the mixture, over the same) are plain
+    means, whatever Redapter does; `embed_m`, `distil` and `teacher` are there if the objective has them.
+    Without gradient: `intensity_mean`, `_max` and `_clamped` (share) of Redapter, and `false_negatives`
+    (masked documents per query). With `matryoshka_dims` every value is the mean over the prefixes and the
+    whole vector.
 
     Of a document that occurs several times, the first counts; without any thought `embed` is the term of
     v_q alone. Computed in float32 or better even under autocast.
@@ -128,10 +170,16 @@ def embed_terms(
 def _terms(
     vectors: StepVectors, judgements: Judgements, objective: Objective, step: int
 ) -> dict[str, Tensor]:
-    scores_q, scores_t = (v @ vectors.documents.T for v in (vectors.v_q, vectors.v_t))
+    read_outs = [
+        _ReadOut(vectors.v_q @ vectors.documents.T, objective.query_weight, None),
+        _ReadOut(vectors.v_t @ vectors.documents.T, objective.thought_weight, judgements.has_thought),
+    ]
+    if objective.mixture is not None:
+        mixed = _mixed(vectors, judgements, objective.mixture_share)
+        read_outs.append(_ReadOut(mixed @ vectors.documents.T, objective.mixture_weight, judgements.mixes))
+    scores_q = read_outs[0].scores
     negative = negatives(judgements)
-    thoughts = judgements.has_thought
-    place = torch.arange(judgements.rows.shape[1], device=thoughts.device)
+    place = torch.arange(judgements.rows.shape[1], device=negative.device)
     positives = judgements.rows.masked_fill(place >= judgements.n_positives[:, None], -1)
     positives = positives[:, : int(judgements.n_positives.max())]
 
@@ -144,13 +192,15 @@ def _terms(
             margin=objective.false_negative_margin,
         )
 
-    embed_q, embed_t = info_nce(scores_q), info_nce(scores_t)
-    contrastive = _over_read_outs(embed_q, embed_t, thoughts, objective)
-    terms = {"embed_q": embed_q.mean(), "embed_t": _mean(embed_t, thoughts)}
+    losses = [info_nce(read_out.scores) for read_out in read_outs]
+    contrastive = _over_read_outs(losses, read_outs)
+    terms = {"embed_q": losses[0].mean(), "embed_t": _mean(losses[1], judgements.has_thought)}
+    if objective.mixture is not None:
+        terms["embed_m"] = _mean(losses[2], judgements.mixes)
     if objective.redapter_on(step):
         reasoning = vectors.v_t if vectors.reasoning is None else vectors.reasoning
         reasoned = info_nce(reasoning.detach() @ vectors.documents.detach().T)
-        intensity, weights = reasoning_intensity(embed_q, reasoned)
+        intensity, weights = reasoning_intensity(losses[0], reasoned)
         terms |= {
             "intensity_mean": intensity.mean(),
             "intensity_max": intensity.max(),
@@ -160,11 +210,13 @@ def _terms(
     else:
         total = contrastive.mean()
     if objective.distil_weight:
-        kl = distil_loss(scores_q, scores_t, temperature=objective.temperature)
-        terms["distil"] = _mean(kl, thoughts)
+        teacher = read_outs[1 if objective.distil_from == "thought" else 2]
+        kl = distil_loss(scores_q, teacher.scores, temperature=objective.temperature)
+        assert teacher.has is not None
+        terms["distil"] = _mean(kl, teacher.has)
         total = total + objective.distil_weight * terms["distil"]
     if objective.teacher != "none":
-        terms["teacher"] = _teacher(scores_q, scores_t, judgements, objective)
+        terms["teacher"] = _teacher(read_outs, judgements, objective)
         total = total + objective.teacher_weight * terms["teacher"]
     if objective.false_negative_margin is not None:
         own = scores_q.detach().gather(1, positives[:, :1])
@@ -173,14 +225,37 @@ def _terms(
     return {**terms, "embed": total}
 
 
-def _over_read_outs(q: Tensor, t: Tensor, thoughts: Tensor, objective: Objective) -> Tensor:
-    """Return the weighted mean of each example's values for v_q and v_t; without a thought that for v_q."""
-    a, b = objective.query_weight, objective.thought_weight
-    return torch.where(thoughts, (a * q + b * t) / (a + b), q)
+@dataclass(frozen=True)
+class _ReadOut:
+    """The scores of one vector of each query, what its loss weighs, and which queries have it (None: all)."""
+
+    scores: Float[Tensor, "queries documents"]
+    weight: float
+    has: Bool[Tensor, "queries"] | None
+
+
+def _mixed(vectors: StepVectors, judgements: Judgements, share: float) -> Float[Tensor, "queries dim"]:
+    """Return the queries with their thoughts mixed in; a query without one is v_q."""
+    thoughts = vectors.v_t if vectors.thoughts is None else vectors.thoughts
+    mixed = normalise((1 - share) * vectors.v_q + share * thoughts)
+    return torch.where(judgements.mixes[:, None], mixed, vectors.v_q)
+
+
+def _over_read_outs(
+    losses: Sequence[Float[Tensor, "queries"]], read_outs: Sequence[_ReadOut]
+) -> Float[Tensor, "queries"]:
+    """Return the weighted mean of each query's losses over the read-outs that it has; else that of v_q."""
+    total = torch.zeros_like(losses[0])
+    weights = torch.zeros_like(losses[0])
+    for loss, read_out in zip(losses, read_outs, strict=True):
+        has = torch.ones_like(loss) if read_out.has is None else read_out.has.to(loss.dtype)
+        total = total + read_out.weight * has * loss
+        weights = weights + read_out.weight * has
+    return torch.where(weights > 0, total / weights.clamp(min=1e-30), losses[0])
 
 
 def _teacher(
-    scores_q: Tensor, scores_t: Tensor, judgements: Judgements, objective: Objective
+    read_outs: Sequence[_ReadOut], judgements: Judgements, objective: Objective
 ) -> Float[Tensor, ""]:
     def loss(scores: Tensor) -> Tensor:
         if objective.teacher == "kl":
@@ -190,8 +265,8 @@ def _teacher(
         )
 
     taught = judgements.teacher.isfinite().any(dim=1)
-    teacher = judgements.teacher.nan_to_num().to(scores_q.dtype)
-    return _mean(_over_read_outs(loss(scores_q), loss(scores_t), judgements.has_thought, objective), taught)
+    teacher = judgements.teacher.nan_to_num().to(read_outs[0].scores.dtype)
+    return _mean(_over_read_outs([loss(own.scores) for own in read_outs], read_outs), taught)
 
 
 def _mean(values: Float[Tensor, "queries"], chosen: Bool[Tensor, "queries"]) -> Float[Tensor, ""]:

@@ -19,7 +19,7 @@ from o1_model.batch import grouped
 from o1_model.embedder import Embedder
 from o1_model.layout import Row, query_ids, query_row
 from o1_model.thinking.settings import Thinking
-from o1_model.training.data import JointBatch
+from o1_model.training.data import JointBatch, with_thoughts
 from o1_model.training.objective import Objective
 from o1_records import InputError, Query
 
@@ -87,15 +87,15 @@ class OwnThoughts:
             for query in sorted(asked, key=lambda query: (query.query_id, query.text, query.instruction))
             if _number(f"{label}\0{query.query_id}".encode()) < most
         ]
-        rows = self._rows(chosen, step)
-        return [{**inputs, "batch": self._with_rows(inputs["batch"], rows)} for inputs in batches]
+        own = self._thoughts(chosen, step)
+        return [{**inputs, "batch": self._with(inputs["batch"], own)} for inputs in batches]
 
     def _hand_out(self) -> Iterator[Inputs]:
         while self._ready:
             yield self._ready.popleft()
 
-    def _rows(self, queries: Sequence[Query], step: int) -> dict[Query, Row]:
-        """Return a row with a new thought and without labels for each query."""
+    def _thoughts(self, queries: Sequence[Query], step: int) -> dict[Query, tuple[Row, str]]:
+        """Return for each query a row with a new thought and without labels, and the thought's text."""
         if not queries:
             return {}
         backbone, layout, tokenizer = self._embedder.backbone, self._embedder.layout, self._embedder.tokenizer
@@ -106,23 +106,35 @@ class OwnThoughts:
             _, traces = self._embedder.decode(queries, thinking)
         finally:
             backbone.train(training)
+        found = {}
         texts = query_ids(layout, tokenizer, queries)
-        return {
-            query: replace(query_row(layout, text.ids, trace.token_ids, prompt=text.prompt), labels=range(0))
-            for query, text, (trace,) in zip(queries, texts, traces, strict=True)
-        }
+        for query, text, own in zip(queries, texts, traces, strict=True):
+            row = query_row(layout, text.ids, own[0].token_ids, prompt=text.prompt)
+            written = self._embedder.thoughts([query], [own], thinking)
+            found[query] = (replace(row, labels=range(0)), written[0].text if written else "")
+        return found
 
-    def _with_rows(self, batch: JointBatch, own: dict[Query, Row]) -> JointBatch:
-        rows = [own.get(query, row) for query, row in zip(batch.asked, batch.query_rows, strict=True)]
+    def _with(self, batch: JointBatch, own: dict[Query, tuple[Row, str]]) -> JointBatch:
+        both = [
+            own.get(query, (row, text))
+            for query, row, text in zip(batch.asked, batch.query_rows, batch.texts, strict=True)
+        ]
+        rows, texts = [row for row, _ in both], [text for _, text in both]
         queries, order = grouped(rows, self._embedder.reader.pad_id, tokens=self._chunk_tokens)
         thoughts = torch.tensor([row.first != row.last for row in rows])
-        return replace(
+        batch = replace(
             batch,
             queries=queries,
             query_order=order,
             query_rows=rows,
+            texts=texts,
             judgements=replace(batch.judgements, has_thought=thoughts),
         )
+        mixture = self._objective.mixture
+        if mixture is None:
+            return batch
+        layout, tokenizer = self._embedder.layout, self._embedder.tokenizer
+        return with_thoughts(batch, mixture.reading, layout, tokenizer, tokens=self._chunk_tokens)
 
 
 def _number(label: bytes) -> int:

@@ -32,13 +32,15 @@ class StepVectors:
 
     `v_t` is the row of v_q where there is no thought. `reasoning` holds vectors of the reasoning queries (q'
     of Redapter) for layouts without a place for a thought; None for the others, whose q' is v_t. It never
-    has a gradient.
+    has a gradient. `thoughts` are the vectors of thoughts that are read alone, for the mixture, and v_q's
+    where there is none; None where the mixture reads v_t, or there is no mixture.
     """
 
     v_q: Float[Tensor, "queries dim"]
     v_t: Float[Tensor, "queries dim"]
     documents: Float[Tensor, "documents dim"]
     reasoning: Float[Tensor, "queries dim"] | None = None
+    thoughts: Float[Tensor, "queries dim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Judgements:
         n_positives: how many of `rows` are positives; at least 1.
         positive_keys: all known positives of the query, present or not, padded with the first.
         has_thought: whether v_t is a read-out of its own, after a thought between two `<emb>`.
+        mixes: whether there is a thought to mix into v_q.
         counts: whether the query is more than a copy that gives every process equally many.
         teacher: the teacher's scores of `rows`; NaN where there is none.
     """
@@ -63,6 +66,7 @@ class Judgements:
     n_positives: Int[Tensor, "queries"]
     positive_keys: Int[Tensor, "queries positives"]
     has_thought: Bool[Tensor, "queries"]
+    mixes: Bool[Tensor, "queries"]
     counts: Bool[Tensor, "queries"]
     teacher: Float[Tensor, "queries group"]
 
@@ -85,6 +89,7 @@ def join(parts: Sequence[Judgements]) -> Judgements:
         n_positives=torch.cat([part.n_positives for part in parts]),
         positive_keys=_stacked([part.positive_keys for part in parts], None),
         has_thought=torch.cat([part.has_thought for part in parts]),
+        mixes=torch.cat([part.mixes for part in parts]),
         counts=torch.cat([part.counts for part in parts]),
         teacher=_stacked([part.teacher for part in parts], float("nan")),
     )
@@ -198,6 +203,8 @@ def gather(vectors: StepVectors, judgements: Judgements) -> tuple[StepVectors, J
     )
     if vectors.reasoning is not None:
         gathered = replace(gathered, reasoning=_rows(vectors.reasoning, queries))
+    if vectors.thoughts is not None:
+        gathered = replace(gathered, thoughts=_rows(vectors.thoughts, queries))
     return gathered, join(parts).to(device)
 
 

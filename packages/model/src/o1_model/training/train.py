@@ -73,7 +73,8 @@ def train(
     said += checks.check_terms(known, path, objective, layout=model.layout)
     said += checks.check_batches(known, same_dataset=data.same_dataset)
     said += checks.check_saving(objective, args)
-    checks.check_evaluation(args, measured=figures_of(evaluation, thinks=model.layout != "instruct"))
+    figures = figures_of(evaluation, thinks=model.layout != "instruct", mixture=objective.mixture)
+    checks.check_evaluation(args, measured=figures)
     collection = open_collection(evaluation)
     embedder = _embedder(model, args.seed)
     groups = (model, data, objective, evaluation)
@@ -180,6 +181,7 @@ def _batches(
             positives=data.positives,
             chunk_tokens=data.chunk_tokens,
             reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
+            mixture=None if objective.mixture is None else objective.mixture.reading,
             known=known_positives(examples),
         ),
         "order": ExampleOrder(

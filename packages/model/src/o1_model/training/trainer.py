@@ -171,7 +171,9 @@ class JointTrainer(Trainer):
             return {}
         start = time.perf_counter()
         self.embedder.backbone.eval()
-        values = measure(self.embedder, self._collection, samples=self._samples)
+        values = measure(
+            self.embedder, self._collection, samples=self._samples, mixture=self.objective.mixture
+        )
         self.embedder.backbone.train()
         metrics = {f"{metric_key_prefix}_{name}": round(value, 5) for name, value in values.items()}
         seconds = time.perf_counter() - start
