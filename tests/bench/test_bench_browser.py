@@ -10,6 +10,7 @@ import time
 import pytest
 
 from o1_bench import Collection, save_result, write_report
+from o1_bench.datasets.suites import SUITES
 from o1_bench.reporting.examples import worked_examples
 from o1_bench.results.result import Milliseconds, System
 from o1_records import Document, Qrel, Query, Source, Thought, rank
@@ -186,6 +187,72 @@ def test_a_report_prints_on_pages_with_everything_on_them(browser, report):
     printed = browser.ask("Page.printToPDF", printBackground=True)["data"]
     assert len(printed) > 20_000
     browser.ask("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory):
+    """A report of all of BRIGHT's tasks, with more runs than there is room for pictures of each."""
+    folder = tmp_path_factory.mktemp("bright")
+    systems = {"BM25": 3, **{f"thinking, variant {n}": 2 - n % 2 for n in range(8)}}
+    results = [
+        save_result(
+            folder / task / str(number), System(name=name, milliseconds=Milliseconds(search=1.0 + number)),
+            collection=collection(task), hits=hits_at(lambda _, place=place: place),
+        )
+        for task in SUITES["bright"]
+        for number, (name, place) in enumerate(systems.items())
+    ]  # fmt: skip
+    write_report(folder / "suite.html", results)
+    write_report(folder / "one.html", [r for r in results if r.collection.name == "bright/pony"])
+    return folder
+
+
+# how far cells stick out of the box that they are in, or of the page
+OVERHANG = """
+Math.max(0, ...[...document.querySelectorAll("th, td")]
+  .filter(cell => cell.offsetParent !== null)
+  .map(cell => cell.getBoundingClientRect().right
+       - (cell.closest(".scroll") || document.body).getBoundingClientRect().right))
+"""
+SHOWN = """
+[...document.querySelectorAll("th[data-task]")].filter(cell => cell.offsetParent !== null)
+  .map(cell => cell.dataset.task)
+"""
+
+
+def test_all_of_brights_tasks_are_seen_at_once_on_a_desk(browser, bright):
+    browser.open(bright / "suite.html", 1280, "light")
+    assert browser.evaluate(SHOWN) == list(SUITES["bright"])
+    assert browser.evaluate(OVERHANG) < 1
+
+
+@pytest.mark.parametrize("page", ["suite", "one"])
+def test_nothing_is_cut_off_on_paper(browser, bright, page):
+    # the width of A4 between the browser's own margins
+    browser.open(bright / f"{page}.html", 717, "light")
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    if page == "suite":
+        assert browser.evaluate(SHOWN) == list(SUITES["bright"])
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 717
+    assert browser.evaluate(OVERHANG) < 1
+    browser.ask("Emulation.setEmulatedMedia", media="")
+
+
+def test_only_so_many_runs_are_drawn_as_can_be_looked_at_and_the_rest_is_said(browser, bright):
+    browser.open(bright / "one.html", 1280, "light")
+    assert browser.evaluate("document.querySelectorAll('.gains .gain').length") == 6
+    assert "6 of 8 runs are drawn; the table has the counts of all." in browser.evaluate(
+        "document.body.textContent"
+    )
+
+
+def test_names_are_not_bold_because_bold_means_best(browser, bright):
+    browser.open(bright / "suite.html", 1280, "light")
+    weight = "[...document.querySelectorAll('{}')].map(e => +getComputedStyle(e).fontWeight)"
+    assert max(browser.evaluate(weight.format("tbody th"))) < 600
+    best = browser.evaluate(weight.format("td.best"))
+    assert best
+    assert min(best) >= 700
 
 
 def contrast(*colours):

@@ -179,11 +179,16 @@ def write_report(
     )
     for name in _FILTERS:
         environment.filters[name] = getattr(words, name)
+    board = leaderboard(results)
+    columns = board.columns if board else ()
+    kinds = {f"{column.measure}, protocol {column.family}" for column in columns}
     text = environment.get_template("report.html").render(
         title=title,
         pages=pages,
         suite=shown,
-        board=leaderboard(results),
+        board=board,
+        board_names=_short_names([column.collection for column in columns]),
+        board_kind=next(iter(kinds)) if len(kinds) == 1 else "",
         examples=examples,
         kinds=_KINDS,
         shown_kinds={result.system.kind for result in results},
@@ -213,7 +218,7 @@ def page(rows: Sequence[Row], focus: str, prefix: str, *, comparisons: int = 0) 
         "scale": max([*ends, 1e-6]),  # half the width of the pictures of intervals, in units of the measure
         "comparisons": comparisons or len(compared),
         "test": compared[0].against if compared else None,
-        "said": [(row.result.name, sentence) for row in rows for sentence in row.result.said],
+        "said": _said(rows),
         "time_pictures": {} if comparisons else _time_pictures(_points(rows), main_measure(base), prefix),
         "depth_pictures": {} if comparisons else _depth_pictures(rows, about, prefix),
         "gain_pictures": _gain_pictures(_cards(shown, about), prefix),
@@ -240,6 +245,8 @@ def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
         "base": base,
         "focus": focus,
         "tasks": mains,
+        # in the heading where all tasks have the same, else below their names
+        "measure": next(iter(mains.values())) if len(set(mains.values())) == 1 else None,
         "short": _short_names(tasks),
         "printed": [tasks[at : at + _PRINTED] for at in range(0, len(tasks), _PRINTED)],
         "headline": headline(tasks).name,
@@ -264,12 +271,24 @@ def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
     }
 
 
+def _said(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return what is to be said of runs, each sentence once, with the names of those that it is about."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        for sentence in row.result.said:
+            about.setdefault(sentence, []).append(row.result.name)
+    return [
+        ("All runs" if len(names) == len(rows) > 1 else ", ".join(names), sentence)
+        for sentence, names in about.items()
+    ]
+
+
 def _short_names(tasks: Sequence[str]) -> dict[str, str]:
-    """Return names of tasks without what all have in common before the last slash."""
-    families = {task.partition("/")[0] for task in tasks}
-    if len(families) > 1 or not all("/" in task for task in tasks):
+    """Return names without the family before the slash, if all that have one are of the same family."""
+    families = {task.partition("/")[0] for task in tasks if "/" in task}
+    if len(families) != 1:
         return {task: task for task in tasks}
-    return {task: task.partition("/")[2] for task in tasks}
+    return {task: task.partition("/")[2] or task for task in tasks}
 
 
 def _best(values: Iterable[float | None]) -> float:
