@@ -1,4 +1,4 @@
-"""Other people's embedding models give the vectors of their own recipe, or are refused with the difference."""
+"""Other people's embedding models give the vectors of their recipe, or are refused with the difference."""
 
 import json
 
