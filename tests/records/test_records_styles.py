@@ -67,6 +67,7 @@ def test_of_code_the_first_block_is_kept(answer, continued, kept):
         ("- zip\n* archive\n", "zip, archive"),
         ("**Keywords:** zip", "zip"),
         (" \n", ""),
+        ("Keywords:\n- tide\n- moon", "tide, moon"),
     ],
 )
 def test_keywords_become_one_line(answer, kept):

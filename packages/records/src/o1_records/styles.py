@@ -26,7 +26,7 @@ TEXT = "{text}"
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^`\n]*$", re.MULTILINE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
-_LABEL = re.compile(r"^\W*(?:keywords?|answer|question|comment)\W*:[\s*]*", re.IGNORECASE)
+_LABEL = re.compile(r"^\W*(?:keywords?|answer|question|comment)\W*:[\s*,]*", re.IGNORECASE)
 _QUOTED = re.compile(r"""(["'“])([^"“”]*)["'”]""")
 
 
