@@ -181,3 +181,26 @@ def test_whatever_a_text_says_it_stays_between_its_fences(text):
 def test_a_negative_number_of_exemplars_is_refused():
     with pytest.raises(InputError, match="exemplar_count must be 0 or more, got -1"):
         Prompt(exemplar_count=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "kept"),
+    [
+        ("paper", "Response: It scatters.", "It scatters."),
+        ("paper", "response:\nIt scatters.", "It scatters."),
+        ("paper", "The response: it scatters.", "The response: it scatters."),
+        ("o1", "The passage: It scatters.", "It scatters."),
+        ("o1", "Passage: It scatters.", "It scatters."),
+        ("reason", "Response: It scatters.", "Response: It scatters."),
+        ("snippet", "```python\nzip(*rows)\n```\nThis transposes it.", "zip(*rows)"),
+        ("keywords", "Keywords:\n- tide\n- moon", "tide, moon"),
+    ],
+)
+def test_a_label_that_a_model_says_again_is_no_part_of_its_answer(name, answer, kept):
+    assert read_template(name).clean(answer, continued=False) == kept
+
+
+def test_the_labels_of_a_template_are_those_around_queries_and_answers():
+    assert read_template("paper").labels == {"Query:", "Response:"}
+    assert read_template("o1").labels == {"Query:", "Passage:", "The passage:"}
+    assert read_template("snippet").labels == frozenset()

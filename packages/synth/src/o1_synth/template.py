@@ -111,8 +111,10 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def clean(self, text: str, *, continued: bool) -> str:
         """Return what is kept of an answer; `continued` if it went on after the prefix."""
         text = text.strip()
-        if self.cue and text.startswith(self.cue):  # some models say it again
-            text = text.removeprefix(self.cue)
+        before = _MARKER.sub("", self.exemplar.partition("{passage")[0]).rstrip().rpartition("\n")[2]
+        for label in filter(None, (self.cue, before if before.endswith(":") else "")):
+            if text.casefold().startswith(label.casefold()):  # some models say it again
+                text = text[len(label) :].lstrip()
         return Style(instruction=TEXT, form=self.form).clean(text, continued=continued)
 
     @property

@@ -53,7 +53,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         type=between(1, 5),
         help="the highest of a negative, if not all below the positives",
     )
-    declare_step(command, "remix_annotate", Sampling(temperature=0.6, top_p=0.95, max_tokens=4096))
+    # the sampling of the released annotation, whose thinking is off; a reasoning model needs more tokens
+    declare_step(command, "remix_annotate", Sampling(temperature=0.7, top_p=0.95, max_tokens=2048))
 
 
 def run(args: argparse.Namespace) -> int:
