@@ -539,7 +539,7 @@ def adopted(path: Path) -> tuple[Any, NDArray[np.int64], str, bool]:
     while isinstance(engine, faiss.IndexIDMap):
         numbers = faiss.vector_to_array(engine.id_map)[numbers]
         engine = faiss.downcast_index(engine.index)
-        engine.o1_owner = owner  # the map owns what is in it, and must live as long
+        engine.referenced_objects = [owner]  # the map owns what is in it, and must live as long
     for part in _parts(engine):
         if isinstance(part, faiss.IndexIVF) and not isinstance(engine, faiss.IndexRefine):
             numbers = numbers if engine is not owner else _own_numbers(part, str(path))
