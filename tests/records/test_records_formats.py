@@ -618,6 +618,17 @@ def test_a_run_that_counts_ranks_from_0_is_read_from_1(tmp_path):
         list(trec.read_run(path))
 
 
+def test_ids_that_are_numbers_are_told_once(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(f'{{"_id": {n}, "text": "x"}}\n' for n in range(50)))
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        assert [document.doc_id for document in beir.read_corpus_file(path)] == [str(n) for n in range(50)]
+    assert [str(each.message) for each in given] == [
+        f"{path}: ids that are numbers, such as 0, are read as text"
+    ]
+
+
 def test_a_beir_folder_may_be_compressed(tmp_path):
     documents, queries = [Document(doc_id="d", text="x")], [Query(query_id="q", text="y")]
     beir.write_beir(tmp_path, documents=documents, queries=queries, qrels={"test": []})

@@ -151,11 +151,14 @@ def _read(
 ) -> Iterator[Any]:
     decoder = msgspec.json.Decoder(line_type)
     seen = KeySet()
+    told = False
 
     def decode(line: bytes, place: str) -> Any:
+        nonlocal told
         decoded = decode_line(decoder, line, place)
         name = getattr(decoded, key)
-        if not isinstance(name, str):
+        if not isinstance(name, str) and not told:
+            told = True
             _tell(f"{path}: ids that are numbers, such as {name}, are read as text")
         if not seen.add((str(name),)):
             raise InputError(f"{place}: duplicate _id {quoted(name)}; keep one of them")
