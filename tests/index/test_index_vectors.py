@@ -93,7 +93,7 @@ def test_the_command_builds_of_a_file_and_searches_for_the_vectors_of_another(tm
             [sys.executable, "-m", "o1_index", *words], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in (tmp_path / "r").read_text().splitlines()]
+    lines = [line.split() for line in (tmp_path / "run").read_text().splitlines()]
     expected = exact_search((NUMBERS, VECTORS), (NAMES, QUERIES), k=5)
     assert [(line[0], line[2]) for line in lines] == [(hit.query_id, hit.doc_id) for hit in expected]
 
