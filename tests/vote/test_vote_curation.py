@@ -205,3 +205,243 @@ def test_stats_count_what_examples_hold(tmp_path, vote):
     done = vote(tmp_path, "stats", "e.jsonl")
     assert json.loads(done.stdout) == told
     assert stats([])["examples"] == 0
+
+
+# --- different texts stay different ----------------------------------------------------------------------
+
+
+def deduped(folder, vote, kind, records, *words):
+    """Remove duplicates of records; returns what is kept, what is removed, and the line on stderr."""
+    write_jsonl(folder / "in.jsonl", records)
+    files = ["in.jsonl", "--type", kind, "--out", "kept.jsonl", "--reasons", "gone.jsonl"]
+    done = vote(folder, "dedup", *files, *words)
+    assert done.returncode == 0, done.stderr
+    kept = list(read_jsonl(folder / "kept.jsonl", type(records[0])))
+    return kept, list(read_jsonl(folder / "gone.jsonl", Removal)), done.stderr
+
+
+def test_languages_and_operators_are_different_queries(tmp_path, vote):
+    texts = ["sort a vector in C", "sort a vector in C++", "sort a vector in C#", "x == y", "x != y", "x = y"]
+    queries = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(texts)]
+    kept, gone, _ = deduped(tmp_path, vote, "query", queries)
+    assert (kept, gone) == (queries, [])
+    kept, gone, told = deduped(tmp_path, vote, "query", queries, "--same", "words")
+    assert [query.query_id for query in kept] == ["q0", "q3"]
+    assert {removal.reason for removal in gone} == {"the same words"}
+    assert "3 of 6 texts are mostly no words, and compared by the rest" not in told
+
+
+def test_case_white_space_and_forms_of_unicode_make_no_other_text(tmp_path, vote):
+    texts = [
+        "Caf\u00e9  au lait",
+        "cafe\u0301 au\tlait ",
+        "CAF\u00c9 AU LAIT",
+        "cafe au lait",
+        "caf\u00e9 au lait.",
+    ]
+    queries = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(texts)]
+    kept, gone, _ = deduped(tmp_path, vote, "query", queries)
+    assert [query.query_id for query in kept] == ["q0", "q3", "q4"]
+    assert [(removal.name, removal.like) for removal in gone] == [
+        ("q1", "in.jsonl:1: q0"),
+        ("q2", "in.jsonl:1: q0"),
+    ]
+
+
+def test_texts_without_a_word_are_told_where_words_are_compared(tmp_path, vote):
+    queries = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(["==", "!=", "a word"])]
+    kept, gone, told = deduped(tmp_path, vote, "query", queries)
+    assert (len(kept), gone) == (3, [])
+    kept, gone, told = deduped(tmp_path, vote, "query", queries, "--same", "words")
+    assert [removal.name for removal in gone] == ["q1"]
+    assert "2 of 3 texts are mostly no words, and compared by the rest" in told
+
+
+def test_queries_of_other_instructions_are_other_queries(tmp_path, vote):
+    queries = [
+        Query(query_id=f"q{n}", text="zip files", instruction=instruction)
+        for n, instruction in enumerate(["", "find code", "Find  code", "find papers"])
+    ]
+    kept, _, _ = deduped(tmp_path, vote, "query", queries)
+    assert [query.query_id for query in kept] == ["q0", "q1", "q3"]
+
+
+def test_removed_thoughts_are_told_apart_by_their_place(tmp_path, vote):
+    """Ids that read the same when they are joined by a space."""
+    names = [("a b", "c"), ("x", "y"), ("x y", "z"), ("x", "y z")]
+    thoughts = [
+        Thought(query_id=query, thought_id=thought, text="one two", source=Source(model="m"))
+        for query, thought in names
+    ]
+    kept, gone, _ = deduped(tmp_path, vote, "thought", thoughts)
+    assert kept == thoughts[:1]
+    assert [(removal.number, removal.name) for removal in gone] == [(2, "x y"), (3, "x y z"), (4, "x y z")]
+
+
+@pytest.mark.parametrize("near", ["1", "1.0"])
+def test_all_shingles_in_common_can_be_asked_for_without_an_extra(tmp_path, vote, near):
+    texts = ["one two three four", "one, two: three; four!", "one two three four five"]
+    documents = [Document(doc_id=f"d{n}", text=text) for n, text in enumerate(texts)]
+    kept, gone, _ = deduped(tmp_path, vote, "document", documents, "--near", near)
+    assert [document.doc_id for document in kept] == ["d0", "d2"]
+    assert [(removal.name, removal.share, removal.reason) for removal in gone] == [
+        ("d1", 1.0, "near-duplicate")
+    ]
+
+
+@pytest.mark.parametrize("near", ["0", "1.1", "nan", "-1"])
+def test_a_share_that_is_none_is_refused(tmp_path, vote, near):
+    write_jsonl(tmp_path / "in.jsonl", [Query(query_id="q", text="x")])
+    files = ["in.jsonl", "--type", "query", "--out", "kept.jsonl", "--reasons", "gone.jsonl"]
+    done = vote(tmp_path, "dedup", *files, "--near", near)
+    assert done.returncode == 4
+    assert f"near must be above 0 and at most 1, got {float(near)}" in done.stderr
+    assert not (tmp_path / "kept.jsonl").exists()
+
+
+def test_a_removed_example_leaves_its_positives_to_the_one_that_is_kept(tmp_path, vote):
+    def document(name):
+        return Document(doc_id=name, text=f"text {name}")
+
+    query = Query(query_id="a", text="rotate a key")
+    examples = [
+        Example(query=query, positives=(document("p1"),), negatives=(document("n1"), document("p2"))),
+        Example(query=Query(query_id="b", text="Rotate a  key"), positives=(document("p2"), document("p1"))),
+        Example(query=Query(query_id="c", text="something else"), positives=(document("p3"),)),
+    ]
+    kept, gone, told = deduped(tmp_path, vote, "example", examples)
+    assert [document.doc_id for document in kept[0].positives] == ["p1", "p2"]
+    assert [document.doc_id for document in kept[0].negatives] == ["n1"]
+    assert kept[1:] == examples[2:]
+    assert [removal.name for removal in gone] == ["b"]
+    assert "examples have 1 positives more, of removed ones with the same query" in told
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_teacher_scores_follow_their_documents_or_are_told_lost(tmp_path, vote, both):
+    def scored(name, text, positives, negatives, scores):
+        return Example(
+            query=Query(query_id=name, text=text),
+            positives=tuple(Document(doc_id=each, text=each) for each in positives),
+            negatives=tuple(Document(doc_id=each, text=each) for each in negatives),
+            teacher_scores=scores,
+        )
+
+    examples = [
+        scored("a", "x", ["p1"], ["n1", "p2", "n2"], (9.0, 1.0, 7.0, 2.0)),
+        scored("b", "X", ["p2"], [], (8.0,) if both else ()),
+    ]
+    kept, _, told = deduped(tmp_path, vote, "example", examples)
+    assert kept[0].teacher_scores == ((9.0, 8.0, 1.0, 2.0) if both else ())
+    assert ("1 examples lost their teacher scores" in told) == (not both)
+
+
+def test_positives_that_go_with_a_query_of_other_files_are_told(tmp_path, vote):
+    write_jsonl(tmp_path / "old.jsonl", [example("o", "rotate a key")])
+    kept, gone, told = deduped(
+        tmp_path, vote, "example", [example("a", "Rotate a key")], "--against", "old.jsonl"
+    )
+    assert (kept, [removal.like for removal in gone]) == ([], ["old.jsonl:1: o"])
+    assert "1 positives are removed with examples whose query is in --against" in told
+
+
+# --- what a test set's texts are found by ----------------------------------------------------------------
+
+
+def cleaned(folder, vote, kind, records, tests, *words):
+    """Remove what overlaps with test queries; returns as `deduped`."""
+    write_jsonl(folder / "in.jsonl", records)
+    write_jsonl(folder / "tests.jsonl", [Query(query_id=f"t{n}", text=text) for n, text in enumerate(tests)])
+    files = ["in.jsonl", "--type", kind, "--out", "kept.jsonl", "--reasons", "gone.jsonl"]
+    done = vote(folder, "decontaminate", *files, "--test-queries", "tests.jsonl", *words)
+    assert done.returncode == 0, done.stderr
+    kept = list(read_jsonl(folder / "kept.jsonl", type(records[0])))
+    return kept, list(read_jsonl(folder / "gone.jsonl", Removal)), done.stderr
+
+
+UNSPACED = "如何用一条命令列出压缩包里的文件"
+HINDI = "हिमालय की सबसे ऊँची चोटी"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "what is the capital of France",
+        "how many moons does the planet Jupiter have in total",
+        "capital of sunny France",
+        UNSPACED,
+        UNSPACED[:8],
+        HINDI,
+    ],
+)
+def test_a_test_query_is_found_inside_a_text_whatever_its_length_and_script(tmp_path, vote, asked):
+    documents = [
+        Document(doc_id="asks", text=f"Q: {asked}? A: that is told elsewhere, and at some length."),
+        Document(doc_id="free", text="Nothing of this is in the test."),
+    ]
+    kept, gone, told = cleaned(tmp_path, vote, "document", documents, [asked])
+    assert [document.doc_id for document in kept] == ["free"]
+    assert [(removal.name, removal.reason, removal.like) for removal in gone] == [
+        ("asks", "contained", "query t0")
+    ]
+    assert "test texts" not in told
+
+
+def test_what_cannot_be_found_is_counted_and_named(tmp_path, vote):
+    tests = ["zip files", "sort it", "...", "what is the capital of France"]
+    documents = [Document(doc_id="d", text="zip files are here, and so is how to sort it")]
+    kept, gone, told = cleaned(tmp_path, vote, "document", documents, tests, "--unchecked", "unchecked.txt")
+    assert (kept, gone) == (documents, [])
+    assert (
+        "2 test texts have fewer than 4 words (twice as many characters where there are no spaces) and are "
+        "found only where a whole text is near them: query t0, query t1" in told
+    )
+    assert "1 test texts have no word and cannot be found: query t2" in told
+    assert (tmp_path / "unchecked.txt").read_text() == "query t0\nquery t1\nquery t2\n"
+    kept, gone, told = cleaned(tmp_path, vote, "document", documents, tests, "--shortest", "2")
+    assert (len(kept), gone[0].reason) == (0, "contained")
+    assert "have fewer than" not in told
+
+
+def test_a_short_test_query_is_found_where_it_is_all_of_a_text(tmp_path, vote):
+    kept, gone, _ = cleaned(tmp_path, vote, "query", [Query(query_id="q", text="Zip files!")], ["zip files"])
+    assert (kept, gone[0].reason) == ([], "near-duplicate")
+
+
+def test_a_contaminated_negative_is_taken_out_of_its_example_with_its_score(tmp_path, vote):
+    asked = "what is the capital of France"
+    bad, good = Document(doc_id="bad", text=f"Q: {asked}"), Document(doc_id="good", text="another text")
+    before = Example(
+        query=Query(query_id="e", text="moons of Jupiter"),
+        positives=(Document(doc_id="p", text="it has many moons"),),
+        negatives=(good, bad, good.__class__(doc_id="more", text="more text")),
+        teacher_scores=(4.0, 3.0, 2.0, 1.0),
+    )
+    (after,), gone, told = cleaned(tmp_path, vote, "example", [before], [asked])
+    assert [document.doc_id for document in after.negatives] == ["good", "more"]
+    assert after.teacher_scores == (4.0, 3.0, 1.0)
+    assert [(removal.name, removal.part, removal.like) for removal in gone] == [
+        ("e", "negative 1: bad", "query t0")
+    ]
+    assert "kept.jsonl: 1 kept; gone.jsonl: 0 removed, and 1 negatives of kept examples" in told
+
+
+def test_a_reasoning_query_that_asks_a_test_query_is_found(tmp_path, vote):
+    asked = "what is the capital of France"
+    before = Example(
+        query=Query(query_id="e", text="capitals"), positives=(Document(doc_id="p", text="Paris"),),
+        reasoning_query=f"Think about it: {asked}?",
+    )  # fmt: skip
+    kept, gone, _ = cleaned(tmp_path, vote, "example", [before], [asked])
+    assert (kept, gone[0].name) == ([], "e")
+
+
+def test_only_relevant_documents_of_the_grade_asked_for_are_test_texts(tmp_path, vote):
+    from o1_vote.curation.contamination import read_test_set
+
+    write_jsonl(tmp_path / "q.jsonl", [Query(query_id="t", text="x")])
+    write_jsonl(tmp_path / "c.jsonl", [Document(doc_id=f"d{n}", text=f"text {n}") for n in range(3)])
+    write_jsonl(tmp_path / "r.jsonl", [Qrel(query_id="t", doc_id=f"d{n}", relevance=n) for n in range(3)])
+    files = tmp_path / "q.jsonl", tmp_path / "r.jsonl", tmp_path / "c.jsonl"
+    assert [name for name, _ in read_test_set(*files)] == ["query t", "document d1", "document d2"]
+    assert [name for name, _ in read_test_set(*files, relevance=2)] == ["query t", "document d2"]
