@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Train and measure O1 Embedder (arXiv 2502.07555) with the paper's hyper-parameters, runs/paper_o1.yaml.
+# Train and measure O1 Embedder (arXiv 2502.07555) as its public code does, with runs/paper_o1.yaml.
 #
 #   EXAMPLES=examples.jsonl bash runs/paper_o1.sh           8 GPUs of one node: 8 queries x 16 documents on each
 #   GPUS=1 EXAMPLES=examples.jsonl bash runs/paper_o1.sh    one GPU: the same 64 x 16 through the gradient cache
 #
-# What stands behind goes to `o1-model train` and wins over the file. EXAMPLES: Example records of MS MARCO's
-# training queries with 15 hard negatives and a thought elected from three (o1-synth think; o1-vote elect --measure
-# thought --rule majority --no-abstain; o1-vote mine). COLLECTIONS: BEIR folders to measure on afterwards, as the paper does, with three thoughts a query.
+# What stands behind goes to `o1-model train` and wins over the file. EXAMPLES: MS MARCO's training queries with
+# hard negatives, scores of a teacher and a thought elected from three: the authors' own file in FlagEmbedding's
+# rows, or Example records (o1-synth think; o1-vote elect --measure thought --rule majority --no-abstain; o1-vote
+# mine), with `--teacher none` behind where they have no teacher_scores. COLLECTIONS: BEIR folders to measure on
+# afterwards, as the paper does, with three thoughts a query.
 #
 # Not run: no GPU and no 8B model were at hand. tests/model/test_model_runs.py parses its commands and trains
 # a tiny model with its settings.
 set -euo pipefail
 here=$(dirname "$0")
 gpus=${GPUS:-8}
-model=${MODEL:-meta-llama/Llama-3.1-8B}
+model=${MODEL:-Qwen/Qwen2.5-7B}
 examples=${EXAMPLES:?set EXAMPLES to a JSONL file of Example records}
 out=${OUT:-results/paper_o1}
 

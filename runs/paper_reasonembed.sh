@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Train and measure ReasonEmbed (arXiv 2510.08252) with the paper's hyper-parameters, runs/paper_reasonembed.yaml.
+# Train and measure ReasonEmbed (arXiv 2510.08252) as its public code does, with runs/paper_reasonembed.yaml.
 #
-#   EXAMPLES=remixer.jsonl bash runs/paper_reasonembed.sh           8 GPUs of one node: 1,024 documents a step
-#   GPUS=1 EXAMPLES=remixer.jsonl bash runs/paper_reasonembed.sh    one GPU: the same through the gradient cache
+#   EXAMPLES=remixer bash runs/paper_reasonembed.sh           8 GPUs of one node: 1,024 documents a step
+#   GPUS=1 EXAMPLES=remixer bash runs/paper_reasonembed.sh    one GPU: the same through the gradient cache
 #
-# What stands behind goes to `o1-model train` and wins over the file. EXAMPLES: Example records of ReMixer's data, each
-# with its reasoning_query, dataset and group_size (o1_records reads FlagEmbedding's JSONL). The paper starts
-# from a model tuned on MS MARCO: MODEL names it. COLLECTIONS: BEIR folders of BRIGHT or R2MED to measure
-# on afterwards, at the 512 tokens of the training (the paper evaluates with 8,192).
+# What stands behind goes to `o1-model train` and wins over the file. EXAMPLES: the folder of ReMixer's data, a file of
+# FlagEmbedding's rows for each dataset, or of Example records, each with its reasoning_query. MODEL: where to start,
+# a model tuned on MS MARCO. COLLECTIONS: BEIR folders of BRIGHT or R2MED to measure on afterwards, at the 512 tokens
+# of the training (the paper evaluates with 8,192).
 #
-# Not run: no GPU and no 4B model were at hand. tests/model/test_model_runs.py parses its commands and trains
+# Not run: no GPU and no 8B model were at hand. tests/model/test_model_runs.py parses its commands and trains
 # a tiny model with its settings.
 set -euo pipefail
 here=$(dirname "$0")
 gpus=${GPUS:-8}
-model=${MODEL:-Qwen/Qwen3-4B}
-examples=${EXAMPLES:?set EXAMPLES to a JSONL file of Example records}
+model=${MODEL:-hanhainebula/qwen3-8b-ft-msmarco}
+examples=${EXAMPLES:?set EXAMPLES to a folder of JSONL files, one for each dataset}
 out=${OUT:-results/paper_reasonembed}
 
 scale=()
 if [ "$gpus" -lt 8 ]; then
-  # 1,024 documents a step on any number of GPUs
-  scale=(--per_device_train_batch_size $((64 / gpus)) --grad_cache)
+  # 1,024 documents a step on any number of GPUs; a row's batch_size is that of one GPU of 8
+  scale=(--per_device_train_batch_size $((64 / gpus)) --grad_cache --batch_size_scale $((8 / gpus)))
 fi
 torchrun --nproc_per_node "$gpus" -m o1_model train "$here/paper_reasonembed.yaml" \
   --model_name_or_path "$model" --train_data "$examples" --output_dir "$out/model" "${scale[@]}" "$@"

@@ -159,3 +159,22 @@ def test_a_number_out_of_range_is_refused(group, name, value):
     needed = {ModelArguments: {"model_name_or_path": "m"}, DataArguments: {"train_data": "e"}}
     with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
         group(**{**needed.get(group, {}), name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"row_end": "none"}, "row_end none is for the layout instruct; o1 closes rows with <emb>"),
+        ({"lora_targets": ["q_proj"]}, "lora_targets would have no effect without lora_rank"),
+    ],
+)
+def test_settings_of_a_model_that_do_not_go_together_are_refused(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        ModelArguments("m", **settings)
+
+
+def test_the_untrained_model_is_measured_too(tmp_path):
+    flags = ["--model_name_or_path", "m", "--train_data", "d", "--output_dir", str(tmp_path), "--use_cpu"]
+    assert not parse(flags)[4].eval_on_start
+    assert parse([*flags, "--eval_collection", "c"])[4].eval_on_start
+    assert not parse([*flags, "--eval_collection", "c", "--eval_on_start", "false"])[4].eval_on_start

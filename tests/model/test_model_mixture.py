@@ -1,4 +1,4 @@
-"""Training what retrieval uses, thoughts mixed into queries; what is drawn at each turn, after a resume too."""
+"""Training what retrieval uses, thoughts mixed into queries; and turns that draw the same after a resume."""
 
 import json
 

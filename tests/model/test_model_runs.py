@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from o1_model import Embedder
 from o1_model.__main__ import main
 from o1_model.training.arguments import parse
 from o1_records import Document, Example, Query, Source, Thought, write_jsonl
 
 RUNS = Path(__file__).parents[2] / "runs"
-SCRIPTS = {"paper_o1.sh": "o1", "paper_reasonembed.sh": "instruct"}
+SCRIPTS = {"paper_o1.sh": "reference", "paper_reasonembed.sh": "instruct"}
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -58,14 +59,23 @@ def test_the_batch_is_the_papers_on_any_number_of_gpus(commands, script, gpus):
     model, data, _, objective, args = parse(arguments[5:])
     assert args.per_device_train_batch_size * gpus == 64
     assert data.grad_cache == (gpus < 8)
-    assert (model.layout, data.negatives, objective.temperature) == (SCRIPTS[script], 15, 0.02)
+    assert (model.layout, objective.temperature) == (SCRIPTS[script], 0.02)
+    assert (data.positives, data.negatives, data.draw) == (1, 15, "random")
     assert (model.lora_rank, model.lora_alpha, model.lora_dropout) == (32, 64, 0.1)
-    assert (args.learning_rate, args.num_train_epochs) == (1e-4, 1)
-    if model.layout == "o1":
-        assert (objective.embed_weight, args.warmup_steps) == (0.8, 0.1)
-        assert model.query_length + model.thought_length + 6 == 256
+    assert sorted(model.lora_targets) == sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    assert (args.learning_rate, args.num_train_epochs, args.warmup_steps) == (1e-4, 1, 0.1)
+    assert args.dataloader_drop_last
+    if model.layout == "reference":
+        assert (objective.embed_weight, objective.teacher, objective.teacher_weight) == (0.8, "kl", 1.0)
+        assert (data.thought_dropout, data.same_dataset) == (0.1, False)
+        # <query>, </query>, <thought> and eos
+        assert model.query_length + model.thought_length + 4 == 256
     else:
         assert (objective.embed_weight, objective.redapter_from, data.same_dataset) == (1.0, 100, True)
+        assert (model.row_end, model.query_length, model.document_length) == ("none", 512, 512)
+        assert data.batch_size_scale * gpus == 8
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -82,33 +92,61 @@ def test_collections_are_embedded_searched_and_scored(commands, script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_tiny_model_trains_with_the_settings_of_a_paper(commands, script, tmp_path, plain_models, capsys):
-    path = tmp_path / "examples.jsonl"
-    write_jsonl(path, _examples(script))
-    ((*_, train, config, model, _, data, _, output, folder, size, number, cache),) = [
-        call[1:] for call in commands(script, GPUS="1", EXAMPLES=str(path))
-    ]
-    flags = [model, str(plain_models["llama"]), data, str(path), output, folder, size, number, cache]
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("stack", "code")[: 1 + (script == "paper_reasonembed.sh")]:
+        write_jsonl(data / f"{name}.jsonl", _examples(script, name))
+    (call,) = commands(script, GPUS="1", EXAMPLES=str(data), MODEL=str(plain_models["llama"]))
+    command = call[call.index("o1_model") + 1 :]
+    folder = command[command.index("--output_dir") + 1]
+    changes = ["--redapter_from", "1"] if script == "paper_reasonembed.sh" else []
     code = main([
-        train, config, *flags, "--use_cpu", "--bf16", "false", "--max_steps", "2", "--redapter_from", "1",
+        *command, "--use_cpu", "--bf16", "false", "--max_steps", "2", *changes,
         "--dataloader_num_workers", "0", "--disable_tqdm", "true", "--per_device_train_batch_size", "4",
     ])  # fmt: skip
     assert code == 0, capsys.readouterr().err
     assert (Path(folder) / "adapter_model.safetensors").exists()
+    trained = Embedder.from_pretrained(folder)
+    (row,), layout = trained.query_rows(["open"]), trained.layout
+    if layout.name == "reference":
+        assert row.ids[-3:] == (layout.query_end, layout.thought, layout.emb)
+    else:
+        assert (layout.emb, len(row.ids) - 1) == (None, row.last)
 
 
-def _examples(script):
-    for number in range(12):
-        query = Query(query_id=f"q{number}", text="open a zip file", instruction="find code")
+def test_a_tiny_model_trains_with_our_own_recipe(tmp_path, plain_models, capsys):
+    write_jsonl(tmp_path / "e.jsonl", _examples("mixture", "stack"))
+    code = main([
+        "train", str(RUNS / "mixture.yaml"), "--model_name_or_path", str(plain_models["llama"]),
+        "--train_data", str(tmp_path / "e.jsonl"), "--output_dir", str(tmp_path / "out"), "--use_cpu",
+        "--bf16", "false", "--max_steps", "2", "--own_thoughts_from", "1", "--disable_tqdm", "true",
+        "--per_device_train_batch_size", "4",
+    ])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def _examples(script, dataset):
+    """Rows as the papers' data have them: several positives, scores of a teacher, batches of their own."""
+    for number in range(16):
+        query = Query(query_id=f"{dataset}{number}", text=f"open {number} zip file", instruction="find code")
         thought = Thought(query_id=query.query_id, thought_id="t", text="sort keys", source=Source(model="m"))
-        documents = [Document(doc_id=f"d{number}.{n}", text="read text bytes") for n in range(4)]
+        words = ["read", "text", "bytes", "write", "list", "sort", "keys", "close"]
+        documents = [Document(doc_id=f"d{n}", text=" ".join(words[n : n + 3])) for n in range(6)]
         example = Example(
-            query=query, positives=tuple(documents[:1]), negatives=tuple(documents[1:]), thought=thought
-        )  # fmt: skip
+            query=query,
+            positives=tuple(documents[:2]),
+            negatives=tuple(documents[2:]),
+            thought=thought,
+            teacher_scores=tuple(float(-n) for n in range(6)),
+        )
         if script == "paper_reasonembed.sh":
             example = msgspec.structs.replace(
                 example,
                 thought=None,
+                teacher_scores=(),
                 reasoning_query="open the zip file in bytes",
-                dataset=f"set {number % 2}",
+                group_size=2 if dataset == "code" else None,
+                batch_size=2 if dataset == "code" else None,
             )
         yield example

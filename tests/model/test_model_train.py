@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 from o1_model import Embedder, Thinking
 from o1_model.__main__ import main
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, parse
+from o1_model.training.evaluate import measure, open_collection
 from o1_model.training.objective import Objective
 from o1_model.training.train import train
 from o1_records import (
@@ -252,9 +253,12 @@ def test_a_batch_without_any_thought_is_an_ordinary_batch(tmp_path, plain_models
 
 
 def _log(folder):
+    return [line for line in _history(folder) if "loss" in line]
+
+
+def _history(folder):
     newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
-    return [line for line in history if "loss" in line]
+    return json.loads((newest / "trainer_state.json").read_text())["log_history"]
 
 
 @pytest.mark.parametrize("grad_cache", [False, True])
@@ -294,6 +298,49 @@ def test_an_adapter_trains_the_control_rows_and_leaves_the_base_alone(tmp_path, 
     before, after = (b.lm.get_input_embeddings().weight.detach() for b in (base, tuned))
     moved = (before != after).any(dim=1).nonzero()[:, 0].tolist()
     assert set(moved) == controls
+
+
+def test_an_adapter_of_some_projections_trains_on_a_base_in_half_precision(tmp_path, data, plain_models):
+    settings = {
+        "lora_rank": 2, "lora_targets": ["q_proj", "v_proj"], "dtype": "bfloat16", "document_prompt": "file ",
+        "query_prompt": "how do {instruction}: ", "instruction": "i",
+    }  # fmt: skip
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 4, of_model=settings)
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in weights} == {"q_proj", "v_proj"}
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert any(value.abs().sum() > 0 for name, value in weights.items() if "lora_B" in name)
+    model = Embedder.from_pretrained(folder)
+    assert model.layout.document_prompt == "file "
+    assert model.query_rows(["open"])[0].ids[2:6] == tuple(
+        model.tokenizer("how do i :", add_special_tokens=False)["input_ids"]
+    )
+    lines = _log(folder)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_projections_that_there_are_not_are_refused(tmp_path, data, plain_models):
+    settings = {"lora_rank": 2, "lora_targets": ["query_key_value"]}
+    with pytest.raises(
+        InputError, match="no projections called query_key_value; there are down_proj"
+    ):
+        _train(tmp_path / "out", data, plain_models["llama"], 1, of_model=settings)
+
+
+def test_a_training_tells_what_it_gained_over_the_untrained_model(tmp_path, data, plain_models, collection):
+    often = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 4, evaluation=collection, **often)
+    _train(tmp_path / "out", data, plain_models["llama"], 8, evaluation=collection, **often)
+    # once, also after a resume
+    steps = re.findall(r"^\| (\d+|saved) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    assert steps == ["0", "2", "4", "6", "8", "saved"]
+    untrained = Embedder.from_backbone(plain_models["llama"])
+    (first, *_) = [line for line in _history(folder) if "eval_nDCG@10" in line]
+    assert (first["step"], first["eval_nDCG@10"]) == (0, _ndcg(untrained, collection))
+
+
+def _ndcg(model, collection):
+    return round(measure(model, open_collection(collection), samples=0)["nDCG@10"], 5)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path, data, plain_models):

@@ -13,7 +13,7 @@ tokens are never peft's `trainable_token_indices`, which copies the whole matrix
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,11 +42,15 @@ _PEFT = "base_model.model."  # how peft's files name the model
 
 @dataclass(frozen=True)
 class Lora:
-    """The size of the adapter; the defaults are the paper's (O1 Embedder, section 4.1)."""
+    """The size of the adapter; the defaults are the paper's (O1 Embedder, section 4.1).
+
+    `targets` are names of projections, such as "q_proj"; all of them unless given.
+    """
 
     rank: int = 32
     alpha: int = 64
     dropout: float = 0.1
+    targets: tuple[str, ...] = ()
 
 
 class Base(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,9 +62,10 @@ class Base(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def add_lora(backbone: Backbone, lora: Lora) -> None:
-    """Freeze the backbone and put an adapter on every linear projection of its layers.
+    """Freeze the backbone and put an adapter on the linear projections of its layers.
 
-    Only the adapter and the control rows train afterwards, both in float32.
+    Only the adapter and the control rows train afterwards, both in float32. Raises InputError for targets
+    that are no projections of the model.
     """
     from peft import LoraConfig
 
@@ -68,7 +73,7 @@ def add_lora(backbone: Backbone, lora: Lora) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=projections(backbone.lm),
+        target_modules=projections(backbone.lm, lora.targets),
         base_model_name_or_path=str(backbone.config.name_or_path),
     )
     _inject(backbone, config)
@@ -105,10 +110,10 @@ def nf4() -> Any:
     )
 
 
-def projections(lm: PreTrainedModel) -> str:
+def projections(lm: PreTrainedModel, names: Sequence[str] = ()) -> str:
     """Return a pattern for the linear projections inside a model's layers, whatever its family calls them.
 
-    Heads and poolers are not part of a layer and do not match.
+    Heads and poolers are not part of a layer and do not match. `names` chooses some of them.
     """
     inside = re.compile(r".*\.layers?\.\d+\..*")
     linear = (name for name, m in lm.named_modules() if isinstance(m, nn.Linear) and inside.fullmatch(name))
@@ -117,7 +122,10 @@ def projections(lm: PreTrainedModel) -> str:
         raise InputError(
             f"a {lm.config.model_type} has no linear projections in layers; train the whole model"
         )
-    return rf".*\.layers?\.\d+\..*\b({'|'.join(leaves)})"
+    unknown = sorted(set(names) - set(leaves))
+    if unknown:
+        raise InputError(f"no projections called {', '.join(unknown)}; there are {', '.join(leaves)}")
+    return rf".*\.layers?\.\d+\..*\b({'|'.join(names or leaves)})"
 
 
 def has_lora(backbone: Backbone) -> bool:

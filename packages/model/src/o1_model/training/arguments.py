@@ -41,12 +41,29 @@ class ModelArguments:
     thought_length: int = field(default=64, metadata={"help": "tokens of a thought"})
     document_length: int = field(default=192, metadata={"help": "tokens of a document"})
     instruction: str = field(default="", metadata={"help": "for queries without one of their own"})
+    query_prompt: str | None = field(
+        default=None,
+        metadata={"help": "text before a query, with {instruction} in its place; else as the layout has it"},
+    )
+    document_prompt: str = field(default="", metadata={"help": "text before every document"})
+    row_end: Literal["eos", "none"] = field(
+        default="eos",
+        metadata={"help": "what closes a row of the layout instruct; with none its last token is read"},
+    )
+    dtype: Literal["float32", "bfloat16", "auto"] = field(
+        default="float32",
+        metadata={"help": "of the weights, auto as they are stored; an adapter trains in float32 on any"},
+    )
     dropout: float | None = field(default=None, metadata={"help": "instead of the backbone's own rate"})
     lora_rank: int = field(
         default=0, metadata={"help": "of an adapter on all projections; 0 trains the whole model"}
     )
     lora_alpha: int = field(default=64, metadata={"help": "scale of the adapter"})
     lora_dropout: float = field(default=0.1, metadata={"help": "dropout of the adapter"})
+    lora_targets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "names of the projections with an adapter, such as q_proj; all unless given"},
+    )
     merge: bool = field(default=False, metadata={"help": "add the adapter to the weights at the end"})
     load_in_4bit: bool = field(
         default=False,
@@ -62,6 +79,10 @@ class ModelArguments:
             lora_alpha=(self.lora_alpha > 0, "above 0"),
             lora_dropout=(0 <= self.lora_dropout < 1, "at least 0 and below 1"),
         )
+        if self.row_end == "none" and self.layout != "instruct":
+            raise InputError(f"row_end none is for the layout instruct; {self.layout} closes rows with <emb>")
+        if self.lora_targets and not self.lora_rank:
+            raise InputError("lora_targets would have no effect without lora_rank; give that too")
 
 
 @dataclass(frozen=True)
@@ -261,6 +282,8 @@ def _evaluation_defaults(known: Any) -> dict[str, Any]:
     saved = str(getattr(known.save_strategy, "value", known.save_strategy))
     return {
         "eval_strategy": saved if saved in ("steps", "epoch") else "steps",
+        # the untrained model: what a training gained
+        "eval_on_start": True,
         # the best checkpoint can only be kept when there is one for each evaluation
         "eval_steps": known.save_steps,
         "save_steps": known.save_steps if known.eval_steps is None else known.eval_steps,

@@ -105,6 +105,9 @@ def train(
             **_batches(embedder, known, data, objective, args),
         )
         newest = newest_checkpoint(output)
+        if newest is not None:
+            # the figures of the untrained model are in its log
+            args.eval_on_start = False
         try:
             trainer.train(resume_from_checkpoint=newest)
         except pickle.UnpicklingError as error:
@@ -141,8 +144,10 @@ def _save(trainer: JointTrainer, card: Card, *, merge: bool) -> None:
 
 def _embedder(model: ModelArguments, seed: int) -> Embedder:
     torch.manual_seed(seed)
+    closing: dict[str, Any] = {"eos": None} if model.row_end == "none" else {}
     embedder = Embedder.from_backbone(
         model.model_name_or_path,
+        dtype=model.dtype,
         quantization=four_bits(rank=model.lora_rank, merge=model.merge) if model.load_in_4bit else None,
         name=model.layout,
         readout=model.readout,
@@ -151,11 +156,15 @@ def _embedder(model: ModelArguments, seed: int) -> Embedder:
         thought_length=model.thought_length,
         document_length=model.document_length,
         instruction=model.instruction,
+        query_prompt=model.query_prompt,
+        document_prompt=model.document_prompt,
+        **closing,
     )
     if model.dropout is not None:
         set_dropout(embedder.backbone, model.dropout)
     if model.lora_rank:
-        add_lora(embedder.backbone, Lora(model.lora_rank, model.lora_alpha, model.lora_dropout))
+        targets = tuple(model.lora_targets)
+        add_lora(embedder.backbone, Lora(model.lora_rank, model.lora_alpha, model.lora_dropout, targets))
     return embedder
 
 
