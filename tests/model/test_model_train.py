@@ -321,9 +321,7 @@ def test_an_adapter_of_some_projections_trains_on_a_base_in_half_precision(tmp_p
 
 def test_projections_that_there_are_not_are_refused(tmp_path, data, plain_models):
     settings = {"lora_rank": 2, "lora_targets": ["query_key_value"]}
-    with pytest.raises(
-        InputError, match="no projections called query_key_value; there are down_proj"
-    ):
+    with pytest.raises(InputError, match="no projections called query_key_value; there are down_proj"):
         _train(tmp_path / "out", data, plain_models["llama"], 1, of_model=settings)
 
 
