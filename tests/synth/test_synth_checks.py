@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
 from o1_synth import ChatExpert, Checks, Job, Retry, think
-from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, leaks
+from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, is_scaffold, leaks
 from o1_synth.job.draw import Failure
 from o1_synth.refusal import is_refusal
+from o1_synth.template import read_template
 
 QUERY = "why does the sky look blue during the day"
 THOUGHT = (
@@ -72,6 +73,16 @@ def test_a_text_of_which_half_is_a_passage_is_a_leak_however_long_the_passage_is
     assert not leaks(passage, " ".join(words[100:110]) + " " + " ".join(f"other{n}" for n in range(30)))
     query = " ".join(words[100:130])
     assert not leaks(passage, query, query), "what the query says itself is no secret"
+
+
+def test_an_answer_may_take_up_the_words_of_an_instruction():
+    template = read_template("reason")
+    said = (
+        "1. The essential problem of the query is which waves scatter. 2. A document must say why."
+    )
+    assert not is_scaffold(template.frame(), template.labels, said, QUERY)
+    said = "1. Say in one sentence what the essential problem of the query is. It is scattering."
+    assert is_scaffold(template.frame(), template.labels, said, QUERY)
 
 
 def test_loops_are_known_wherever_they_begin():

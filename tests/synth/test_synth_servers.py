@@ -271,6 +271,15 @@ def test_several_servers_share_the_work_and_one_that_dies_is_done_without(serve,
     assert len(homes[0] & homes[1]) < 40
 
 
+def test_servers_that_are_all_away_are_not_asked_without_a_pause(serve, tmp_path):
+    servers = [serve(fault=lambda text, attempt: "reset") for _ in range(2)]
+    retry = Retry(attempts=2, pause=0.1, patience=0.6)
+    expert = ChatExpert([server.base_url for server in servers], "echo", retry=retry)
+    summary = think(QUERIES[:1], expert, out=tmp_path / "t.jsonl", samples=1)
+    assert summary.failures == {"unreachable": 1}
+    assert 3 <= sum(server.asked.total() for server in servers) <= 16
+
+
 def test_several_servers_have_to_serve_the_same_model(serve):
     servers = [serve(models=[{"id": "echo", "root": root}]) for root in ("llama-8b", "llama-70b")]
     with pytest.raises(InputError, match="different models behind the name 'echo': 'llama-8b' at"):

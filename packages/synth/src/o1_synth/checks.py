@@ -31,7 +31,6 @@ RULES = 2
 _NEW_WORDS, _NEW_SHARE = 4, 0.5
 _RUN = 8  # words of a verbatim copy
 _COPIED_SHARE, _COPIED_PART = 0.5, 0.5
-_FRAME_RUN = 6
 _LOOP_WINDOW, _LOOP_SHARE = 60, 0.4
 _NEAR_COPY = 0.9  # Jaccard similarity of word triples
 _LETTERS = 400  # read to know the script
@@ -82,7 +81,7 @@ def leaks(passage: str, text: str, query: str = "") -> bool:
 def is_scaffold(frame: Iterable[str], labels: Iterable[str], text: str, query: str = "") -> bool:
     """Whether a text repeats the prompt around its query.
 
-    That is six words of an instruction in `frame`, one of the `labels` (such as "Query:") at the beginning
+    That is eight words of an instruction in `frame`, one of the `labels` (such as "Query:") at the beginning
     of a line, or two of them anywhere.
     """
     names = {label.rstrip(": ").casefold() for label in labels}
@@ -91,9 +90,9 @@ def is_scaffold(frame: Iterable[str], labels: Iterable[str], text: str, query: s
         return True
     if len(names) > 1 and len(names & {found.casefold() for found in re.findall(r"\b(\w+) ?:", text)}) > 1:
         return True
-    said = runs(words(text), _FRAME_RUN) - shingles(query, _FRAME_RUN)
+    said = runs(words(text), _RUN) - shingles(query, _RUN)
     told = (words(part) for part in frame)
-    return any(len(part) >= _FRAME_RUN and runs(part, _FRAME_RUN) & said for part in told)
+    return any(len(part) >= _RUN and runs(part, _RUN) & said for part in told)
 
 
 def is_loop(text: str) -> bool:

@@ -133,7 +133,7 @@ class ChatExpert(ModelExpert):
                     raise NoThought(again.reason, detail) from again
                 if again.away:
                     server.away_until = time.monotonic() + pause
-                    if self._least_busy(home) is not server:
+                    if self._least_busy(home).away_until <= time.monotonic():
                         continue  # another one can have it at once
                 await asyncio.sleep(pause)
 
