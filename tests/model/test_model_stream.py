@@ -126,7 +126,7 @@ def test_one_way_to_name_the_device(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", [["--think"], ["--thoughts", "t.jsonl"], ["--split", "test"]])
-def test_what_is_for_queries_is_refused_for_a_corpus(option, tmp_path, capsys):
-    command = ["embed", "--model", "none", "--corpus", "c.jsonl", "--out", str(tmp_path / "v")]
+def test_what_is_for_queries_is_refused_for_a_corpus(checkpoint, option, tmp_path, capsys):
+    command = ["embed", "--model", str(checkpoint), "--corpus", "c.jsonl", "--out", str(tmp_path / "v")]
     assert main([*command, *option]) == 4
     assert "are for queries" in capsys.readouterr().err

@@ -66,6 +66,8 @@ def run(args: Namespace) -> int:
     thinking = options.thinking_of(args)
     if not (args.think or args.thinker) and thinking != Thinking():
         raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
+    if args.corpus and (args.think or args.split):
+        raise InputError("--think and --split are for queries; give --queries")
     from o1_model.jobs import embed
     from o1_model.thinking.gate import load_gate, read_margins
 

@@ -74,7 +74,11 @@ def open_thinker(
     if queries is not None:
         raise InputError(f"{thinker}: queries are for a file of thoughts; leave them out")
     if style is None:
-        raise InputError(f"{thinker}: say what it is asked for: style, one of {', '.join(QUERY_STYLES)}")
+        kind = "" if is_address(thinker) or path.suffix == ".gguf" else f"no {FILE_NAME}; "
+        raise InputError(
+            f"{thinker}: {kind}say what the instruct model is asked for: style, one of "
+            f"{', '.join(QUERY_STYLES)}"
+        )
     try:
         opened: Thinker = make(thinker, style_of(style), **given)
     except TypeError as error:
