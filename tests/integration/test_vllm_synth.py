@@ -225,3 +225,21 @@ def test_what_vllm_cannot_run_is_one_line(counting_llama, tmp_path, capsys):
     assert "max_model_len" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "[512]"])
+
+
+def test_vllm_takes_the_files_of_requests_that_a_batch_is_made_of(tmp_path):
+    from vllm.entrypoints.launchers.run_batch import BatchRequestInput
+
+    queries = [Query(query_id=f"q{n}", text=f"open zip file {n}") for n in range(3)]
+    write_jsonl(tmp_path / "q.jsonl", queries)
+    command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "t.jsonl")]
+    command += ["--batch", str(tmp_path / "batch"), "--model", "m", "--template", "snippet", "--prefill"]
+    command += ["--chat-template-kwargs", '{"enable_thinking": false}', "--extra-body", '{"top_k": 40}']
+    assert main([*command, "--samples", "2"]) == 3
+    lines = (tmp_path / "batch" / "requests-0001.jsonl").read_text().splitlines()
+    read = [BatchRequestInput.model_validate_json(line).body for line in lines]
+    assert {body.seed for body in read} == {sample_seed(0, f"q{n}", s) for n in range(3) for s in range(2)}
+    for body in read:
+        assert (body.stop, body.top_k, body.max_tokens) == (["```"], 40, 48)
+        assert body.continue_final_message and body.messages[-1]["content"] == "```python\n"
+        assert body.chat_template_kwargs == {"enable_thinking": False}
