@@ -143,7 +143,7 @@ def test_the_thinker_that_is_meant_is_opened(chat_model, llama, tmp_path):
     assert isinstance(open_thinker(chat_model, "snippet", device="cpu"), Instruct)
     assert isinstance(open_thinker(llama), CheckpointThinker)
     for name, style, how, complaint in [
-        (chat_model, None, {}, "say what it is asked for: style, one of snippet"),
+        (chat_model, None, {}, "say what the instruct model is asked for: style, one of snippet"),
         (chat_model, "poem", {}, "unknown style 'poem'; choose one of"),
         (chat_model, "snippet", {"concurrency": 3}, "leave it out"),
         ("http://localhost:1/v1", "snippet", {}, "name the model behind the address"),
