@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from o1_records import Document, InputError, Qrel, Query, Source, Thought
+from o1_records import Document, InputError, InputWarning, Qrel, Query, Source, Thought
 from o1_vote import BM25Member, elect
 from o1_vote.members.cosine import CosineMember
 
@@ -48,6 +48,33 @@ def test_every_language_that_is_offered_works_and_others_are_refused():
         assert BM25Member(CORPUS, language=language).similarities([("zip", "zip")])[0] > 0
     with pytest.raises(InputError, match=r"no stemmer for 'klingon'; there are .*danish, dutch.*, none"):
         BM25Member(CORPUS, language="klingon")
+
+
+def test_bm25_reads_scripts_without_spaces_code_and_single_letters():
+    corpus = [
+        Document(doc_id="zh", text="如何用一条命令把压缩包里的全部文件列出来"),
+        Document(doc_id="hi", text="हिमालय की सबसे ऊँची चोटी"),
+        Document(doc_id="c", text="C++ or R?"),
+        Document(doc_id="d", text="anything else, or R"),
+    ]
+
+    def found(text, **options):
+        (hits,) = BM25Member(corpus, language="none", **options).search([text], 9)
+        return hits.doc_ids
+
+    assert found("压缩包") == found("压缩包", tokenizer="characters") == ["zh"]
+    assert found("चोटी") == ["hi"]
+    assert found("C++", tokenizer="code") == ["c"]
+    assert sorted(found("R?", tokenizer="code")) == ["c", "d"]
+    assert found("ANYthing", tokenizer=lambda text: text.lower().split()) == ["d"]
+    with pytest.raises(InputError, match="no tokenizer 'klingon'; there are words, characters, code"):
+        BM25Member(corpus, tokenizer="klingon")
+
+
+def test_a_corpus_that_bm25_hardly_reads_is_told():
+    corpus = [Document(doc_id="d", text="!= == && || ++ -- zip"), Document(doc_id="e", text="<< >> ?: ::")]
+    with pytest.warns(InputWarning, match=r"BM25 reads .*% of the characters of the corpus"):
+        BM25Member(corpus)
 
 
 def classic_idf_over_candidates(texts, query):

@@ -215,3 +215,101 @@ def test_a_model_of_embeddings_is_no_cross_encoder(minilm):
 
     with pytest.raises(InputError, match=r"is not a cross-encoder .*give st:MODEL"):
         CrossEncoderMember(minilm, CORPUS, loading=Loading(devices=("cpu",)))
+
+
+@pytest.fixture(scope="module")
+def prompted(tiny, tmp_path_factory):
+    """The tiny model, with prompts of its own that it was trained with."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("prompted")
+    prompts = {"query": "Instruct: find the answer\nQuery:", "document": "passage: "}
+    SentenceTransformer(str(tiny), device="cpu", prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
+def by_hand(model, queries, documents):
+    """Cosines of vectors that sentence-transformers itself makes, with the prompts that it is told."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(model), device="cpu")
+    texts = {document.doc_id: document.full_text for document in CORPUS}
+    asked = encoder.encode_query([text for text, _ in PAIRS], **queries)
+    found = encoder.encode_document([texts[doc_id] for _, doc_id in PAIRS], **documents)
+    return [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(asked, found, strict=True)]
+
+
+def test_the_prompts_of_a_model_are_used_unless_others_are_given(prompted):
+    assert similarities(prompted) == pytest.approx(by_hand(prompted, {}, {}), abs=1e-5)
+    for ours, queries, documents in (
+        ({"query_prompt": "q: "}, {"prompt": "q: "}, {}),
+        ({"document_prompt": ""}, {}, {"prompt": ""}),
+        ({"query_prompt": "", "document_prompt": ""}, {"prompt": ""}, {"prompt": ""}),
+    ):
+        told = by_hand(prompted, queries, documents)
+        assert similarities(prompted, **ours) == pytest.approx(told, abs=1e-5)
+        assert told != pytest.approx(by_hand(prompted, {}, {}), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["passage", "corpus"])
+def test_a_prompt_for_documents_is_used_whatever_a_model_calls_it(tiny, tmp_path, name):
+    """sentence-transformers 6.2 gives every model an empty prompt "document", and never looks further."""
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(tiny), device="cpu", prompts={name: "p: "}).save_pretrained(str(tmp_path / "m"))
+    told = by_hand(tmp_path / "m", {}, {"prompt": "p: "})
+    assert similarities(tmp_path / "m") == pytest.approx(told, abs=1e-5)
+
+
+def test_an_instruction_takes_the_place_of_the_task_or_of_the_whole_prompt(prompted, tiny):
+    from o1_vote import SentenceTransformerMember
+    from o1_vote.members.dense import Loading
+
+    def instructed(model, **options):
+        loading = Loading(("cpu",), "float32")
+        member = SentenceTransformerMember(model, CORPUS, loading=loading, **options)
+        return member.instructed("Find code.").similarities(PAIRS)
+
+    for model, options, prompt in (
+        (prompted, {}, "Instruct: Find code.\nQuery:"),
+        (tiny, {"document_prompt": "passage: "}, "Find code.\n"),
+        (prompted, {"query_prompt": "task {instruction} text "}, "task Find code. text "),
+        (prompted, {"query_prompt": "q: "}, "q: "),
+    ):
+        told = by_hand(model, {"prompt": prompt}, {"prompt": "passage: "})
+        assert instructed(model, **options) == pytest.approx(told, abs=1e-5)
+
+
+def test_the_instruction_of_each_query_is_read_when_it_votes_and_when_it_mines(prompted):
+    from o1_records import Qrel, Query
+    from o1_vote import Mining, SentenceTransformerMember, elect, mine, nominate
+    from o1_vote.members.dense import Loading
+
+    member = SentenceTransformerMember(prompted, CORPUS, name="m", loading=Loading(("cpu",), "float32"))
+    queries = [
+        Query(query_id="plain", text="zip"),
+        Query(query_id="told", text="zip", instruction="Find code."),
+    ]
+    qrels = [Qrel(query_id=query.query_id, doc_id="zip", relevance=1) for query in queries]
+    election = elect(queries, [], qrels=qrels, documents=CORPUS, members=[member], measure="thought")
+    scores = {ballot.query_id: ballot.score for ballot in election.ballots}
+    assert scores["plain"] == pytest.approx(member.similarities([("zip", "zip")])[0], abs=1e-6)
+    told = member.instructed("Find code.").similarities([("zip", "zip")])[0]
+    assert scores["told"] == pytest.approx(told, abs=1e-6)
+    assert scores["told"] != pytest.approx(scores["plain"], abs=1e-3)
+    nominations, _ = nominate(queries, (), qrels, CORPUS)
+    known = {document.doc_id: document for document in CORPUS}
+    found = mine(nominations, [member], known, Mining(relative=None, near=1), teacher="m")
+    assert [example.teacher_scores[0] for example in found] == pytest.approx(
+        [scores["plain"], scores["told"]], abs=1e-6
+    )
+    assert member.about["query prompt"] == repr("Instruct: find the answer\nQuery:")
+    assert "Instruct: {instruction}" in member.about["instructions"]
+
+
+def test_a_cross_encoder_reads_the_instruction_before_the_text(judge):
+    from o1_vote.members.cross_encoder import CrossEncoderMember
+
+    member = CrossEncoderMember(judge, CORPUS, name="judge")
+    told = member.similarities([(f"Find code.\n{text}", doc_id) for text, doc_id in PAIRS])
+    assert member.instructed("Find code.").similarities(PAIRS).tolist() == told.tolist()

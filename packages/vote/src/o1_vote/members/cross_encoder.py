@@ -66,7 +66,7 @@ class CrossEncoderMember:
         self._documents = documents if isinstance(documents, Mapping) else documents_by_id(documents)
         self._instruction = ""
         self.about = {
-            "model": f"{model}, {dtype}, {self._model.max_length} tokens",
+            "model": f"{model}, {dtype}, {self._model.max_seq_length} tokens",
             "instructions": "read before the text",
         }
         self._cache = cache or VectorCache()
