@@ -1,9 +1,11 @@
 """Choosing a factory by size and parameters by measurement."""
 
+import os
 import subprocess
 import sys
 from xml.etree import ElementTree
 
+import faiss
 import msgspec
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_index import build, build_from, exact_search, open_index
-from o1_index.auto import choose
-from o1_index.engine import new_engine, parameter_values
+from o1_index import engine as faiss_engine
+from o1_index.auto import approximate, available_memory, choose
+from o1_index.engine import parameter_values
 from o1_index.store.versions import open_version
 from o1_index.tuning import Trial, Tuning, choose_trial, exact_hits, tune
 from o1_index.vectors import METRICS
@@ -42,9 +45,15 @@ def folder(tmp_path):
         (5_000, 384, GIB, 0.95, "Flat"),
         (500_000, 384, GIB, 1.0, "Flat"),
         (1_000_000, 384, 8 * GIB, 0.95, "HNSW32,Flat"),
-        (8_800_000, 1024, 64 * GIB, 0.95, "IVF16384,Flat"),
-        (8_800_000, 1024, 16 * GIB, 0.95, "IVF16384,PQ512x4fs,Refine(SQ8)"),
-        (8_800_000, 1024, 3 * GIB, 0.95, "IVF16384,PQ512x4fs"),
+        (10_000_000, 1024, 64 * GIB, 0.95, "IVF32768,Flat"),
+        (10_000_000, 1024, 16 * GIB, 0.95, "IVF32768,PQ512x4fs,Refine(SQ8)"),
+        (10_000_000, 1024, 6 * GIB, 0.95, "IVF32768,RaBitQfs4"),
+        (10_000_000, 1024, 3 * GIB, 0.95, "IVF16384,PQ512x4fs"),
+        (100_000_000, 1024, 512 * GIB, 0.95, "IVF65536_HNSW32,Flat"),
+        (100_000_000, 1024, 64 * GIB, 0.95, "IVF65536_HNSW32,RaBitQfs4"),
+        (1_000_000_000, 1024, 512 * GIB, 0.95, "IVF262144_HNSW32,RaBitQfs4"),
+        (1_000_000_000, 1024, 300 * GIB, 0.95, "IVF262144_HNSW32,PQ512x4fs"),
+        (1_000_000_000, 1024, 200 * GIB, 0.95, "IVF262144_HNSW32,RaBitQfs"),
     ],
 )
 def test_auto_takes_the_most_exact_factory_that_fits(rows, dim, memory, recall, factory):
@@ -58,7 +67,7 @@ def test_auto_takes_the_most_exact_factory_that_fits(rows, dim, memory, recall, 
 def test_what_auto_chooses_fits_or_it_says_that_nothing_does(rows, dim, memory):
     if rows * dim * 4 <= memory:
         assert choose(rows, dim, memory=memory).size <= memory
-    elif rows * (-(-dim // 4) + 8) > memory:
+    elif rows * (dim // 8 + 16) > memory:
         with pytest.raises(InputError, match="no factory holds"):
             choose(rows, dim, memory=memory)
 
@@ -72,12 +81,53 @@ def test_auto_refuses_the_impossible():
         choose(10, 10, recall=0)
 
 
-@pytest.mark.parametrize("dim", [8, 30])
-@pytest.mark.parametrize("memory", [8 * GIB, 120 * 2**20, 60 * 2**20, 30 * 2**20])
-def test_faiss_knows_every_factory_and_parameter_that_auto_gives(dim, memory):
-    choice = choose(1_500_000, dim, memory=memory * dim // 8)
-    engine = new_engine(dim, choice.factory)
-    assert set(parameter_values(engine)) <= {"nprobe", "efSearch", "k_factor_rf"}
+@pytest.mark.parametrize("dim", [33, 64, 130])
+def test_the_factories_of_auto_take_as_many_bytes_as_it_says(dim):
+    vectors, ids = RANDOM.normal(size=(4000, dim)).astype("f4"), [f"d{row}" for row in range(4000)]
+    choices = approximate(4000, dim, room=4 * 39 * 8 * dim)  # as much as trains 8 lists
+    assert len(choices) == (4 if dim % 2 else 6)
+    for choice in choices:
+        index = build(vectors, ids, factory=choice.factory, parameters=" ")
+        assert len(faiss.serialize_index(index.engine)) == pytest.approx(choice.size, rel=0.06, abs=20_000)
+        assert parameter_values(index.engine).keys() <= {"nprobe", "efSearch", "k_factor_rf"}
+
+
+def test_every_list_is_trained_with_as_many_vectors_as_faiss_asks_for(monkeypatch, caplog):
+    monkeypatch.setattr("o1_index.auto.FLAT_ROWS", 10)
+    monkeypatch.setattr("o1_index.auto.GRAPH_ROWS", 10)
+    monkeypatch.setattr(sys.modules["o1_index.build"], "TRAINING_ROWS", 100)
+    trained = []
+    train = faiss_engine.train
+    monkeypatch.setattr(faiss_engine, "train", lambda *what: trained.append(len(what[1])) or train(*what))
+    vectors = RANDOM.normal(size=(20_000, 4)).astype("f4")
+    build(vectors, [f"d{row}" for row in range(20_000)], factory="IVF128,Flat", parameters="nprobe=1")
+    assert 128 * 39 * 0.75 <= trained[0] <= 128 * 39
+    build(vectors[:600], IDS, factory="IVF64,Flat", parameters="nprobe=1")
+    assert trained[1] == 600
+    assert "64 lists are trained with 600 vectors, FAISS asks for 2,496" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "1000\n"}, 1000),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/x\n2:memory:/y\n",
+                "sys/fs/cgroup/memory/y/memory.limit_in_bytes": "7",
+            },
+            7,
+        ),
+    ],
+)
+def test_the_memory_of_a_container_counts_not_that_of_the_machine(files, limit, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert available_memory(tmp_path) == (machine if limit is None else limit)
 
 
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW8,Flat", "IVF8,PQ4x4,RFlat", "PCA6,IVF8,Flat"])

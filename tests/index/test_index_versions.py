@@ -172,7 +172,7 @@ while True:
 def test_a_writer_killed_at_any_time_leaves_a_whole_version(saved):
     """F1: kill -9 while versions are published; every time the index opens and answers."""
     sizes = []
-    for attempt in range(10):
+    for attempt in range(50):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(saved)], stdout=subprocess.PIPE)
         writer.stdout.readline()
         time.sleep(0.02 + 0.007 * attempt)
@@ -182,5 +182,7 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_version(saved):
         assert set(index.documents) == {*IDS[:40], *(f"n{n}" for n in range(40, len(index)))}
         assert len(found(index, k=3)) == 15
         sizes.append(len(index))
+        if attempt >= 9 and sizes[-1] > 40:  # a busy machine may take longer to publish the first one
+            break
     assert sizes == sorted(sizes)
     assert sizes[-1] > 40

@@ -1,4 +1,8 @@
-"""Choosing how to hold vectors, by their number, their dimensions and the memory there is."""
+"""Choosing how to hold vectors, by their number, their dimensions and the memory there is.
+
+The number of lists is 8 times the root of that of the vectors, the middle of what FAISS's wiki recommends
+("Guidelines to choose an index"): 262,144 for a billion, as in its "Indexing 1G vectors".
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,13 @@ GRAPH_ROWS = 2_000_000
 
 POINTS = 39
 """The fewest training vectors for each inverted list before FAISS itself warns (its ClusteringParameters)."""
+
+
+LINKS = 32 * 2 * 4 + 16
+"""The bytes of a vector's links in the graph HNSW32."""
+
+COARSE_LISTS = 65_536
+"""From so many lists on, the nearest ones are looked for in a graph, as FAISS's guidelines have it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ def choose(rows: int, dim: int, *, recall: float = RECALL, memory: int | None = 
         return exact
     if recall == 1:
         raise InputError(f"exact search of {rows:,} x {dim} needs {_size(flat)}, there is {_size(room)}")
-    for choice in [*_approximate(rows, dim, room), exact]:
+    for choice in [*approximate(rows, dim, room), exact]:
         if choice.size <= room:
             return choice
     raise InputError(
@@ -57,21 +68,36 @@ def choose(rows: int, dim: int, *, recall: float = RECALL, memory: int | None = 
     )
 
 
-def _approximate(rows: int, dim: int, room: int) -> list[Choice]:
-    """Return the approximate factories, from the most exact to the smallest."""
-    lists = _lists(rows, dim, room)
-    flat, coded = 4 * rows * dim, rows * (dim // 4 + 8)
+def approximate(rows: int, dim: int, room: int) -> list[Choice]:
+    """Return the approximate factories, from the most exact to the smallest.
+
+    Sizes are those of FAISS's files. The shares of the exact 100 hits that codes found, with every list
+    visited, are those of `benchmarks/index_recall.py` (28,087 documents of 256 dimensions).
+    """
+    lists = 2 ** round(math.log2(8 * math.sqrt(max(rows, 1))))
+    while lists > 1 and 4 * POINTS * lists * dim > room:  # the sample that trains them is held in memory, too
+        lists //= 2
+    graph = lists >= COARSE_LISTS
+    ivf = f"IVF{lists}_HNSW32" if graph else f"IVF{lists}"
+    centres = lists * (4 * dim + (LINKS if graph else 0))
+
+    def held(factory: str, each: int, what: str) -> Choice:
+        size = rows * (each + 8) + centres
+        return Choice(factory, size, f"{what} in {lists:,} lists take {_size(size)}")
+
     choices = [
-        Choice("HNSW32,Flat", flat + rows * 32 * 2 * 4, "a graph"),
-        Choice(f"{lists},Flat", flat + 8 * rows, "lists"),
-        Choice(f"{lists},PQ{dim // 2}x4fs,Refine(SQ8)", coded + rows * dim, "codes with refinement"),
-        Choice(f"{lists},PQ{dim // 2}x4fs", coded, "codes"),
+        held(f"{ivf},Flat", 4 * dim, "whole vectors"),
+        held(f"{ivf},PQ{dim // 2}x4fs,Refine(SQ8)", dim // 4 + dim, "codes of 10 bits a dimension (0.994)"),
+        held(f"{ivf},RaBitQfs4", dim // 2 + 20, "codes of 4 bits a dimension (0.943)"),
+        held(f"{ivf},PQ{dim // 2}x4fs", dim // 4, "codes of 2 bits a dimension (0.799)"),
+        held(f"{ivf},RaBitQfs", dim // 8 + 8, "codes of 1 bit a dimension (0.654)"),
     ]
-    return choices if rows <= GRAPH_ROWS else choices[1:]
-
-
-def _lists(rows: int, dim: int, room: int) -> str:
-    return f"IVF{2 ** round(math.log2(4 * math.sqrt(max(rows, 1))))}"
+    if dim % 2:  # PQ divides the dimensions into pairs
+        choices = [choice for choice in choices if ",PQ" not in choice.factory]
+    if rows <= GRAPH_ROWS:
+        size = rows * (4 * dim + LINKS)
+        choices.insert(0, Choice("HNSW32,Flat", size, f"a graph of whole vectors takes {_size(size)}"))
+    return choices
 
 
 def _size(count: int) -> str:

@@ -237,11 +237,11 @@ def adopt(path: str | Path, ids: Sequence[str] | None = None, *, metric: Metric 
 
 def _tell_unreachable(index: Index) -> None:
     """Say how many documents a graph cannot find, where these are more than one in a hundred."""
-    lost, rows = faiss_engine.unreachable(index.engine), len(index)
+    lost, rows = len(index.unreachable), len(index)
     if lost * 100 > rows:
         _log.warning(
-            "%s of %s documents cannot be reached in the graph; build it here, or choose an IVF factory",
-            f"{lost:,}", f"{rows:,}",
+            "%s of %s documents cannot be reached in the graph, so they are compared with every query, which "
+            "takes time; build it here, or choose an IVF factory", f"{lost:,}", f"{rows:,}",
         )  # fmt: skip
 
 

@@ -130,35 +130,33 @@ def takes_all_at_once(engine: Any) -> bool:
     return any(isinstance(part, faiss.IndexNSG) for part in _parts(engine))
 
 
-def unreachable(engine: Any) -> int:
-    """Return how many documents of an HNSW graph no search can reach, from its entry along its links.
+def unreachable(engine: Any) -> Rows:
+    """Return the rows of an HNSW graph that no search can reach, from its entry along its links.
 
-    0 for other engines.
+    Outliers are among them: everybody's links go to nearer ones. None for other engines.
     """
     faiss = load_faiss()
     graph = graph_of(engine)
     if not isinstance(graph, faiss.IndexHNSW) or not graph.ntotal:
-        return 0
+        return np.zeros(0, dtype=np.int64)
     hnsw = graph.hnsw
     links, begins = faiss.vector_to_array(hnsw.neighbors), faiss.vector_to_array(hnsw.offsets)[:-1]
-    width = np.arange(hnsw.nb_neighbors(0))
+    levels, widths = faiss.vector_to_array(hnsw.levels), faiss.vector_to_array(hnsw.cum_nneighbor_per_level)
     seen = np.zeros(graph.ntotal, dtype=np.bool_)
-    # the upper levels are links, too: whoever stands on one is reached through it. So all of these count
-    # as entries, which can only make the number smaller
-    upper = faiss.vector_to_array(hnsw.levels) > 1
-    upper[max(hnsw.entry_point, 0)] = True
-    seen[upper] = True
-    front = np.flatnonzero(upper)
-    while len(front):
-        found = []
-        for start in range(0, len(front), 65_536):
-            near = links[begins[front[start : start + 65_536], None].astype(np.int64) + width]
-            near = np.unique(near[near >= 0])
-            near = near[~seen[near]]
-            seen[near] = True
-            found.append(near)
-        front = np.concatenate(found)
-    return int(len(seen) - seen.sum())
+    seen[hnsw.entry_point] = True
+    for level in range(hnsw.max_level, -1, -1):
+        places = np.arange(widths[level], widths[level + 1])  # of a row's links on this level
+        front = np.flatnonzero(seen & (levels > level))
+        while len(front):
+            found = []
+            for start in range(0, len(front), 65_536):
+                near = links[begins[front[start : start + 65_536], None].astype(np.int64) + places]
+                near = np.unique(near[near >= 0])
+                near = near[~seen[near]]
+                seen[near] = True
+                found.append(near)
+            front = np.concatenate(found)
+    return np.flatnonzero(~seen)
 
 
 # --- searching ----------------------------------------------------------------------------------------

@@ -82,8 +82,9 @@ class Index:
     when it began. Changes wait for each other; only those that go into the engine (`compact`, and adding more
     than a few thousand documents) wait for running searches, too.
 
-    `engine` is the FAISS index in host memory; it answers what an `accelerator` cannot. An `opened` index
-    that is mapped is checked before it answers: all of it once, and again after somebody wrote to its file.
+    `engine` is the FAISS index in host memory; it answers what an `accelerator` cannot. Its rows that a graph
+    cannot reach (`unreachable`) are compared with every query. An `opened` index that is mapped is checked
+    before it answers: all of it once, and again after somebody wrote to its file.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Index:
         accelerator: Accelerator | None = None,
         opened: Opened | None = None,
         lock: ManyReadersOneWriter | None = None,
+        unreachable: Rows | None = None,
     ) -> None:
         self.engine = engine
+        self.unreachable = faiss_engine.unreachable(engine) if unreachable is None else unreachable
         self.settings = settings
         self.made_from = made_from
         self.accelerator = accelerator
@@ -148,7 +151,7 @@ class Index:
             "measured": msgspec.to_builtins(settings.measured),
             "removed_rows": len(state.documents) - state.documents.count,
             "rows_beside_the_engine": len(state.recent),
-            "unreachable": faiss_engine.unreachable(self.engine),
+            "unreachable": len(self.unreachable),
             "payloads": state.documents.payloads is not None or bool(state.documents.added_payloads),
             "encoder": msgspec.to_builtins(settings.encoder),
             "made_from": self.made_from,
@@ -320,6 +323,7 @@ class Index:
     def _fetching(self, state: State, allowed: NDArray[np.bool_] | None, count: int) -> Fetch | None:
         """Return how to fetch the best of the rows that a mask allows; None if they cannot be told apart."""
         held = len(state.documents.ids)
+        lost = self.unreachable if allowed is None else self.unreachable[allowed[self.unreachable]]
         chosen: Rows | None = None  # of the recent vectors; None: all
         selection: Selection | None = None
         rows: Rows | None = None  # of the engine, where all that are allowed are compared
@@ -331,6 +335,8 @@ class Index:
                 selection = faiss_engine.selecting(self.engine, allowed[:held])
                 if selection is None:
                     return None
+                if selection.engine is not self.engine:  # the vectors of a graph, all of which are compared
+                    lost = lost[:0]
             else:
                 return None
 
@@ -342,7 +348,12 @@ class Index:
                 found = self._ask(selection, vectors, n)
             queries = self.layout.queries(as_numpy(vectors)) if self.settings.radius else vectors
             scores, places = self._as_scores(queries, *found), found[1]
-            if self.settings.radius:  # scored again: order and rounding may differ
+            if rows is None and len(lost):
+                more = faiss_engine.scan(self.engine, self.layout.queries(as_numpy(vectors)), lost, n)
+                if more is not None:
+                    scores = np.concatenate([scores, self._as_scores(queries, *more)], axis=1)
+                    places = np.concatenate([places, more[1]], axis=1)
+            if self.settings.radius or scores.shape[1] > n:  # scored again: order and rounding may differ
                 scores, places = first_of(scores, places, n)
             recent = state.recent if chosen is None else state.recent[chosen]
             if not len(recent):
@@ -568,7 +579,14 @@ class Index:
         """Return what a version on disk is made of; `base` is one whose engine is this one."""
         state = self._state
         return Content(
-            self.engine, state.documents, state.recent, self.settings, self.made_from, extras or {}, base
+            self.engine,
+            self.unreachable,
+            state.documents,
+            state.recent,
+            self.settings,
+            self.made_from,
+            extras or {},
+            base,
         )
 
     def check(self) -> None:
@@ -631,6 +649,7 @@ class Index:
     def _took_in(self, documents: Documents) -> None:
         """Note that the engine holds all documents now."""
         self._state = State(documents, np.zeros((0, self.dim), dtype=np.float32))
+        self.unreachable = faiss_engine.unreachable(self.engine)
         self._spare, self._base = self._state.recent, None
 
     def _refuse_mapped(self, what: str) -> None:
@@ -668,6 +687,7 @@ def open_index(folder: str | Path, *, mmap: bool = False, device: str = "cpu") -
         recent=held.recent,
         made_from=version.manifest.made_from,
         opened=Opened(version, held.check if mmap else None, mapped=mmap),
+        unreachable=held.unreachable,
     )
     return index if device == "cpu" else place(index, device)
 
@@ -690,6 +710,7 @@ def place(index: Index, device: str, *, shard: bool = False, half: bool = False)
         accelerator=accelerate(index.engine, Placement(device, shard=shard, half=half)),
         opened=index.opened,
         lock=index._lock,
+        unreachable=index.unreachable,
     )
 
 

@@ -3,7 +3,7 @@
 ```
 my-index/current.json                      which version is read, sealed by its own sha256
 my-index/v000001/index.faiss               the engine
-my-index/v000001/ids.safetensors           the doc_id of each row of the engine, and rows by id
+my-index/v000001/ids.safetensors           the doc_id of each row of the engine, rows by id, unreachable rows
 my-index/v000001/payloads.safetensors      what is stored beside the documents, where anything is
 my-index/v000002/changes.safetensors       since the engine was written: added documents, removed rows
 my-index/v000002/manifest.json             rows, settings, where the files lie, the sha256 of their blocks
@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
-from o1_index.documents import Documents, Ids, Texts
+from o1_index.documents import Documents, Ids, Rows, Texts
 from o1_index.engine import read_engine, refuse_other_metric, write_engine
 from o1_index.store.blocks import CheckedFile, damaged, digest_file
 from o1_index.store.manifest import IndexManifest, Pointer, Settings, sealed, unsealed
@@ -74,11 +74,13 @@ class Version:
 class Content:
     """What a version is made of.
 
-    `recent` are the vectors [added, dim] of the documents that are not in the engine. With `base` the engine
-    is that of this version, and is not written again. `extras` are further files, by name.
+    `unreachable` are rows of the engine, see `o1_index.engine`. `recent` are the vectors [added, dim] of the
+    documents that are not in the engine. With `base` the engine is that of this version, and is not written
+    again. `extras` are further files, by name.
     """
 
     engine: Any
+    unreachable: Rows
     documents: Documents
     recent: Matrix
     settings: Settings
@@ -91,6 +93,7 @@ class Held(NamedTuple):
     """What a version holds, read; `check` is to be called before each answer of a mapped engine."""
 
     engine: Any
+    unreachable: Rows
     documents: Documents
     recent: Matrix
     check: Callable[[], None]
@@ -222,6 +225,7 @@ def _write_version(home: Path, number: int, content: Content) -> Version:
             write_engine(content.engine, file)
         known, order = documents.ids.by_hash
         tensors[IDS] = {**_tensors("id", documents.ids.texts), "hash": known, "row": order}
+        tensors[IDS]["unreachable"] = content.unreachable
         if documents.payloads is not None:
             tensors[PAYLOADS] = _tensors("payload", documents.payloads)
     if documents.added_ids or documents.removed is not None:
@@ -337,7 +341,7 @@ def read(version: Version, *, mmap: bool = False) -> Held:
     Raises InputError for any file that was changed, cut or put there by somebody else.
     """
     manifest = version.manifest
-    documents, recent = _documents(version)
+    documents, recent, unreachable = _documents(version)
     file = version.file(ENGINE)
     file.check([0, -1] if mmap else None)
     try:
@@ -363,17 +367,17 @@ def read(version: Version, *, mmap: bool = False) -> Held:
             f"{found[1]}, and there are {found[2]} ids, {found[3]} added and {found[4]} removed; build the "
             "index again"
         )
-    return Held(engine, documents, recent, file.check_mapped)
+    return Held(engine, unreachable, documents, recent, file.check_mapped)
 
 
-def _documents(version: Version) -> tuple[Documents, Matrix]:
+def _documents(version: Version) -> tuple[Documents, Matrix, Rows]:
     tensors = safetensors.numpy.load(version.file(IDS).read())
-    ids = Ids(_texts("id", tensors), (tensors["hash"], tensors["row"]))
+    ids, unreachable = Ids(_texts("id", tensors), (tensors["hash"], tensors["row"])), tensors["unreachable"]
     payloads = None
     if version.holds(PAYLOADS):
         payloads = _texts("payload", safetensors.numpy.load(version.file(PAYLOADS).read()))
     if not version.holds(CHANGES):
-        return Documents(ids, payloads), np.zeros((0, version.manifest.dim), dtype=np.float32)
+        return Documents(ids, payloads), np.zeros((0, version.manifest.dim), dtype=np.float32), unreachable
     changes = safetensors.numpy.load(version.file(CHANGES).read())
     added = tuple(text.decode() for text in _texts("id", changes))
     removed = None
@@ -382,4 +386,4 @@ def _documents(version: Version) -> tuple[Documents, Matrix]:
         removed[changes["removed"]] = True
     stored = tuple(_texts("payload", changes)) if "payload_end" in changes else ()
     documents = Documents(ids, payloads, added_ids=added, added_payloads=stored, removed=removed)
-    return documents, changes["vector"]
+    return documents, changes["vector"], unreachable
