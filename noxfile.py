@@ -212,10 +212,12 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session
-def annotator(session: nox.Session) -> None:
-    """`runs/annotator.sh` on a tiny model: TRL trains it, its agreement is measured."""
-    install(session, *TEST_TOOLS, "trl>=1.16", "peft", *local("synth", {"synth": "[transformers]"}))
-    session.run("pytest", "tests/integration/test_annotator_trl.py", "-m", "trl", "-s", *session.posargs)
+def trl(session: nox.Session) -> None:
+    """`runs/annotator.sh` and `runs/thinker.sh` on tiny models that TRL trains."""
+    packages = [*local("synth", {"synth": "[transformers]"}), *local("model", {})]
+    install(session, *TEST_TOOLS, "trl>=1.16", "peft", *dict.fromkeys(packages))
+    tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/integration/test_*_trl.py"))
+    session.run("pytest", *tests, "-m", "trl", "-s", *session.posargs)
 
 
 @nox.session

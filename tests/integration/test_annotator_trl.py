@@ -1,4 +1,4 @@
-"""`runs/annotator.sh` from end to end with TRL's own SFT, on a tiny model (nox -s annotator).
+"""`runs/annotator.sh` from end to end with TRL's own SFT, on a tiny model (nox -s trl).
 
 The large annotator is a stand-in (rubric_server.py) that judges by shared words; the small one is a
 random two-layer LLaMA. That the small one comes to agree is not asked of it: that what it says is

@@ -39,6 +39,8 @@ def test_an_ordinary_text_gives_the_ids_of_the_models_own_template(tokenizer, te
     assert chat.encode(messages) == templated(tokenizer, messages)
     begun = chat.encode(messages, "```python\n")
     assert begun == [*templated(tokenizer, messages), *chat.plain("```python\n")]
+    as_text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert chat.text(messages, "```python\n") == as_text + "```python\n"
 
 
 def test_settings_reach_the_template(tokenizer):

@@ -66,6 +66,13 @@ class ChatTokens:
             ids += self._ids(frame.after)
         return [*ids, *self.plain(prefix)]
 
+    def text(self, messages: Sequence[Mapping[str, str]], prefix: str = "") -> str:
+        """Return the prompt as text, for trainers that tokenise by themselves."""
+        texts = [message["content"] for message in messages]
+        if not self._template.chat_template:
+            return "\n\n".join(texts) + prefix
+        return self._rendered([message["role"] for message in messages], texts) + prefix
+
     def plain(self, text: str) -> list[int]:
         """Return the token ids of a text, as text only."""
         if not text:
