@@ -136,9 +136,9 @@ DECLARED = {
 NO_PATHS = {
     "allow_different", "b", "baseline", "batch", "controls", "device", "document_prompt", "embed_ms",
     "embed_options", "examples", "focus", "format", "fusion", "hybrid_name", "k", "k1", "kind", "letters",
-    "max_length", "measure", "measures", "name", "new_job", "note", "oracle", "permutations", "protocol",
-    "query_prompt", "query_times", "query_weights", "rerank_top", "search_ms", "seed", "split",
-    "split_identifiers", "suite", "think", "think_ms", "think_options", "title", "weights",
+    "max_length", "measure", "measures", "mix", "name", "new_job", "note", "oracle", "permutations",
+    "protocol", "query_prompt", "query_times", "query_weights", "reading", "rerank_top", "search_ms", "seed",
+    "split", "split_identifiers", "suite", "think", "think_ms", "think_options", "title", "weights",
 }  # fmt: skip
 
 

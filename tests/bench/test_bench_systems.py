@@ -26,6 +26,7 @@ TEXTS = ["open a zip archive", "close the socket", "parse the date", "copy a fol
 DOCUMENTS = [Document(doc_id=f"d{n}", text=text) for n, text in enumerate(TEXTS)]
 QUERIES = [Query(query_id=f"q{n}", text=f"how to {TEXTS[n].split()[0]}") for n in range(3)]
 QRELS = [Qrel(query_id=f"q{n}", doc_id=f"d{n}", relevance=1) for n in range(3)]
+CONTROLS = ("empty", "shuffled", "filler", "copy")
 THOUGHTS = [
     Thought(
         query_id=f"q{n}", thought_id="t", text=TEXTS[n], source=Source(model="llm", completion_tokens=5)
@@ -172,6 +173,9 @@ def test_bm25_runs_with_thoughts_and_their_controls_at_the_same_cost(collection,
         "BM25 + shuffled thought": "control",
         "BM25 + filler thought": "control",
         "BM25 + copy thought": "control",
+        "BM25, 0.2 thought": "system",
+        **{f"BM25, 0.2 {control} thought": "control" for control in CONTROLS},
+        "BM25, thought alone": "system",
     }
     assert results["BM25 + thought"].metrics["RR@10"] == 1.0
     assert results["BM25 + empty thought"].per_query == results["BM25"].per_query
@@ -217,7 +221,7 @@ def test_the_command_runs_a_model_with_controls_and_a_hybrid_and_resumes(folder,
     assert "BM25 + mine" in out
     made = folder / "results" / "tiny-test"
     stamps = {path: path.stat().st_mtime_ns for path in made.glob("*/result.json")}
-    assert len(stamps) == 8
+    assert len(stamps) == 14
     assert run_with(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in made.glob("*/result.json")} == stamps
     assert run_with("verify", *stamps) == 0
@@ -376,13 +380,17 @@ def test_a_model_that_thinks_runs_with_given_and_own_thoughts_and_all_controls(c
         "thinker, shuffled thoughts": "control",
         "thinker, filler thoughts": "control",
         "thinker, copy thoughts": "control",
+        **{f"thinker, {share}": "system" for share in ("0.2 thought", "thought alone")},
+        **{f"thinker, {share}": "system" for share in ("0.2 own thought", "own thought alone")},
+        **{f"thinker, 0.2 {control} thought": "control" for control in CONTROLS},
+        **{f"thinker, 0.2 {control} own thought": "control" for control in CONTROLS},
     }
     assert results["thinker + thought"].metrics["RR@10"] == 1.0
     thinking = results["thinker, thinking"]
     assert thinking.per_query["RR@10"]["q0"] == thinking.per_query["RR@10"]["q1"] == 1.0
     assert thinking.system.thought_tokens == 16
     assert thinking.system.milliseconds.think > 0
-    for control in ("empty", "shuffled", "filler", "copy"):
+    for control in CONTROLS:
         system = results[f"thinker, {control} thoughts"].system
         assert system.milliseconds.think == thinking.system.milliseconds.think
         assert system.thought_tokens == 16
@@ -408,20 +416,20 @@ def test_a_models_rerun_repeats_nothing_and_another_model_is_refused(collection,
     (model / "stop").unlink()
     calls(model)
     first = run_model(str(model), here)
-    assert calls(model) == ["documents", "queries", "think", *["queries"] * 5]
+    # with a mixture, each row reads queries and thoughts
+    mixtures = ["queries", "documents"] * 6
+    assert calls(model) == ["documents", "queries", "think", *["queries"] * 5, *mixtures]
     assert run_model(str(model), here) == first
     assert calls(model) == []
     (model / "weights").write_text("2")
     with pytest.raises(InputError, match=r'weights":"1".*weights":"2".*--new-job'):
         run_model(str(model), here)
     second = run_model(str(model), replace(here, new_job=True))
-    assert calls(model).count("documents") == 1
-    assert [result.system.encoder["weights"] for result in second] == ["2"] * 6
+    assert calls(model) == ["documents", "queries", "think", *["queries"] * 5, *mixtures]
+    assert [result.system.encoder["weights"] for result in second] == ["2"] * 12
     moved = [path.name for path in (tmp_path / "results").iterdir() if path.name.endswith(".old1")]
-    assert sorted(moved) == [
-        "thinker-copy-thoughts.old1", "thinker-empty-thoughts.old1", "thinker-filler-thoughts.old1",
-        "thinker-shuffled-thoughts.old1", "thinker-thinking.old1", "thinker.documents.old1", "thinker.old1",
-    ]  # fmt: skip
+    assert len(moved) == 13  # the results, and the vectors of documents
+    assert {"thinker.old1", "thinker-thinking.old1", "thinker.documents.old1"} <= set(moved)
     assert load_result(tmp_path / "results" / "thinker.old1") == first[0]
 
 
@@ -435,9 +443,11 @@ def test_other_thinking_embeds_no_document_again_and_is_refused_by_name(collecti
         run_model(str(model), here, **other)
     assert calls(model) == []
     second = run_model(str(model), replace(here, new_job=True), **other)
-    assert calls(model) == ["think", "queries"]
+    assert calls(model) == ["think", "queries", *["queries", "documents"] * 2]
     assert second[0] == first[0]
-    assert [path.name for path in (tmp_path / "results").glob("*.old*")] == ["thinker-thinking.old1"]
+    assert sorted(path.name for path in (tmp_path / "results").glob("*.old*")) == [
+        "thinker-0.2-own-thought.old1", "thinker-own-thought-alone.old1", "thinker-thinking.old1",
+    ]  # fmt: skip
 
 
 @pytest.mark.extra
@@ -446,8 +456,10 @@ def test_a_model_can_be_given_as_an_object_to_run(collection, tmp_path, model):
 
     opened = {entry.name: entry for entry in entry_points(group=GROUP)}["fake"].load()(str(model))
     done = run(opened, tmp_path / "out", collection=collection, think=True)
-    assert [result.name for result in done["tiny/test"]] == ["model", "model, thinking"]
-    assert calls(model) == ["documents", "queries", "think", "queries"]
+    assert [result.name for result in done["tiny/test"]] == [
+        "model", "model, thinking", "model, 0.2 own thought", "model, own thought alone",
+    ]  # fmt: skip
+    assert calls(model) == ["documents", "queries", "think", "queries", *["queries", "documents"] * 2]
 
 
 def test_what_a_model_refuses_is_one_error(folder, model, capsys):
@@ -529,6 +541,10 @@ def test_any_encoder_runs_with_thoughts_hyde_and_controls(site, collection, tmp_
     results = by_name(run_model(str(tiny_encoder), here))
     assert {"tiny-encoder", "tiny-encoder + thought", "tiny-encoder, HyDE"} < set(results)
     assert results["tiny-encoder + empty thought"].per_query == results["tiny-encoder"].per_query
+    assert results["tiny-encoder, 0.2 empty thought"].per_query == results["tiny-encoder"].per_query
+    assert results["tiny-encoder, 0.2 thought"].system.encoder["thoughts"] == {
+        "mixture": {"weight": 0.2, "reading": "document"}
+    }
     plain = results["tiny-encoder"]
     assert plain.system.encoder["digest"].startswith("sha256:")
     assert plain.system.index_bytes == 5 * 16 * 4

@@ -63,7 +63,9 @@ def test_a_checkpoint_by_name_and_its_callables_come_to_the_same_figures(
     results = {result.name: result for result in done["tiny/test"]}
     assert list(results) == [
         "tiny", "tiny, thinking", "tiny, empty thoughts", "tiny, shuffled thoughts", "tiny, filler thoughts",
-        "tiny, copy thoughts",
+        "tiny, copy thoughts", "tiny, 0.2 own thought", "tiny, 0.2 empty own thought",
+        "tiny, 0.2 shuffled own thought", "tiny, 0.2 filler own thought", "tiny, 0.2 copy own thought",
+        "tiny, own thought alone",
     ]  # fmt: skip
     for name, result in by_callables.items():
         assert results[name].per_query == result.per_query

@@ -17,6 +17,7 @@ from o1_bench.running.run import run as run_models
 from o1_bench.running.systems import FUSIONS, Options
 from o1_records.kit.command import EVERYTHING, at_least, between, new_job, reads, writes
 from o1_records.kit.http import is_address
+from o1_records.mixture import READINGS, Mixture
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -85,6 +86,14 @@ def declare(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run empty, another query's and filler thoughts and copies of the query too",
     )
+    thoughts.add_argument(
+        "--mix", nargs="+", type=between(0, 1, open_low=True), default=[Mixture().weight], metavar="W",
+        help="shares that thoughts get in a query, each in a run of its own",
+    )  # fmt: skip
+    thoughts.add_argument(
+        "--reading", choices=READINGS, default="document",
+        help="how thoughts are read for that: as documents, as queries, or in one row with the query",
+    )  # fmt: skip
     for name in ("think", "embed"):
         thoughts.add_argument(
             f"--{name}-options", type=shlex.split, default=[], metavar="TEXT",

@@ -55,7 +55,8 @@ class EndpointEncoder(TextEncoder):
         return {"endpoint": self._url, "model": self.model, "served": self._served, "similarity": "cosine"}
 
     def _encode(self, texts: Sequence[str], role: Role, prompt: str | None) -> Vectors:
-        sent = [self._read(text, role, prompt) for text in texts]
+        # servers refuse an empty text
+        sent = [self._read(text, role, prompt) or " " for text in texts]
         parts = [self._ask(sent[start : start + self._batch]) for start in range(0, len(sent), self._batch)]
         vectors = np.concatenate(parts)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

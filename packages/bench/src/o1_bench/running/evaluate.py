@@ -30,6 +30,7 @@ from o1_bench.results.result import (
     save_result,
 )
 from o1_bench.running.about import about, identity, sent
+from o1_bench.running.mixture import MixedLexical
 from o1_bench.running.pipeline import Pipeline, Vectors
 from o1_bench.running.retrieve import Appended, GivenRun, Retrieve
 from o1_bench.score import Measure, parse_measures, to_dict
@@ -368,7 +369,7 @@ def _best(parts: Iterable[Iterable[Hit]], collection: Collection, k: int) -> lis
 
 def _given(retrieve: Retrieve | Pipeline) -> Texts | None:
     """Return the thoughts that existed before the run."""
-    return retrieve.thoughts if isinstance(retrieve, Pipeline | Appended) else None
+    return retrieve.thoughts if isinstance(retrieve, Pipeline | Appended | MixedLexical) else None
 
 
 def _pack_vectors(vectors: Vectors) -> bytes:

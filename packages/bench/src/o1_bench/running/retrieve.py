@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from o1_bench.collection import Collection, digest
 from o1_bench.controls import thought_texts
@@ -47,6 +48,7 @@ class LexicalSearch:
         began = time.perf_counter()
         self._index: Any = BM25(collection.documents, **settings)
         self._excluded = collection.excluded
+        self._rows = {doc_id: row for row, doc_id in enumerate(self._index.doc_ids)}
         self._weights = _QueryWeights(self._index, collection, settings) if query_weights else None
         self.about = About(
             fingerprint={"model": "bm25s", **settings, "query_weights": query_weights},
@@ -67,9 +69,23 @@ class LexicalSearch:
             yield from self._index.search(queries, k, excluded=self._excluded)
             return
         for query in queries:
-            left_out = self._excluded.get(query.query_id, frozenset())
-            scores = self._weights.scores(query.text)
-            yield from rank(query.query_id, {d: s for d, s in scores.items() if d not in left_out}, k)
+            scores = self.scores(query.text)
+            yield from self.best(query.query_id, np.where(scores > 0, scores, -np.inf), k)
+
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """Return the score of every document [documents]: 0 for those that share no term with the text."""
+        scores: NDArray[np.float32] = (
+            self._index.scores(text) if self._weights is None else self._weights.scores(text)
+        )
+        return scores
+
+    def best(self, query_id: str, scores: NDArray[np.floating[Any]], k: int) -> list[Hit]:
+        """Return the k best documents by scores [documents], without a query's excluded ones and -inf."""
+        for doc_id in self._excluded.get(query_id, ()):
+            if doc_id in self._rows:
+                scores[self._rows[doc_id]] = -np.inf
+        rows = _first(scores, k)
+        return rank(query_id, {self._index.doc_ids[row]: float(scores[row]) for row in rows}, k)
 
     def _sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
         """Return the terms that count; BM25 reads no instruction."""
@@ -98,8 +114,8 @@ class _QueryWeights:
             count += 1
         self._mean, self._count = lengths / count, count
 
-    def scores(self, text: str) -> dict[str, float]:
-        """Return the score of every document that shares a term with a text."""
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """Return the score of every document [documents]: 0 for those that share no term with the text."""
         terms = [term for term in self._index.tokenize([text])[0] if term in self._vocabulary]
         length = self._k1 * (1 - self._b + self._b * len(terms) / self._mean)
         total = np.zeros(self._count, dtype=np.float64)
@@ -109,7 +125,7 @@ class _QueryWeights:
             idf = math.log(1 + (self._count - (end - start) + 0.5) / ((end - start) + 0.5))
             weight = idf * times / (times + length)
             total[self._columns["indices"][start:end]] += weight * self._columns["data"][start:end]
-        return {self._index.doc_ids[row]: float(total[row]) for row in np.flatnonzero(total)}
+        return total.astype(np.float32)
 
 
 def bm25(
@@ -332,7 +348,11 @@ class ExactSearch:
             for query_id, scores in zip(query_ids[start : start + step], products, strict=True):
                 for doc_id in self._excluded.get(query_id, frozenset()) & self._rows.keys():
                     scores[self._rows[doc_id]] = -np.inf
-                # every document that ties with the k-th takes part, so that doc_id decides
-                least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else -np.inf
-                rows = np.flatnonzero((scores >= least) & (scores > -np.inf))
+                rows = _first(scores, k)
                 yield from rank(query_id, {self._doc_ids[row]: float(scores[row]) for row in rows}, k)
+
+
+def _first(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
+    """Return the rows of the k best scores, and of all that tie with the k-th, so that doc_id decides."""
+    least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else -np.inf
+    return np.flatnonzero((scores >= least) & (scores > -np.inf))

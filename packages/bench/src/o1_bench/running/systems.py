@@ -24,10 +24,11 @@ import msgspec
 
 from o1_bench.controls import Texts
 from o1_bench.results.exchange import find_run, has_runs, read_any_run, run_name
-from o1_bench.results.result import RUN, THOUGHTS, Milliseconds, Result, System, known_sum
+from o1_bench.results.result import RUN, THOUGHTS, Kind, Milliseconds, Result, System, known_sum
 from o1_bench.running.about import About
 from o1_bench.running.encoder import EncodedCollection, SentenceEncoder, TextEncoder, readable_name
 from o1_bench.running.endpoint import EndpointEncoder
+from o1_bench.running.mixture import MixedLexical, mixed
 from o1_bench.running.pipeline import Pipeline, Vectors
 from o1_bench.running.rerank import Reranked, Reranker
 from o1_bench.running.retrieve import Appended, Fused, bm25, from_run
@@ -35,6 +36,7 @@ from o1_bench.running.task import Task, slug
 from o1_records import Document, InputError, MissingExtraError, Query, Thought, read_jsonl
 from o1_records.kit.http import is_address
 from o1_records.kit.models import CONFIGS, cached_folder, is_hub_id, model_folder
+from o1_records.mixture import Mixture, Reading
 from o1_records.trec import read_run
 
 if TYPE_CHECKING:
@@ -106,6 +108,10 @@ class Options:
         document_prompt: goes before its documents.
         think_options: options of a thinking model for thinking, as on its own command line.
         embed_options: the same for embedding.
+        mix: the shares that thoughts get in a query (`o1_records.mixture`), between 0 and 1, each in a run of
+            its own; beside them there is a run with the thoughts alone.
+        reading: how thoughts are read for that: as a "document", as a "query", or "joint", in one row with
+            the query.
     """
 
     device: str = "cpu"
@@ -120,11 +126,23 @@ class Options:
     document_prompt: str | None = None
     think_options: Sequence[str] = ()
     embed_options: Sequence[str] = ()
+    mix: Sequence[float] = (Mixture().weight,)
+    reading: Reading = "document"
 
     def __post_init__(self) -> None:
-        """Make equal options equal, whatever sequence they come in."""
-        for name in ("think_options", "embed_options"):
+        """Make equal options equal, whatever sequence they come in; refuse weights that mix nothing."""
+        for name in ("think_options", "embed_options", "mix"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for weight in self.mix:
+            if not 0 < weight < 1:
+                raise InputError(f"mix must be more than 0 and less than 1, got {weight:g}")
+        _ = self.mixtures  # refuses an unknown reading
+
+    @property
+    def mixtures(self) -> list[Mixture]:
+        """How thoughts are mixed in, the smallest share first; the last one is the thoughts alone."""
+        weights = [*sorted(set(self.mix)), 1.0]
+        return [Mixture(weight=weight, reading=self.reading) for weight in weights]
 
     @property
     def changed(self) -> list[str]:
@@ -163,7 +181,7 @@ def open_system(
     """
     options = options or Options()
     if not isinstance(model, str | Path):
-        return _Thinking(model, name or model.name)
+        return _Thinking(model, name or model.name, options.mixtures)
     model, path = str(model), Path(model)
     if model == "bm25":
         return _Lexical(options, name or "BM25")
@@ -186,7 +204,7 @@ def open_system(
             )
     if opened is None:
         return _Encoder(model, options, name)
-    return _Thinking(opened, name or readable_name(model))
+    return _Thinking(opened, name or readable_name(model), options.mixtures)
 
 
 def _registered(model: str, options: Options) -> ThinkingModel | None:
@@ -252,6 +270,8 @@ _ONLY_WITH = {
     "query_times": ["thoughts"],
     "think_options": ["think"],
     "controls": ["thoughts", "think"],
+    "mix": ["thoughts", "think"],
+    "reading": ["thoughts", "think"],
     "fusion": ["hybrid"],
     "weights": ["hybrid"],
     "hybrid_name": ["hybrid"],
@@ -319,7 +339,7 @@ FUSIONS = {
 }
 """The methods of `fused`, in the words of a note."""
 
-_GIVEN = frozenset({"thoughts", "think_ms", "oracle", "controls"})
+_GIVEN = frozenset({"thoughts", "think_ms", "oracle", "controls", "mix"})
 
 
 class _Lexical(ModelUnderTest):
@@ -330,12 +350,17 @@ class _Lexical(ModelUnderTest):
         self.name = name
         names = ("k1", "b", "split_identifiers", "query_weights")
         self._settings: dict[str, Any] = {each: getattr(options, each) for each in names}
-        self._times = options.query_times
+        self._times, self._mixtures = options.query_times, options.mixtures
 
     def run(self, task: Task) -> Iterator[Result]:
         search = bm25(task.collection, **self._settings)
         yield task.run(System(name=self.name), search)
         yield from task.with_given_thoughts(self.name, lambda texts: Appended(search, texts, self._times))
+        if task.thoughts:
+            yield from task.with_mixtures(
+                self.name, lambda texts, mixture: MixedLexical(search, texts, mixture.weight), self._mixtures,
+                task.texts(), task.paid, how="of standard scores",
+            )  # fmt: skip
 
 
 class _GivenRuns(ModelUnderTest):
@@ -355,8 +380,8 @@ class _GivenRuns(ModelUnderTest):
 class _OfTexts(ModelUnderTest):
     """An encoder of plain texts."""
 
-    def __init__(self, model: TextEncoder) -> None:
-        self._model, self.name = model, model.name
+    def __init__(self, model: TextEncoder, mixtures: Sequence[Mixture]) -> None:
+        self._model, self.name, self._mixtures = model, model.name, mixtures
 
     def run(self, task: Task) -> Iterator[Result]:
         model = self._model
@@ -366,10 +391,7 @@ class _OfTexts(ModelUnderTest):
             new_job=task.new_job, progress=True,
         )  # fmt: skip
 
-        def pipeline(embed: Callable[..., Vectors], way: str, texts: Texts | None) -> Pipeline:
-            def embedded(queries: Sequence[Query], *, thoughts: Sequence[Sequence[str]] | None) -> Vectors:
-                return embed(queries, thoughts)
-
+        def pipeline(embed: Callable[..., Vectors], way: Any, texts: Texts | None) -> Pipeline:
             def sample(
                 queries: Sequence[Query], documents: Sequence[Document]
             ) -> tuple[list[str], list[str]]:
@@ -385,7 +407,7 @@ class _OfTexts(ModelUnderTest):
                 index_seconds=encoded.seconds,
                 sample=sample,
             )
-            return Pipeline(embed=embedded, search=encoded.search, thoughts=texts, about=about)
+            return Pipeline(embed=embed, search=encoded.search, thoughts=texts, about=about)
 
         yield task.run(System(name=self.name), pipeline(model.queries, "", None))
         yield from task.with_given_thoughts(self.name, partial(pipeline, model.queries, "appended"))
@@ -396,26 +418,36 @@ class _OfTexts(ModelUnderTest):
             given="{}, HyDE",
             control="{}, HyDE of {} thought",
         )
+        if task.thoughts:
+            yield from task.with_mixtures(
+                self.name,
+                lambda texts, mixture: pipeline(
+                    mixed(model, mixture, reads_nothing=False), _told(mixture), texts
+                ),
+                self._mixtures,
+                task.texts(),
+                task.paid,
+            )
 
 
 class _Encoder(_OfTexts):
     kind = "a sentence-transformers model"
-    uses = _GIVEN | {"device", "batch", "max_length", "query_prompt", "document_prompt"}
+    uses = _GIVEN | {"device", "batch", "max_length", "query_prompt", "document_prompt", "reading"}
 
     def __init__(self, model: str, options: Options, name: str) -> None:
         names = ("device", "batch", "max_length", "query_prompt", "document_prompt")
         settings = {each: getattr(options, each) for each in names}
-        super().__init__(SentenceEncoder(model, name=name, **settings))
+        super().__init__(SentenceEncoder(model, name=name, **settings), options.mixtures)
 
 
 class _Endpoint(_OfTexts):
     kind = "a model behind a server"
-    uses = _GIVEN | {"batch", "query_prompt", "document_prompt"}
+    uses = _GIVEN | {"batch", "query_prompt", "document_prompt", "reading"}
 
     def __init__(self, model: str, options: Options, name: str) -> None:
         names = ("batch", "query_prompt", "document_prompt")
         settings = {each: getattr(options, each) for each in names}
-        super().__init__(EndpointEncoder(model, name=name, **settings))
+        super().__init__(EndpointEncoder(model, name=name, **settings), options.mixtures)
 
 
 _OF_THOUGHTS = ("thinking", "engine")
@@ -423,10 +455,10 @@ _OF_THOUGHTS = ("thinking", "engine")
 
 class _Thinking(ModelUnderTest):
     kind = "a model that thinks"
-    uses = _GIVEN | {"device", "think", "think_options", "embed_options"}
+    uses = _GIVEN | {"device", "think", "think_options", "embed_options", "reading"}
 
-    def __init__(self, model: ThinkingModel, name: str) -> None:
-        self._model, self.name = model, name
+    def __init__(self, model: ThinkingModel, name: str, mixtures: Sequence[Mixture]) -> None:
+        self._model, self.name, self._mixtures = model, name, mixtures
 
     def run(self, task: Task) -> Iterator[Result]:
         from o1_records.vectors import Encoder
@@ -447,35 +479,48 @@ class _Thinking(ModelUnderTest):
             new_job=task.new_job, progress=True,
         )  # fmt: skip
 
-        def pipeline(texts: Texts | None, **think: Any) -> Pipeline:
+        def pipeline(texts: Texts | None, mixture: Mixture | None = None, **think: Any) -> Pipeline:
             plain = texts is None and not think
             about = About(
-                fingerprint=of_documents if plain else of_vectors,
+                fingerprint=(of_documents if plain else of_vectors)
+                | ({} if mixture is None else {"thoughts": _told(mixture)}),
                 device=model.device,
                 index_bytes=encoded.search.nbytes,
                 index_seconds=encoded.seconds,
                 sample=model.sample,
             )
-            return Pipeline(embed=model.queries, search=encoded.search, thoughts=texts, about=about, **think)
+            embed = model.queries if mixture is None else mixed(model, mixture)
+            return Pipeline(embed=embed, search=encoded.search, thoughts=texts, about=about, **think)
 
         yield task.run(System(name=name), pipeline(None))
         yield from task.with_given_thoughts(name, pipeline, "given thoughts")
+        if task.thoughts:
+            yield from task.with_mixtures(name, pipeline, self._mixtures, task.texts(), task.paid)
         if not task.think:
             return
         sampling = {key: model.fingerprint[key] for key in _OF_THOUGHTS if key in model.fingerprint}
         thinking = pipeline(None, think=lambda queries: chain.from_iterable(model.think(queries)))
         own = task.run(System(name=f"{name}, thinking", sampling=sampling), thinking)
         yield own
-        if not task.controls:
+        kept = task.folder_of(own.name) / THOUGHTS
+        if not kept.exists():  # every thought came out blank
             return
-        texts = task.texts(read_jsonl(task.folder_of(own.name) / THOUGHTS, Thought))
-        for control, (changed, says) in task.controls_of(texts).items():
-            system = System(
-                name=f"{name}, {control} thoughts", kind="control", note=says, sampling=sampling,
+        texts = task.texts(read_jsonl(kept, Thought))
+
+        def paid(name: str, note: str, kind: Kind) -> System:
+            return System(
+                name=name, kind=kind, note=note, sampling=sampling,
                 milliseconds=Milliseconds(think=own.system.milliseconds.think),
                 thought_tokens=own.system.thought_tokens,
             )  # fmt: skip
-            yield task.run(system, pipeline(changed))
+
+        for control, (changed, says) in task.controls_of(texts).items() if task.controls else ():
+            yield task.run(paid(f"{name}, {control} thoughts", says, "control"), pipeline(changed))
+        yield from task.with_mixtures(name, pipeline, self._mixtures, texts, paid, what="own thought")
+
+
+def _told(mixture: Mixture) -> dict[str, Any]:
+    return {"mixture": {"weight": mixture.weight, "reading": mixture.reading}}
 
 
 def _flag(name: str) -> str:

@@ -17,9 +17,15 @@ from o1_bench.running.pipeline import Pipeline
 from o1_bench.running.retrieve import Retrieve
 from o1_bench.score import Measure
 from o1_records import InputError, Thought, read_jsonl
+from o1_records.mixture import Mixture, Reading
 
 __all__ = ["Task", "load_thoughts", "slug"]
 
+_READ: dict[Reading, str] = {
+    "document": "read as a document",
+    "query": "read as a query",
+    "joint": "read in one row with the query",
+}
 _SAMPLED = ("model", "revision", "prompt_digest", "temperature", "top_p", "max_tokens")
 
 
@@ -89,6 +95,43 @@ class Task:
         yield self.run(self.paid(given.format(name), note), retrieve(texts))
         for kind, (changed, says) in self.controls_of(texts).items() if self.controls else ():
             yield self.run(self.paid(control.format(name, kind), says, "control"), retrieve(changed))
+
+    def with_mixtures(
+        self,
+        name: str,
+        retrieve: Callable[[Texts, Mixture], Retrieve | Pipeline],
+        mixtures: Sequence[Mixture],
+        texts: Texts,
+        paid: Callable[[str, str, Kind], System],
+        *,
+        how: str = "",
+        what: str = "thought",
+    ) -> Iterator[Result]:
+        """Run a system with thoughts mixed in by each weight, and with the controls at the same weights.
+
+        Args:
+            name: of the system.
+            retrieve: makes it of texts and a mixture.
+            mixtures: a weight of 1 is the thoughts alone, without controls.
+            texts: the thoughts.
+            paid: the system of a name, a note and a kind, with what the thoughts cost.
+            how: what is mixed, for the note; by default how the thoughts are read.
+            what: what results call the thoughts.
+        """
+        for mixture in mixtures:
+            weight = mixture.weight
+            read = how or _READ[mixture.reading]
+            if weight == 1:
+                yield self.run(
+                    paid(f"{name}, {what} alone", f"nothing but thoughts, {read}", "system"),
+                    retrieve(texts, mixture),
+                )
+                continue
+            note = f"{1 - weight:.3g} query + {weight:.3g} thought, {read}"
+            yield self.run(paid(f"{name}, {weight:g} {what}", note, "system"), retrieve(texts, mixture))
+            for kind, (changed, says) in self.controls_of(texts).items() if self.controls else ():
+                control = paid(f"{name}, {weight:g} {kind} {what}", says, "control")
+                yield self.run(control, retrieve(changed, mixture))
 
     def controls_of(self, texts: Texts) -> dict[str, Control]:
         """Return the controls of the thoughts about the queries."""
