@@ -77,9 +77,7 @@ def test_a_text_of_which_half_is_a_passage_is_a_leak_however_long_the_passage_is
 
 def test_an_answer_may_take_up_the_words_of_an_instruction():
     template = read_template("reason")
-    said = (
-        "1. The essential problem of the query is which waves scatter. 2. A document must say why."
-    )
+    said = "1. The essential problem of the query is which waves scatter. 2. A document must say why."
     assert not is_scaffold(template.frame(), template.labels, said, QUERY)
     said = "1. Say in one sentence what the essential problem of the query is. It is scattering."
     assert is_scaffold(template.frame(), template.labels, said, QUERY)

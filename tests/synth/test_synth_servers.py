@@ -481,6 +481,13 @@ def test_a_model_that_samples_may_repeat_itself_now_and_then(serve, tmp_path):
     assert summary.thoughts == 32
 
 
+def test_one_long_text_said_twice_is_no_sign(serve, tmp_path):
+    said = [" ".join([LONG] * 9), " ".join([LONG] * 9), *(f"{LONG} {n}" for n in range(6))]
+    server = serve(say=lambda request, text: said[min(server.asked.total(), len(said)) - 1])
+    expert = ChatExpert(server.base_url, "echo")
+    assert think(QUERIES[:1], expert, out=tmp_path / "t.jsonl", samples=8, concurrency=1).thoughts == 8
+
+
 def test_without_temperature_repeated_texts_are_what_was_asked_for(serve, tmp_path):
     many = [Query(query_id=f"q{n:03}", text=f"how does number {n} work") for n in range(40)]
     expert = {"sampling": Sampling(temperature=0.0)}

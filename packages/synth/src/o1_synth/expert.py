@@ -304,10 +304,10 @@ class _Repeats:
     """Notices a model that does not sample, by the texts that it repeats under different seeds.
 
     Until two answers to one prompt differed, repeated texts are counted. One says little, and short ones (a
-    refusal, say) less than long ones: it takes 60 words in texts of a dozen words or more, or 20 texts.
+    refusal, say) less than long ones: it takes three with 60 words in those of a dozen or more, or 20.
     """
 
-    _WORDS, _TEXTS, _LONG = 60, 20, 12
+    _WORDS, _FEWEST, _TEXTS, _LONG = 60, 3, 20, 12
     _REMEMBERED = 10_000  # prompts
 
     def __init__(self) -> None:
@@ -330,7 +330,8 @@ class _Repeats:
                 self._said.clear()
             if len(self._said) > self._REMEMBERED:
                 self._said.pop(next(iter(self._said)))
-        return self._words >= self._WORDS or self._texts >= self._TEXTS
+        long = self._words >= self._WORDS and self._texts >= self._FEWEST
+        return long or self._texts >= self._TEXTS
 
     def told(self, model: str, temperature: float) -> str:
         """Return what to tell the user."""
