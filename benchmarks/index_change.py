@@ -2,8 +2,8 @@
 
 python benchmarks/index_change.py [--rows 1000000] [--dim 32] [--changes 20]
 
-One JSON line: seconds of processor time for `upsert` and for `save`, bytes that a save writes, bytes of memory
-for each id, and the time of a search before, after the changes, and after `compact`.
+One JSON line: milliseconds of processor time for `upsert` and for `save`, bytes that a save writes, bytes of
+memory for each id, and the time of a search before, after the changes, and after `compact`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
         upserts, saves, written = [], [], 0
         for change in range(args.changes):
             vector = random.normal(size=(1, args.dim)).astype(np.float32)
-            upserts.append(timed(lambda vector=vector, change=change: index.upsert(vector, [f"doc-{change}"])))
+            upserts.append(
+                timed(lambda vector=vector, change=change: index.upsert(vector, [f"doc-{change}"]))
+            )
             saves.append(timed(lambda: index.save(place)))
         newest = max(place.glob("v*"))
         written = sum(path.stat().st_size for path in newest.iterdir())

@@ -15,13 +15,14 @@ from o1_index.fusion import (
     METHODS,
     as_run,
     calibrated_score,
+    fuse_runs,
     fused_hits,
     hybrid,
     tune_weight,
 )
-from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, write_jsonl
+from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.kit.fusion import SCALES
-from o1_records.trec import read_run, write_qrels
+from o1_records.trec import read_run, write_qrels, write_run
 from o1_records.vectors import VectorWriter
 
 SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5, width=32), min_size=1)
@@ -204,3 +205,56 @@ def test_judgements_of_a_folder_are_named_by_their_split(tmp_path):
     )  # fmt: skip
     assert done.returncode == 4
     assert "--qrels beir is a folder; name its judgements with --split" in done.stderr
+
+
+# --- any runs -----------------------------------------------------------------------------------------
+
+
+def as_hits(run):
+    return [hit for query_id, scores in run.items() for hit in rank(query_id, scores)]
+
+
+def test_runs_of_shards_make_the_run_of_the_whole_collection():
+    vectors = np.random.default_rng(0).integers(-3, 4, size=(60, 4)) + 0.5
+    names = [f"d{row}" for row in range(60)]
+    whole = build(vectors, names).search(vectors[:5], list("pqrst"), k=8)
+    parts = [build(vectors[n::3], names[n::3]).search(vectors[:5], list("pqrst"), k=8) for n in range(3)]
+    assert list(fuse_runs(parts, method="shards", k=8)) == list(whole)
+    with pytest.raises(InputError, match=r"query 'p': document 'd.*' is in two runs"):
+        list(fuse_runs([parts[0], parts[0]], method="shards"))
+    with pytest.raises(InputError, match="weights have no effect on runs of shards"):
+        list(fuse_runs(parts, method="shards", weights=[1, 2, 1]))
+
+
+def test_weights_are_those_of_the_published_recipes():
+    first, second = {"q": {"a": 9.0, "b": 5.0, "c": 1.0}}, {"q": {"c": 0.2, "b": 0.1, "d": 0.0}}
+    fused = list(fuse_runs([as_hits(first), as_hits(second)], method="minmax", weights=[0.75, 0.25]))
+    assert [(hit.doc_id, hit.score) for hit in fused] == [
+        ("a", 0.75), ("b", 0.75 * 0.5 + 0.25 * 0.5), ("c", 0.25), ("d", 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "best"}, "unknown fusion 'best'; choose one of rrf, minmax, z, sum, shards"),
+        ({"weights": [1.0]}, "1 weights for 2 runs; give one for each"),
+    ],
+)
+def test_a_fusion_that_cannot_be_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        list(fuse_runs([[], []], **options))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_fuses_the_runs_that_python_fuses(method, tmp_path):
+    runs = [{"q": {"a": 3.0, "b": 1.0}, "p": {"x": 1.0}}, {"q": {"c": 2.0, "d": 1.5}}]
+    for number, run in enumerate(runs):
+        write_run(tmp_path / f"{number}.txt", as_hits(run))
+    words = ["fuse", "--runs", "0.txt", "1.txt", "--out", "fused.txt", "--fusion", method, "--k", "3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "o1_index", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "fused.txt: 4 hits\n")
+    expected = list(fuse_runs([as_hits(run) for run in runs], method=method, k=3))
+    assert list(read_run(tmp_path / "fused.txt")) == expected

@@ -160,11 +160,12 @@ class Ids:
     def refuse_duplicates(self) -> None:
         """Raise InputError where two rows have one id."""
         known, order = self.by_hash
-        for place in np.flatnonzero(known[1:] == known[:-1]):
-            rows = np.sort(order[place : place + 2]).astype(np.int64)
-            first, second = self.texts.take(rows)
-            if first == second:
-                raise InputError(f"duplicate id {quoted(first.decode())} (rows {rows[0]} and {rows[1]})")
+        equal = np.concatenate([[False], known[1:] == known[:-1], [False]])
+        rows = np.sort(order[equal[1:] | equal[:-1]]).astype(np.int64)  # those that share their hash
+        first: dict[bytes, int] = {}
+        for row, text in zip(rows.tolist(), self.texts.take(rows), strict=True):
+            if first.setdefault(text, row) != row:
+                raise InputError(f"duplicate id {quoted(text.decode())} (rows {first[text]} and {row})")
 
 
 def encoded(ids: Iterable[Any], *, first: int = 0) -> list[bytes]:
