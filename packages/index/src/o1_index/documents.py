@@ -160,8 +160,10 @@ class Ids:
     def refuse_duplicates(self) -> None:
         """Raise InputError where two rows have one id."""
         known, order = self.by_hash
-        equal = np.concatenate([[False], known[1:] == known[:-1], [False]])
-        rows = np.sort(order[equal[1:] | equal[:-1]]).astype(np.int64)  # those that share their hash
+        shared = np.zeros(len(known), dtype=np.bool_)  # whether two rows have this hash
+        shared[1:] |= known[1:] == known[:-1]
+        shared[:-1] |= known[1:] == known[:-1]
+        rows = np.sort(order[shared]).astype(np.int64)
         first: dict[bytes, int] = {}
         for row, text in zip(rows.tolist(), self.texts.take(rows), strict=True):
             if first.setdefault(text, row) != row:
