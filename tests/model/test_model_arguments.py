@@ -166,6 +166,8 @@ def test_a_number_out_of_range_is_refused(group, name, value):
     [
         ({"row_end": "none"}, "row_end none is for the layout instruct; o1 closes rows with <emb>"),
         ({"lora_targets": ["q_proj"]}, "lora_targets would have no effect without lora_rank"),
+        ({"lora_alpha": 8}, "lora_alpha would have no effect without lora_rank"),
+        ({"merge": True}, "merge would have no effect without lora_rank"),
     ],
 )
 def test_settings_of_a_model_that_do_not_go_together_are_refused(settings, sentence):

@@ -116,6 +116,12 @@ def test_a_mixture_without_its_parts_is_refused():
         check_terms(list(examples(2, thought=False)), None, MIXTURE)
 
 
+def test_thoughts_that_nothing_reads_cannot_be_dropped(tmp_path, plain_models):
+    instruct, dropped = {"layout": "instruct"}, {"thought_dropout": 0.5}
+    with pytest.raises(InputError, match="thought_dropout would have no effect"):
+        run(tmp_path / "out", plain_models["llama"], 1, Objective(), of_model=instruct, of_data=dropped)
+
+
 RESUMED = {
     "draws, dropped thoughts and Redapter's start": (
         Objective(temperature=0.1, redapter_from=6), {"thought_dropout": 0.3}

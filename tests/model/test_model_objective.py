@@ -412,7 +412,11 @@ def test_half_precision_around_the_loss_changes_nothing():
             "mixture_share must be above 0 and at most 1, got 0.0",
         ),
         ({"mixture_share": 0.5}, "would have no effect without mixture_weight"),
+        ({"mixture_reading": "joint"}, "mixture_reading would have no effect without mixture_weight"),
         ({"distil_from": "mixture"}, "distil_from would have no effect without distil_weight"),
+        ({"teacher_weight": 2.0}, "teacher_weight would have no effect without teacher; give that too"),
+        ({"own_thoughts_from": 5}, "own_thoughts_from would have no effect without own_thoughts"),
+        ({"own_thoughts_every": 5}, "own_thoughts_every would have no effect without own_thoughts"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, message):

@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser
 from transformers import TrainingArguments as _TrainingArguments
 
-from o1_model.training.objective import Objective, refuse_out_of_range
+from o1_model.training.objective import Objective, refuse_changed_defaults, refuse_out_of_range
 from o1_records import InputError, quoted
 
 Number = TypeVar("Number", int, float)
@@ -81,8 +81,10 @@ class ModelArguments:
         )
         if self.row_end == "none" and self.layout != "instruct":
             raise InputError(f"row_end none is for the layout instruct; {self.layout} closes rows with <emb>")
-        if self.lora_targets and not self.lora_rank:
-            raise InputError("lora_targets would have no effect without lora_rank; give that too")
+        if not self.lora_rank:
+            refuse_changed_defaults(self, "lora_rank", "lora_alpha", "lora_dropout", "merge")
+            if self.lora_targets:
+                raise InputError("lora_targets would have no effect without lora_rank; give that too")
 
 
 @dataclass(frozen=True)

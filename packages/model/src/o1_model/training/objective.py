@@ -13,8 +13,8 @@ weighted mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -111,14 +111,16 @@ class Objective:
             raise InputError(
                 "query_weight, thought_weight and mixture_weight are all 0: no vector would be trained"
             )
-        if self.distil_from == "mixture" and self.distil_weight == 0:
-            raise InputError("distil_from would have no effect without distil_weight; give that too")
-        given = (self.mixture_share, self.mixture_reading) != (MIXTURE.weight, MIXTURE.reading)
-        if given and self.mixture is None:
-            raise InputError(
-                "mixture_share and mixture_reading would have no effect without mixture_weight; "
-                "give that too, or distil_from mixture"
+        if not self.distil_weight:
+            refuse_changed_defaults(self, "distil_weight", "distil_from")
+        if self.mixture is None:
+            refuse_changed_defaults(
+                self, "mixture_weight (or distil_from mixture)", "mixture_share", "mixture_reading"
             )
+        if self.teacher == "none":
+            refuse_changed_defaults(self, "teacher", "teacher_weight")
+        if not self.own_thoughts:
+            refuse_changed_defaults(self, "own_thoughts", "own_thoughts_from", "own_thoughts_every")
 
     @property
     def mixture(self) -> Mixture | None:
@@ -137,6 +139,14 @@ def refuse_out_of_range(settings: object, **needed: tuple[bool, str]) -> None:
     for name, (holds, words) in needed.items():
         if not holds:
             raise InputError(f"{name} must be {words}, got {getattr(settings, name)}")
+
+
+def refuse_changed_defaults(settings: Any, without: str, *names: str) -> None:
+    """Raise InputError for a setting that is not its default and has no effect `without` another one."""
+    defaults = {known.name: known.default for known in fields(settings)}
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise InputError(f"{name} would have no effect without {without}; give that too, or leave it out")
 
 
 def embed_terms(

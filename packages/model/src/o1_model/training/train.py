@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from o1_model.checkpoint.card import Card
 from o1_model.checkpoint.lora import Lora, add_lora, base_of, four_bits, merge_lora
@@ -47,13 +47,14 @@ def train(
     objective: Objective = PAPER,
     evaluation: EvalArguments = NO_EVALUATION,
     examples: Sequence[Example] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     new_job: bool = False,
 ) -> Path:
     """Train, save a checkpoint and its card in `args.output_dir`, and return that folder.
 
     `examples` replace the files of `data.train_data`. Resumes from the newest checkpoint in the folder, if
     that was trained with the same settings and data; `new_job` moves another training aside. Every mistake
-    that can be known is reported before the first step.
+    that can be known is reported before the first step. `callbacks` are transformers' own.
 
     Raises:
         ChangedJobError: the folder holds a training with other settings or data; the message names them.
@@ -61,6 +62,8 @@ def train(
     """
     checks.refuse_settings(args)
     checks.refuse_adapter(model.model_name_or_path)
+    if data.thought_dropout and model.layout == "instruct" and objective.mixture is None:
+        raise InputError("thought_dropout would have no effect: the layout instruct reads no thoughts")
     checks.refuse_unsafe_files(model.model_name_or_path)
     files = read_files(data) if examples is None else [ExampleFile("", None, list(examples))]
     batch = args.per_device_train_batch_size * args.world_size
@@ -102,6 +105,7 @@ def train(
             collection=collection,
             samples=evaluation.eval_samples,
             base=base,
+            callbacks=list(callbacks),
             **_batches(embedder, known, data, objective, args),
         )
         newest = newest_checkpoint(output)
