@@ -13,9 +13,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from helpers.served import post, running, vectors
 from o1_model import Embedder, Thinking
+from o1_model.backbone import embedding_matrix
 from o1_model.layout import text_ids
+from o1_model.thinking.gate import Gate
+from o1_records import InputError
 
 httpx2 = pytest.importorskip("httpx2")
 pytestmark = pytest.mark.extra
@@ -36,28 +41,6 @@ def local(checkpoint):
     return Embedder.from_pretrained(checkpoint)
 
 
-def running(embedder, **limits):
-    """A server in a thread; gives its address and a function that stops it."""
-    import uvicorn
-
-    from o1_model.serving.server import Serving, application
-
-    app = application(embedder, Serving(**limits))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=20)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-
-    def stop():
-        server.should_exit = True
-        thread.join(30)
-
-    return f"http://127.0.0.1:{port}", stop
-
-
 @pytest.fixture(scope="module")
 def address(checkpoint):
     url, stop = running(
@@ -65,15 +48,6 @@ def address(checkpoint):
     )
     yield url
     stop()
-
-
-def post(address, **body):
-    return httpx2.post(f"{address}/v1/embeddings", json=body, timeout=60)
-
-
-def vectors(reply):
-    assert reply.status_code == 200, reply.text
-    return np.array([entry["embedding"] for entry in reply.json()["data"]], dtype=np.float32)
 
 
 def test_the_openai_client_gets_the_vectors_of_the_library(address, local):
@@ -127,6 +101,186 @@ def test_thinking_gives_the_thoughts_and_their_vector_whatever_else_is_asked(add
     assert Thinking(samples=2).samples == 2
 
 
+def test_the_servers_thoughts_are_the_librarys(address, local):
+    """By the text and the seed alone: what is measured is what is served."""
+    thinking = Thinking(**{name: THINK[name] for name in ("samples", "max_tokens", "temperature", "seed")})
+    served = post(address, input=TEXTS[:2], think=THINK)
+    own: dict[str, list[str]] = {text: [] for text in TEXTS[:2]}
+    for text in own:
+        own[text] = [thought.text for thought in local.think(text, thinking)]
+    assert [entry["thoughts"] for entry in served.json()["data"]] == list(own.values())
+    np.testing.assert_allclose(vectors(served), local.encode_query(TEXTS[:2], think=thinking), atol=1e-5)
+
+
+def test_an_instruction_of_the_request_is_the_librarys(address, local):
+    got = vectors(post(address, input=TEXTS, instruction="list the keys"))
+    np.testing.assert_allclose(got, local.encode_query(TEXTS, instruction="list the keys"), atol=1e-6)
+    refused = post(address, input=[[5, 6]], instruction="list")
+    assert refused.status_code == 422
+    assert "token ids are read as they are" in refused.json()["error"]["message"]
+
+
+def test_thoughts_of_the_request_are_read(address, local):
+    """Such as o1-synth or another model wrote."""
+    brought = [["read the bytes", "open"], [], ["sort"]]
+    got = vectors(post(address, input=TEXTS[:3], thoughts=brought))
+    np.testing.assert_allclose(got, local.encode_query(TEXTS[:3], thoughts=brought), atol=1e-6)
+    for thoughts in (["open", "sort"], [["open", "sort"]]):
+        one = vectors(post(address, input=TEXTS[0], thoughts=thoughts))
+        np.testing.assert_allclose(one[0], local.encode_query(TEXTS[0], thoughts=["open", "sort"]), atol=1e-6)
+    both = vectors(post(address, input=TEXTS[0], thoughts=["open"], think={"with_query": True}))
+    expected = local.encode_query(TEXTS[0], thoughts=["open"], with_query=True)
+    np.testing.assert_allclose(both[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("input_type", ["query", "document"])
+def test_what_is_cut_is_said(address, local, input_type):
+    most = getattr(local.layout, f"{input_type}_length")
+    texts = ["sort", "list " * (most + 1), "open", "keys " * 50_0]
+    reply = post(address, input=texts, input_type=input_type)
+    assert reply.headers["X-Truncated-Inputs"] == "2"
+    assert reply.json()["truncated"] == [1, 3]
+    fits = post(address, input=["list " * most], input_type=input_type)
+    assert "X-Truncated-Inputs" not in fits.headers
+    assert "truncated" not in fits.json()
+    thought = post(address, input="sort", thoughts=["list " * 50])
+    assert thought.json()["truncated"] == [0]
+    assert f'o1_inputs_truncated_total{{input_type="{input_type}"}}' in httpx2.get(f"{address}/metrics").text
+
+
+def test_token_ids_are_refused_where_nobody_has_allowed_them(local):
+    """LangChain's client sends those of OpenAI's tokenizer unless it is told not to."""
+    url, stop = running(local)
+    replies = [post(url, input=ids) for ids in ([5, 6], [[5, 6]])]
+    stop()
+    for reply in replies:
+        assert reply.status_code == 422
+        assert "check_embedding_ctx_length=False" in reply.json()["error"]["message"]
+
+
+def test_only_clients_with_a_key_are_served(local):
+    url, stop = running(local, api_keys=("first", "second"))
+    codes = {}
+    for path in ("/v1/models", "/info", "/health", "/metrics", "/openapi.json"):
+        for key in (None, "third", "first", "second"):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            codes[path, key] = httpx2.get(url + path, headers=headers).status_code
+    body = {"input": "sort"}
+    stranger = httpx2.post(f"{url}/v1/embeddings", json=body, headers={"Authorization": "Bearer third"})
+    friend = httpx2.post(f"{url}/v1/embeddings", json=body, headers={"Authorization": "Bearer second"})
+    stop()
+    for path in ("/v1/models", "/info"):
+        assert [codes[path, key] for key in (None, "third", "first", "second")] == [401, 401, 200, 200]
+    # what load balancers and Prometheus ask
+    assert {code for (path, _), code in codes.items() if path in ("/health", "/metrics")} == {200}
+    assert (stranger.status_code, friend.status_code) == (401, 200)
+    assert "Authorization: Bearer KEY" in stranger.json()["error"]["message"]
+
+
+def test_web_pages_may_ask_where_they_are_allowed(local):
+    url, stop = running(local, cors_origins=("https://mine.example",), api_keys=("k",))
+    asked = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+    allowed = httpx2.request("OPTIONS", f"{url}/v1/embeddings", headers=asked)
+    strange = httpx2.request(
+        "OPTIONS", f"{url}/v1/embeddings", headers={**asked, "Origin": "https://other.example"}
+    )
+    stop()
+    assert allowed.headers["access-control-allow-origin"] == "https://mine.example"
+    assert "access-control-allow-origin" not in strange.headers
+
+
+def test_the_model_has_the_names_it_is_given(local):
+    url, stop = running(local, names=("retriever", "org/retriever"))
+    listed = [entry["id"] for entry in httpx2.get(f"{url}/v1/models").json()["data"]]
+    found = [httpx2.get(f"{url}/v1/models/{name}") for name in ("retriever", "org/retriever", "tiny")]
+    by_name = [post(url, input="sort", model=name) for name in ("retriever", "org/retriever", "", "tiny")]
+    stop()
+    assert listed == ["retriever", "org/retriever"]
+    assert [reply.status_code for reply in found] == [200, 200, 404]
+    assert found[1].json()["id"] == "org/retriever"
+    assert found[1].json()["dimensions"] == 32
+    assert [reply.status_code for reply in by_name] == [200, 200, 200, 404]
+    assert [reply.json()["model"] for reply in by_name[:3]] == ["retriever", "org/retriever", "retriever"]
+
+
+def test_the_server_says_what_it_serves_and_how(checkpoint, local):
+    thinking = Thinking(samples=2, max_tokens=6)
+    url, stop = running(local, think=thinking, max_inputs=7)
+    info, schema = (httpx2.get(f"{url}/{name}").json() for name in ("info", "openapi.json"))
+    stop()
+    assert (info["model_id"], info["model_sha"], info["model_dtype"]) == ("tiny", local.digest, "float32")
+    assert (info["dimensions"], info["max_client_batch_size"], info["token_ids"]) == (32, 7, False)
+    assert info["think"] == {
+        "samples": 2, "max_tokens": 6, "temperature": 0.7, "top_p": 0.9, "seed": 0,
+    }  # fmt: skip
+    assert info["layout"]["query_length"] == 12
+    assert schema["openapi"] == "3.1.0"
+    fields = schema["components"]["schemas"]["EmbeddingRequest"]["properties"]
+    assert {"input", "model", "instruction", "thoughts", "think", "input_type", "dimensions"} <= set(fields)
+
+
+def test_the_server_thinks_by_default_unless_the_client_says_otherwise(local):
+    thinking = Thinking(samples=2, max_tokens=6, temperature=2.0)
+    url, stop = running(local, think=thinking, default_input_type="query")
+    asked = {
+        "default": {},
+        "no": {"think": False},
+        "more": {"think": {"samples": 3}},
+        "document": {"input_type": "document"},
+    }
+    got = {name: vectors(post(url, input=TEXTS[:2], **more)) for name, more in asked.items()}
+    stop()
+    more = Thinking(samples=3, max_tokens=6, temperature=2.0)
+    expected = {
+        "default": local.encode_query(TEXTS[:2], think=thinking),
+        "no": local.encode_query(TEXTS[:2]),
+        "more": local.encode_query(TEXTS[:2], think=more),
+        "document": local.encode_document(TEXTS[:2]),
+    }
+    for name, found in got.items():
+        np.testing.assert_allclose(found, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_gate_decides_on_the_server_too(local):
+    signals = local.signals(TEXTS[:3])
+    middle = sorted(signal.entropy for signal in signals)[1]
+    gate = Gate(signal="entropy", threshold=middle, above=True)
+    thinking = Thinking(samples=2, max_tokens=6, temperature=2.0)
+    url, stop = running(local, think=thinking, gate=gate)
+    served = post(url, input=TEXTS[:3], input_type="query", think=None)
+    forced = post(url, input=TEXTS[:3], think={"samples": 2})
+    stop()
+    expected = local.encode_query(TEXTS[:3], think=thinking, gate=gate)
+    np.testing.assert_allclose(vectors(served), expected, atol=1e-5)
+    np.testing.assert_allclose(vectors(forced), local.encode_query(TEXTS[:3], think=thinking), atol=1e-5)
+    with pytest.raises(InputError, match="a gate that needs margins cannot serve"):
+        running(local, think=thinking, gate=Gate(signal="margin", threshold=0.1, above=False))
+
+
+def test_numbers_that_are_none_are_never_served(checkpoint):
+    broken = Embedder.from_pretrained(checkpoint, device="cpu")
+    (ids,) = [row.ids for row in broken.document_rows(["zip"])]
+    with torch.no_grad():
+        embedding_matrix(broken.backbone.lm)[ids[2], 0] = torch.nan
+    url, stop = running(broken)
+    replies = [post(url, input=["sort", "zip"], encoding_format=how) for how in ("float", "base64")]
+    sound = post(url, input=["sort", "list"])
+    stop()
+    for reply in replies:
+        assert reply.status_code == 500
+        assert "not finite" in reply.json()["error"]["message"]
+    assert sound.status_code == 200
+
+
+def test_one_long_text_does_not_hold_up_the_others(address):
+    long = "read the bytes of a text file " * 6_000
+    began = time.perf_counter()
+    assert post(address, input=[long]).json()["truncated"] == [0]
+    first = time.perf_counter() - began
+    assert first < 5  # tokenised whole it took as long as all of it
+
+
 def test_a_text_gets_the_instruction_of_its_checkpoint(plain_models, tmp_path):
     plain = Embedder.from_backbone(plain_models["llama"], name="instruct", instruction="sort the list")
     plain.save_pretrained(tmp_path / "instructed")
@@ -162,6 +316,13 @@ def test_control_tokens_in_a_text_stay_text_and_as_ids_are_refused(address, loca
         ({"input": "a", "think": {"samples": 0}}, ">= 1"),
         ({"input": "a", "think": {"temperature": 1e308}}, "cannot think: temperature must be"),
         ({"input": "a", "think": {}, "input_type": "document"}, "think is for queries"),
+        ({"input": "a", "thoughts": ["b"], "input_type": "document"}, "thoughts is for queries"),
+        ({"input": "a", "instruction": "b", "input_type": "document"}, "instruction is for queries"),
+        ({"input": ["a", "b"], "thoughts": ["c", "d"]}, "2 inputs but thoughts for 1"),
+        ({"input": ["a", "b"], "thoughts": []}, "2 inputs but thoughts for 0"),
+        ({"input": "a", "thoughts": ["b", ["c"]]}, "thoughts mix texts and lists"),
+        ({"input": "a", "thoughts": ["b"], "think": True}, "give thoughts or think, not both"),
+        ({"input": "a", "thoughts": ["b"], "think": {"samples": 2}}, "give thoughts or think, not both"),
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong(address, body, words):

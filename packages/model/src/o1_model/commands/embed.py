@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING, Any
 
 from o1_model.commands import options
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError
-from o1_records.kit.command import EVERYTHING, at_least, between, new_job, reads, writes
-
-if TYPE_CHECKING:
-    from o1_model.retriever.retriever import ThinkingRetriever
-
-READINGS = ("joint", "query", "document")
+from o1_records.kit.command import at_least, new_job, reads, writes
 
 
 def declare(command: ArgumentParser) -> None:
@@ -33,19 +27,7 @@ def declare(command: ArgumentParser) -> None:
     how = command.add_mutually_exclusive_group()
     reads(how, "--thoughts", once=True, help="JSONL of Thought records about the queries, or the documents")
     how.add_argument("--think", action="store_true", help="let the model write the thoughts")
-    reads(
-        how,
-        "--thinker",
-        inside=EVERYTHING,
-        type=str,
-        help="let another model write them: an instruct model, a .gguf file, http://HOST/v1#NAME",
-    )
-    command.add_argument("--style", help="what the thinker is asked for: snippet, passage, ...")
-    command.add_argument(
-        "--weight", type=between(0, 1), help="mix thoughts in: (1 - weight) * v_q + weight * mean of thoughts"
-    )
-    command.add_argument("--reading", choices=READINGS, help="how a thought that is mixed in is read")
-    reads(command, "--calibration", once=True, help="mix thoughts in as this file of `calibrate` says")
+    options.mixture(command, how)
     command.add_argument("--with-query", action="store_true", help="average v_q with the v_t")
     reads(
         command,
@@ -74,12 +56,18 @@ def run(args: Namespace) -> int:
     margins = None if args.hits is None else read_margins(args.hits)
     what = {"corpus": args.corpus, "queries": args.queries, "split": args.split, "thoughts": args.thoughts}
     how = {"shard_rows": args.shard_rows, "new_job": args.new_job, "progress": True}
-    if _mixes(args):
+    if options.mixes(args):
         idle = [name for name in ("with_query", "gate", "devices", "batch_tokens") if getattr(args, name)]
         if idle:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
             raise InputError(f"{flags}: only for a checkpoint whose thoughts are not mixed in; leave it out")
-        embed(_retriever(args, thinking), out=args.out, margins=margins, **what, **how)
+        if args.queries and not (args.think or args.thinker or args.thoughts):
+            for flag in ("weight", "reading", "calibration"):
+                if getattr(args, flag) is not None:
+                    raise InputError(f"--{flag} is for thoughts; give --thoughts, --thinker or --think")
+        if args.corpus and (args.thinker or args.reading):
+            raise InputError("--thinker and --reading are for queries; documents take --thoughts")
+        embed(options.retriever(args), out=args.out, margins=margins, **what, **how)
         return 0
     if args.style:
         raise InputError("--style is for --thinker; give them together")
@@ -97,46 +85,3 @@ def run(args: Namespace) -> int:
         **options.loading(args),
     )
     return 0
-
-
-def _mixes(args: Namespace) -> bool:
-    """Return whether a ThinkingRetriever is needed: thoughts are mixed in, or the model is another one's."""
-    from o1_model.jobs import is_checkpoint
-
-    mixing = (args.thinker, args.weight, args.reading, args.calibration)
-    return any(value is not None for value in mixing) or not is_checkpoint(args.model, options.loading(args))
-
-
-def _retriever(args: Namespace, thinking: Thinking) -> ThinkingRetriever:
-    from o1_model.jobs import is_checkpoint
-    from o1_model.retriever.calibration import load_calibration
-    from o1_model.retriever.embedders import open_embedder
-    from o1_model.retriever.retriever import ThinkingRetriever
-    from o1_records.mixture import Mixture
-
-    ours = is_checkpoint(args.model, options.loading(args))
-    if args.think and not ours:
-        raise InputError(f"{args.model} does not think; give --thinker or --thoughts")
-    if args.calibration and (args.weight is not None or args.reading):
-        raise InputError("--calibration has a weight and a reading; leave out --weight and --reading")
-    if args.queries and not (args.think or args.thinker or args.thoughts):
-        for flag in ("weight", "reading", "calibration"):
-            if getattr(args, flag) is not None:
-                raise InputError(f"--{flag} is for thoughts; give --thoughts, --thinker or --think")
-    if args.corpus and (args.think or args.thinker or args.reading):
-        raise InputError("--think, --thinker and --reading are for queries; documents take --thoughts")
-    model: Any = options.load(args) if ours else open_embedder(args.model, **options.elsewhere(args))
-    given = Mixture(
-        **{name: value for name in ("weight", "reading") if (value := getattr(args, name)) is not None}
-    )
-    thinker = model if args.think else args.thinker
-    return ThinkingRetriever(
-        model,
-        thinker,
-        style=args.style,
-        thinking=thinking if thinker is not None and thinking != Thinking() else None,
-        mixture=None if args.calibration else given,
-        document_weight=None if args.calibration else args.weight,
-        calibration=None if args.calibration is None else load_calibration(args.calibration),
-        device=args.device if args.thinker is not None else None,
-    )

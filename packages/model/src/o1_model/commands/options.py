@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError
-from o1_records.kit.command import EVERYTHING, at_least, reads, writes
+from o1_records.kit.command import EVERYTHING, at_least, between, reads, writes
 from o1_records.kit.http import is_address
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
+    from o1_model.retriever.retriever import ThinkingRetriever
     from o1_model.thinking.engines import Engine
 
+READINGS = ("joint", "query", "document")
 LAYOUT_SETTINGS = ("query_length", "thought_length", "document_length", "instruction")
 
 
@@ -106,6 +108,61 @@ def thinking(command: ArgumentParser) -> None:
 
 
 HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")
+
+
+def mixture(command: ArgumentParser, group: Any) -> None:
+    """Add who else may think, and how thoughts are mixed into queries."""
+    reads(
+        group,
+        "--thinker",
+        inside=EVERYTHING,
+        type=str,
+        help="let another model write the thoughts: an instruct model, a .gguf file, http://HOST/v1#NAME",
+    )
+    command.add_argument("--style", help="what the thinker is asked for: snippet, passage, ...")
+    command.add_argument(
+        "--weight", type=between(0, 1), help="mix thoughts in: (1 - weight) * v_q + weight * mean of thoughts"
+    )
+    command.add_argument("--reading", choices=READINGS, help="how a thought that is mixed in is read")
+    reads(command, "--calibration", once=True, help="mix thoughts in as this file of `calibrate` says")
+
+
+def mixes(args: Namespace) -> bool:
+    """Return whether a ThinkingRetriever is needed: thoughts are mixed in, or the model is another one's."""
+    from o1_model.jobs import is_checkpoint
+
+    mixing = (args.thinker, args.weight, args.reading, args.calibration)
+    return any(value is not None for value in mixing) or not is_checkpoint(args.model, loading(args))
+
+
+def retriever(args: Namespace) -> ThinkingRetriever:
+    """Open the retriever that the options name; with `--think` the checkpoint is its own thinker."""
+    from o1_model.jobs import is_checkpoint
+    from o1_model.retriever.calibration import load_calibration
+    from o1_model.retriever.embedders import open_embedder
+    from o1_model.retriever.retriever import ThinkingRetriever
+    from o1_records.mixture import Mixture
+
+    ours = is_checkpoint(args.model, loading(args))
+    if args.think and not ours:
+        raise InputError(f"{args.model} does not think; give --thinker")
+    if args.calibration and (args.weight is not None or args.reading):
+        raise InputError("--calibration has a weight and a reading; leave out --weight and --reading")
+    if args.style and not args.thinker:
+        raise InputError("--style is for --thinker; give them together")
+    model: Any = load(args) if ours else open_embedder(args.model, **elsewhere(args))
+    given = {name: value for name in ("weight", "reading") if (value := getattr(args, name)) is not None}
+    thinker, thinking = model if args.think else args.thinker, thinking_of(args)
+    return ThinkingRetriever(
+        model,
+        thinker,
+        style=args.style,
+        thinking=thinking if thinker is not None and thinking != Thinking() else None,
+        mixture=None if args.calibration else Mixture(**given),
+        document_weight=None if args.calibration else args.weight,
+        calibration=None if args.calibration is None else load_calibration(args.calibration),
+        device=args.device if args.thinker is not None else None,
+    )
 
 
 def thinking_of(args: Namespace) -> Thinking:

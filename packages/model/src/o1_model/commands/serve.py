@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from o1_model.commands import options
 from o1_model.serving.settings import Serving
@@ -13,12 +14,16 @@ from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 from o1_records.kit.command import at_least, reads
 
+if TYPE_CHECKING:
+    from o1_model.embedder import Embedder
+    from o1_model.retriever.retriever import ThinkingRetriever
+
 KEY = "O1_MODEL_API_KEY"
 
 
 def declare(command: ArgumentParser) -> None:
     """Add where to listen, under which name, how to think, and how much to take."""
-    options.model(command)
+    options.model(command, "a checkpoint, a sentence-transformers model, or http://HOST/v1#NAME")
     add = command.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8080, help="port to listen on")
@@ -32,7 +37,11 @@ def declare(command: ArgumentParser) -> None:
         default=Serving.default_input_type,
         help="what a text is when the client does not say",
     )
-    add("--think", action="store_true", help="think about queries unless the client says otherwise")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
+        "--think", action="store_true", help="think about queries unless the client says otherwise"
+    )
+    options.mixture(command, how)
     reads(command, "--gate", once=True, help="think only about queries that this file opens for (`gate`)")
     options.thinking(command)
     options.engine(command)
@@ -46,31 +55,42 @@ def declare(command: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
     thinking = options.thinking_of(args)
-    if not args.think and thinking != Thinking():
+    if not (args.think or args.thinker) and thinking != Thinking():
         raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
     from o1_model.serving.server import serve
     from o1_model.thinking.gate import load_gate
     from o1_model.thinking.records import ThoughtCache
 
     keys = args.api_key or [key for key in os.environ.get(KEY, "").split(",") if key]
+    mixed = options.mixes(args)
     serving = Serving(
         default_input_type=args.default_input_type,
         batch_tokens=args.batch_tokens,
         max_waiting=args.max_waiting,
         max_inputs=args.max_inputs,
         max_body=args.max_body,
-        think=thinking if args.think else None,
+        think=thinking if args.think and not mixed else None,
         gate=None if args.gate is None else load_gate(args.gate),
         names=tuple(args.served_model_name),
         api_keys=tuple(keys),
         cors_origins=tuple(args.cors_origin),
         token_ids=args.token_ids,
     )
-    embedder = options.load(args)
-    embedder.decoder.engine = options.engine_of(args)
-    if args.cache is not None:
-        embedder.decoder.cache = ThoughtCache(args.cache)
+    model: Embedder | ThinkingRetriever
+    if mixed:
+        idle = [
+            f for f in ("gate", "vllm", "base_url", "served_name", "cache", "token_ids") if getattr(args, f)
+        ]
+        if idle:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise InputError(f"{flags}: only for a checkpoint whose thoughts are not mixed in; leave it out")
+        model = options.retriever(args)
+    else:
+        model = options.load(args)
+        model.decoder.engine = options.engine_of(args)
+        if args.cache is not None:
+            model.decoder.cache = ThoughtCache(args.cache)
     # uvicorn drains, then raises the signal again for whoever listened before it
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    serve(embedder, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)
+    serve(model, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)
     return 0

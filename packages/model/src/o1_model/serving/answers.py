@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import msgspec
 import numpy as np
 
 from o1_model.embedder import AnyDocuments, AnyQueries, Embedder, as_documents, as_queries
@@ -75,6 +76,41 @@ class AsyncEmbedder:
         self.batcher: Batcher[Work, Item, Answer] = Batcher(
             self.run, self.cost, batch_tokens=batch_tokens, max_waiting=max_waiting
         )
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.embedder.name
+
+    @property
+    def digest(self) -> str:
+        """What the vectors depend on."""
+        return self.embedder.digest
+
+    @property
+    def dim(self) -> int:
+        """The length of a vector."""
+        return self.embedder.dim
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it can think."""
+        return self.embedder.layout.thinks
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """How it thinks unless it is asked to: not at all."""
+        return None
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What `/info` says of it."""
+        layout = msgspec.to_builtins(self.embedder.layout)
+        return {"model_dtype": self.embedder.fingerprint().dtype, "layout": layout}
+
+    def capped(self, thinking: Thinking) -> Thinking:
+        """Return how it will think: of no more tokens than the layout keeps."""
+        return self.embedder.capped(thinking)
 
     async def __aenter__(self) -> Self:
         return self

@@ -20,8 +20,10 @@ import msgspec
 from o1_model import __version__
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import BrokenVectorsError
+from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.serving.answers import Answer, AsyncEmbedder, Work
 from o1_model.serving.batcher import QueueFullError
+from o1_model.serving.mixed import AsyncRetriever
 from o1_model.serving.settings import Serving
 from o1_model.serving.wire import (
     EmbeddingRequest,
@@ -89,24 +91,25 @@ class Counts:
 
 
 class Server:
-    """The state behind the routes: the embedder for many callers, and the counters."""
+    """The state behind the routes: the model for many callers, and the counters."""
 
-    def __init__(self, embedder: Embedder, serving: Serving) -> None:
+    def __init__(self, model: Embedder | ThinkingRetriever, serving: Serving) -> None:
         gate = serving.gate
         if gate is not None and gate.signal == "margin":
             raise InputError(
                 "a gate that needs margins cannot serve: nothing is searched here; learn another"
             )
-        if (serving.think is not None or gate is not None) and not embedder.layout.thinks:
-            raise InputError(
-                f"the layout {embedder.layout.name!r} has no place for a thought; leave out --think"
-            )
-        self.embedder = embedder
+        shared = {"batch_tokens": serving.batch_tokens, "max_waiting": serving.max_waiting}
+        self.model: AsyncEmbedder | AsyncRetriever
+        if isinstance(model, ThinkingRetriever):
+            self.model = AsyncRetriever(model, **shared)
+        else:
+            self.model = AsyncEmbedder(model, **shared)
+        if (serving.think is not None or gate is not None) and not self.model.thinks:
+            raise InputError(f"{self.model.name} does not think; leave out --think")
         self.serving = serving
-        self.names = serving.names or (embedder.name,)
-        self.model = AsyncEmbedder(
-            embedder, batch_tokens=serving.batch_tokens, max_waiting=serving.max_waiting
-        )
+        self.think = serving.think or self.model.thinking
+        self.names = serving.names or (self.model.name,)
         self.counts = Counts(lambda: self.model.batcher.waiting)
         self.model.batcher.ran = self.counts.batches.observe
         self.started = int(time.time())
@@ -146,21 +149,20 @@ class Server:
 
     async def info(self, request: Request) -> Response:
         """Answer GET /info: what is served, its limits, and how it thinks by default."""
-        serving, layout = self.serving, self.embedder.layout
+        serving = self.serving
         gate = None if serving.gate is None else msgspec.to_builtins(serving.gate)
         return JSONResponse(
             {
-                "model_id": self.embedder.name,
-                "model_sha": self.embedder.digest,
-                "model_dtype": self.embedder.fingerprint().dtype,
-                "dimensions": self.embedder.dim,
-                "layout": msgspec.to_builtins(layout),
+                "model_id": self.model.name,
+                "model_sha": self.model.digest,
+                "dimensions": self.model.dim,
+                **self.model.about,
                 "max_batch_tokens": serving.batch_tokens,
                 "max_client_batch_size": serving.max_inputs,
                 "max_waiting": serving.max_waiting,
                 "max_body": serving.max_body,
                 "default_input_type": serving.default_input_type,
-                "think": None if serving.think is None else asdict(serving.think),
+                "think": None if self.think is None else asdict(self.think),
                 "gate": gate,
                 "token_ids": serving.token_ids,
                 "version": __version__,
@@ -203,9 +205,9 @@ class Server:
 
     def _work(self, asked: EmbeddingRequest) -> Work:
         self._known(asked.model)
-        if asked.dimensions is not None and asked.dimensions > self.embedder.dim:
+        if asked.dimensions is not None and asked.dimensions > self.model.dim:
             raise InputError(
-                f"dimensions must be at most {self.embedder.dim}, the model's, got {asked.dimensions}"
+                f"dimensions must be at most {self.model.dim}, the model's, got {asked.dimensions}"
             )
         about_queries = [
             name
@@ -223,11 +225,13 @@ class Server:
             if asked.think not in (None, False) and options != ThinkOptions(with_query=with_query):
                 raise InputError("give thoughts or think, not both")
             return Work("query", with_query=with_query)
-        think = self.serving.think if asked.think is None else None
+        think = self.think if asked.think is None else None
         if asked.think is True or options is not None:
-            think = (options or ThinkOptions()).thinking(self.serving.think)
+            think = (options or ThinkOptions()).thinking(self.think)
+        if think is not None and not self.model.thinks:
+            raise InputError(f"{self.model.name} does not think; leave out think, or send thoughts")
         gate = self.serving.gate if think is not None and asked.think in (None, True) else None
-        return Work("query", think and self.embedder.capped(think), gate, with_query)
+        return Work("query", think and self.model.capped(think), gate, with_query)
 
     def _inputs(self, asked: EmbeddingRequest, work: Work) -> Any:
         inputs = asked.texts_or_ids()
@@ -255,16 +259,15 @@ class Server:
             "object": "model",
             "created": self.started,
             "owned_by": "o1-model",
-            "root": self.embedder.digest,
-            "dimensions": self.embedder.dim,
-            "layout": self.embedder.layout.name,
+            "root": self.model.digest,
+            "dimensions": self.model.dim,
         }
 
 
-def application(embedder: Embedder, serving: Serving | None = None) -> Starlette:
+def application(model: Embedder | ThinkingRetriever, serving: Serving | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
     serving = serving or Serving()
-    server = Server(embedder, serving)
+    server = Server(model, serving)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -290,10 +293,17 @@ def application(embedder: Embedder, serving: Serving | None = None) -> Starlette
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=pages)
 
 
-def serve(embedder: Embedder, serving: Serving, *, host: str, port: int, drain_seconds: int = 30) -> None:
+def serve(
+    model: Embedder | ThinkingRetriever,
+    serving: Serving,
+    *,
+    host: str,
+    port: int,
+    drain_seconds: int = 30,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients wait for, for at most `drain_seconds`."""
     config = uvicorn.Config(
-        application(embedder, serving),
+        application(model, serving),
         host=host,
         port=port,
         log_level="info",

@@ -72,7 +72,9 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lists = [each for each in self.thoughts if isinstance(each, list)]
         if texts and lists:
             raise InputError("thoughts mix texts and lists; give a list of texts for each input")
-        return [texts] if texts or isinstance(self.input, str) else lists
+        if lists or (not self.thoughts and isinstance(self.input, list)):
+            return lists
+        return [texts]
 
     def texts_or_ids(self) -> list[str] | list[list[int]]:
         """Return the inputs, all texts or all token ids. Raises InputError for a mixture or for none."""
