@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from o1_model.backbone import embedding_matrix, load_lm
 from o1_model.checkpoint.lora import Lora, add_lora, base_of, merge_lora
 from o1_model.layout import document_row, query_row, text_ids
 from o1_model.training.saving import save_weights
-from o1_records import InputError, Query, sha256_file
+from o1_records import InputError, MissingExtraError, Query, sha256_file
 from o1_records.kit.models import model_digest
 
 TEXTS = ["how do i open a zip file", "", "close the list"]
@@ -323,3 +324,16 @@ def test_thinking_in_the_reference_layout_equals_a_full_encoding(stranger):
         for trace in own:
             whole = model.read([query_row(model.layout, text, list(trace.token_ids))])[0]
             np.testing.assert_allclose(np.asarray(trace.vector), whole, atol=1e-5)
+
+
+def test_a_gguf_file_needs_the_package_that_reads_it(plain_models):
+    if find_spec("gguf") is not None:
+        pytest.skip("gguf is installed")
+    with pytest.raises(MissingExtraError, match=r"gguf_file needs an extra: pip install 'o1-model\[gguf\]'"):
+        Embedder.from_backbone(plain_models["llama"], gguf_file="model.gguf")
+
+
+def test_a_plain_model_is_told_how_to_start_from_it(plain_models):
+    folder = plain_models["llama"]
+    with pytest.raises(InputError, match=rf"try it as it is: Embedder.from_backbone\('{folder}'\)"):
+        Embedder.from_pretrained(folder)

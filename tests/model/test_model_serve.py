@@ -273,14 +273,6 @@ def test_numbers_that_are_none_are_never_served(checkpoint):
     assert sound.status_code == 200
 
 
-def test_one_long_text_does_not_hold_up_the_others(address):
-    long = "read the bytes of a text file " * 6_000
-    began = time.perf_counter()
-    assert post(address, input=[long]).json()["truncated"] == [0]
-    first = time.perf_counter() - began
-    assert first < 5  # tokenised whole it took as long as all of it
-
-
 def test_a_text_gets_the_instruction_of_its_checkpoint(plain_models, tmp_path):
     plain = Embedder.from_backbone(plain_models["llama"], name="instruct", instruction="sort the list")
     plain.save_pretrained(tmp_path / "instructed")

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,7 +24,7 @@ from transformers import (
 
 from o1_model.batch import Batch, prefix_mask
 from o1_model.layout import Layout
-from o1_records import InputError
+from o1_records import InputError, MissingExtraError
 from o1_records.kit.models import loading
 
 DECODERS_OF_ENCODERS = frozenset({"bert", "roberta", "electra", "xlm-roberta"})
@@ -224,10 +225,11 @@ def load_lm(
 
     BERT-family encoders are loaded as decoders. `quantization` is a transformers quantisation config.
     `gguf_file` is a file of llama.cpp in the folder; its weights are unpacked to `dtype`. Raises InputError
-    when the model cannot be loaded.
+    when the model cannot be loaded, MissingExtraError for a GGUF file without the package that reads it.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if gguf_file is not None:
+        _need_gguf()
         options["gguf_file"] = gguf_file
     with _loading(name_or_path, "a causal language model"):
         config = AutoConfig.from_pretrained(name_or_path, **options)
@@ -269,9 +271,15 @@ def load_tokenizer(
     """Load the tokenizer of a folder or a hub id, unchanged; of a GGUF file if the folder has no other."""
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if gguf_file is not None and not (Path(name_or_path) / "tokenizer.json").exists():
+        _need_gguf()
         options["gguf_file"] = gguf_file
     with _loading(name_or_path, "a tokenizer"):
         return AutoTokenizer.from_pretrained(name_or_path, use_fast=True, **options)
+
+
+def _need_gguf() -> None:
+    if find_spec("gguf") is None:
+        raise MissingExtraError("o1-model", "gguf", "gguf_file")
 
 
 @contextmanager

@@ -133,7 +133,8 @@ def new_checkpoint(
     grow_vocabulary(lm, tokenizer)
     backbone = Backbone(lm, layout.control_ids)
     _refuse_longer_rows(backbone, layout)
-    return Checkpoint(backbone, layout, tokenizer, Path(name_or_path).name)
+    name = Path(name_or_path).name if gguf_file is None else Path(gguf_file).stem
+    return Checkpoint(backbone, layout, tokenizer, name)
 
 
 def _layout(
