@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from o1_model import Embedder, Thinking
 from o1_model.__main__ import main
+from o1_model.checkpoint.lora import read_base
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, parse
 from o1_model.training.evaluate import measure, open_collection
 from o1_model.training.objective import Objective
@@ -345,6 +346,25 @@ def test_an_adapter_of_another_base_is_refused(tmp_path, data, plain_models):
     folder = _train(tmp_path / "out", data, plain_models["llama"], 2, of_model={"lora_rank": 2})
     with pytest.raises(InputError, match=r"was trained on .* with digest .*, but .* has"):
         Embedder.from_pretrained(folder, base=plain_models["bert"])
+
+
+def test_an_adapter_is_trained_on(tmp_path, data, plain_models):
+    adapter = {"lora_rank": 2, "lora_alpha": 4, "lora_dropout": 0.0}
+    first = _train(tmp_path / "first", data, plain_models["llama"], 4, of_model=adapter)
+    again = _train(tmp_path / "again", data, first, 4, of_model=adapter)
+    # its first step is that of the adapter, not of the plain model, and it is an adapter of the same base
+    assert _log(again)[0]["loss"] < _log(first)[0]["loss"]
+    assert read_base(again) == read_base(first)
+    moved = [load_file(folder / "adapter_model.safetensors") for folder in (first, again)]
+    assert moved[0].keys() == moved[1].keys()
+    assert any(not torch.equal(value, moved[1][name]) for name, value in moved[0].items())
+    assert np.isfinite(Embedder.from_pretrained(again).encode_query(TOPICS)).all()
+    with pytest.raises(InputError, match=r"its adapter has lora_rank 2, lora_alpha 4, lora_dropout 0\.0"):
+        _train(tmp_path / "other", data, first, 4, of_model={**adapter, "lora_alpha": 8})
+    with pytest.raises(InputError, match="was trained with layout 'o1'; give --layout o1"):
+        _train(tmp_path / "other", data, first, 4, of_model={**adapter, "layout": "reference"})
+    with pytest.raises(InputError, match=r"make a whole model of it first.*give its --lora_rank"):
+        _train(tmp_path / "other", data, first, 4)
 
 
 def test_an_adapter_does_not_go_on_with_another_base(tmp_path, data, plain_models):

@@ -26,7 +26,9 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model_name_or_path: str = field(metadata={"help": "folder or hub id of a causal LM or a BERT"})
+    model_name_or_path: str = field(
+        metadata={"help": "folder or hub id of a causal LM or a BERT, or an adapter of ours to train on"}
+    )
     layout: Literal["o1", "reference", "instruct"] = field(
         default="o1",
         metadata={"help": "o1 has two read-outs, reference one, instruct has no thoughts"},

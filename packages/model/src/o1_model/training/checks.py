@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase, TrainingArgume
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from o1_model.checkpoint.card import Lengths
+from o1_model.checkpoint.lora import is_adapter
 from o1_model.layout import Layout, text_ids
 from o1_model.training.objective import Objective
 from o1_records import Example, InputError, quoted
@@ -52,13 +53,15 @@ def refuse_unsafe_files(model: str | Path) -> None:
         )
 
 
-def refuse_adapter(model: str | Path) -> None:
-    """Raise InputError for an adapter: what is trained must be a whole model."""
-    if (Path(model) / "adapter_config.json").exists():
-        raise InputError(
-            f"{model}: is an adapter; make a whole model of it first, with "
-            f"Embedder.from_pretrained({str(model)!r}).save_pretrained(...)"
-        )
+def refuse_adapter(model: str | Path, *, rank: int = 0) -> None:
+    """Raise InputError for an adapter that cannot be trained on: not one of ours, or no `rank` is given."""
+    if not (Path(model) / "adapter_config.json").exists() or (rank and is_adapter(model)):
+        return
+    on = ", or give its --lora_rank to train it on" if is_adapter(model) else ""
+    raise InputError(
+        f"{model}: is an adapter; make a whole model of it first, with "
+        f"Embedder.from_pretrained({str(model)!r}).save_pretrained(...){on}"
+    )
 
 
 def check_examples(examples: Sequence[Example], path: str | None, *, negatives: int, batch: int) -> list[str]:

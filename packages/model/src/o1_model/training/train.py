@@ -13,9 +13,21 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from o1_model.backbone import load_tokenizer
 from o1_model.checkpoint.card import Card
-from o1_model.checkpoint.lora import Lora, add_lora, base_of, four_bits, merge_lora
+from o1_model.checkpoint.fit import fit
+from o1_model.checkpoint.lora import (
+    Lora,
+    add_lora,
+    base_of,
+    four_bits,
+    is_adapter,
+    load_adapter,
+    merge_lora,
+    read_base,
+)
 from o1_model.embedder import Embedder
+from o1_model.layout import load_layout, new_layout
 from o1_model.training import checks
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, changed
 from o1_model.training.data import ExampleOrder, Examples, JointCollator, known_positives
@@ -32,6 +44,7 @@ from o1_model.training.saving import (
 )
 from o1_model.training.trainer import JointTrainer
 from o1_records import Example, InputError
+from o1_records.kit.models import model_digest
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +74,7 @@ def train(
         InputError: settings, model or examples cannot be trained with.
     """
     checks.refuse_settings(args)
-    checks.refuse_adapter(model.model_name_or_path)
+    checks.refuse_adapter(model.model_name_or_path, rank=model.lora_rank)
     if data.thought_dropout and model.layout == "instruct" and objective.mixture is None:
         raise InputError("thought_dropout would have no effect: the layout instruct reads no thoughts")
     checks.refuse_unsafe_files(model.model_name_or_path)
@@ -95,8 +108,12 @@ def train(
     said += [checks.table(card.lengths, len(known)), *([str(collection)] if collection else [])]
     for sentence in said:
         logger.info(sentence)
-    base = base_of(model.model_name_or_path) if model.lora_rank else None
+    started_from = model.model_name_or_path
+    continued = is_adapter(started_from)
+    base = (read_base(started_from) if continued else base_of(started_from)) if model.lora_rank else None
     digests = {"examples_sha256": card.data_sha256, "base_sha256": base.digest if base else None}
+    if continued:
+        digests["adapter_sha256"] = model_digest(started_from)
     output = Path(str(args.output_dir))
     with training_in(args, {**settings_of(groups, args), **digests}, new_job=new_job):
         trainer = JointTrainer(
@@ -148,28 +165,53 @@ def _save(trainer: JointTrainer, card: Card, *, merge: bool) -> None:
 
 def _embedder(model: ModelArguments, seed: int) -> Embedder:
     torch.manual_seed(seed)
-    closing: dict[str, Any] = {"eos": None} if model.row_end == "none" else {}
+    layout: dict[str, Any] = {
+        "name": model.layout,
+        "readout": model.readout,
+        "attention": model.attention,
+        "query_length": model.query_length,
+        "thought_length": model.thought_length,
+        "document_length": model.document_length,
+        "instruction": model.instruction,
+        "query_prompt": model.query_prompt,
+        "document_prompt": model.document_prompt,
+    }
+    if model.row_end == "none":
+        layout["eos"] = None
+    quantization = four_bits(rank=model.lora_rank, merge=model.merge) if model.load_in_4bit else None
+    lora = Lora(model.lora_rank, model.lora_alpha, model.lora_dropout, tuple(model.lora_targets))
+    if is_adapter(model.model_name_or_path):
+        if model.dropout is not None:
+            raise InputError("dropout is that of a whole model, and an adapter has its own; leave it out")
+        return _of_an_adapter(model.model_name_or_path, lora, layout, model.dtype, quantization)
     embedder = Embedder.from_backbone(
-        model.model_name_or_path,
-        dtype=model.dtype,
-        quantization=four_bits(rank=model.lora_rank, merge=model.merge) if model.load_in_4bit else None,
-        name=model.layout,
-        readout=model.readout,
-        attention=model.attention,
-        query_length=model.query_length,
-        thought_length=model.thought_length,
-        document_length=model.document_length,
-        instruction=model.instruction,
-        query_prompt=model.query_prompt,
-        document_prompt=model.document_prompt,
-        **closing,
+        model.model_name_or_path, dtype=model.dtype, quantization=quantization, **layout
     )
     if model.dropout is not None:
         set_dropout(embedder.backbone, model.dropout)
     if model.lora_rank:
-        targets = tuple(model.lora_targets)
-        add_lora(embedder.backbone, Lora(model.lora_rank, model.lora_alpha, model.lora_dropout, targets))
+        add_lora(embedder.backbone, lora)
     return embedder
+
+
+def _of_an_adapter(
+    folder: str, lora: Lora, settings: Mapping[str, Any], dtype: str, quantization: Any
+) -> Embedder:
+    """Return an adapter checkpoint whose adapter and control rows go on training."""
+    before, tokenizer = load_layout(folder), load_tokenizer(folder)
+    layout = new_layout(tokenizer, **settings)
+    if (layout.name, layout.control_ids) != (before.name, before.control_ids):
+        raise InputError(f"{folder}: was trained with layout {before.name!r}; give --layout {before.name}")
+    backbone = load_adapter(folder, dtype=dtype, quantization=quantization)
+    config: Any = backbone.lm.peft_config["default"]
+    own = Lora(config.r, config.lora_alpha, config.lora_dropout)
+    if lora != own:
+        raise InputError(
+            f"{folder}: its adapter has lora_rank {own.rank}, lora_alpha {own.alpha}, lora_dropout "
+            f"{own.dropout} and its own projections; give these three, and no lora_targets"
+        )
+    fit(backbone, layout, folder)
+    return Embedder(backbone, layout, tokenizer, name=Path(folder).name)
 
 
 def _batches(
