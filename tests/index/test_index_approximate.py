@@ -1,6 +1,7 @@
 """Approximate factories: what they find is measured, and said where it is less than was asked for."""
 
 import logging
+import subprocess
 import sys
 
 import faiss
@@ -44,7 +45,9 @@ def warnings(caplog):
 # --- parameters ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16,Flat", "IVF32,PQ8x4fs,Refine(SQ8)"])
+@pytest.mark.parametrize(
+    "factory", ["IVF64,Flat", "HNSW16,Flat", "IVF32,PQ8x4fs,Refine(SQ8)", "RaBitQ,Refine(SQ8)"]
+)
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_parameters_that_nobody_chose_are_measured_at_build_at_the_k_that_is_searched(
     factory, metric, caplog
@@ -108,6 +111,27 @@ def test_a_recall_that_nothing_reached_is_told_at_build_and_at_search(caplog):
     assert "nothing reached 0.950" in warnings(caplog)[-1]
     index.search(QUERIES, NAMES, k=10)
     assert f"expect a recall@100 of {index.settings.measured.recall:.3f}" in warnings(caplog)[-1]
+
+
+def test_the_command_says_on_stderr_what_is_known_about_recall(folders):
+    words = [sys.executable, "-m", "o1_index"]
+    search = [*words, "search", "--index", "index", "--vectors", "queries", "--out", "run.txt", "--k"]
+
+    def said(*command):
+        done = subprocess.run(command, cwd=folders, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    build_words = [*words, "build", "--vectors", "documents", "--out", "index", "--factory", "IVF64,Flat"]
+    built = said(*build_words, "--k", "20", "--queries", "queries", "--recall", "0.9")
+    assert "recall@20" in built
+    assert "measured with 40 queries" in built
+    assert "tune" not in said(*search, "20")
+    assert "was measured at k=20" in said(*search, "300")
+    said(*build_words, "--parameters", "nprobe=1", "--new-job")
+    told = said(*search, "100")
+    assert "of 40 queries got fewer than k=100 hits: IVF64,Flat nprobe=1 visits too few" in told
+    assert "queries have fewer than 100" in told
 
 
 def test_an_exact_index_has_nothing_to_tell(caplog):
