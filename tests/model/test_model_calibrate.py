@@ -125,6 +125,11 @@ def test_fast_figures_are_those_of_the_slow_reference():
     np.testing.assert_allclose(ndcg_rows(scores, relevant), slow, atol=1e-12)
 
 
+def test_queries_without_a_thought_are_counted(collection, caplog):
+    calibrate(None, GivenThoughts(oracle()[:30]), collection, search="bm25")
+    assert "10 of 40 queries have no thought" in caplog.text
+
+
 def test_a_budget_gives_a_gate_only_if_it_is_better_than_chance(collection, checkpoint):
     found = calibrate(checkpoint, GivenThoughts(oracle()), collection, budget=0.5, device="cpu")
     share = next(each for each in found.shares if each.share == 0.5)

@@ -182,6 +182,10 @@ def calibrate(
     with _Thoughts(judged, asked, out, new_job=new_job) as found:
         if not found.think(stop, progress=progress):
             return None
+        if without := sum(not any(own) for own in zip(*(found.of(each) for each in asked), strict=True)):
+            logger.warning(
+                "%d of %d queries have no thought; they dilute every gain", without, len(judged.queries)
+            )
         corpus = _corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
         calibration = _calibrated(
             corpus,
