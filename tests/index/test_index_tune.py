@@ -17,7 +17,7 @@ from o1_index import engine as faiss_engine
 from o1_index.auto import approximate, available_memory, choose
 from o1_index.engine import parameter_values
 from o1_index.store.versions import open_version
-from o1_index.tuning import Trial, Tuning, choose_trial, exact_hits, tune
+from o1_index.tuning import Trial, Tuning, choose_trial, exact_hits, found_shares, tune
 from o1_index.vectors import METRICS
 from o1_records import InputError
 from o1_records.vectors import VectorSet, VectorWriter
@@ -154,6 +154,20 @@ def test_exact_hits_shard_by_shard_are_those_of_the_oracle(folder, metric):
     hits = exact_hits(documents.shards(), QUERIES, NAMES, k=25, metric=metric)
     oracle = exact_search((IDS, VECTORS), (NAMES, QUERIES), k=25, metric=metric)
     assert [hit.doc_id for hit in hits] == [hit.doc_id for hit in oracle]
+
+
+def test_of_documents_that_tie_at_the_last_place_any_is_as_good(folder):
+    vectors = VECTORS.copy()
+    vectors[:300] = vectors[0]
+    index = build(vectors, IDS, factory="IVF4,Flat", k=20, recall=1)
+    assert index.settings.measured.recall == 1
+    parts = [(IDS[start : start + 100], vectors[start : start + 100]) for start in range(0, 600, 100)]
+    exact = exact_hits(parts, vectors[:1], ["q"], k=20, metric="inner_product")
+    index.set_parameters("nprobe=4")
+    assert found_shares(index.search(vectors[:1], ["q"], k=20), exact, 20) == [1.0]
+    others = index.search(vectors[:1], ["q"], k=20, only=set(IDS[300:]))
+    better = int((vectors[300:] @ vectors[0] > vectors[0] @ vectors[0]).sum())
+    assert found_shares(others, exact, 20) == [min(better, 20) / 20]
 
 
 def test_the_fastest_that_finds_enough_is_chosen_else_the_one_that_finds_most():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Literal
 
@@ -123,7 +123,6 @@ def tune(
     if not values and every:
         raise InputError(f"factory {index.settings.factory!r} has no search parameters; nothing to tune")
     itself = sample == "documents"
-    wanted = _found(exact, k, itself)
 
     def trial(parameters: str) -> Trial:
         index.set_parameters(parameters)
@@ -132,8 +131,7 @@ def tune(
             began = time.perf_counter()
             hits = index.search(query_vectors, query_ids, k=k + itself)
             fastest = min(fastest, time.perf_counter() - began)
-        both = zip(_found(hits, k, itself), wanted, strict=True)
-        shares = [len(mine & all_) / len(all_) for mine, all_ in both if all_]
+        shares = found_shares(hits, exact, k, itself=itself)
         recall = float(np.mean(shares)) if shares else 1.0
         milliseconds = 1000 * fastest / max(len(query_ids), 1)
         return Trial(parameters=parameters, recall=recall, milliseconds=milliseconds)
@@ -171,7 +169,10 @@ def exact_hits(
     k: int,
     metric: Metric,
 ) -> Hits:
-    """Return the exact hits of queries in shards of vectors, with one shard in memory at a time."""
+    """Return the exact hits of queries in shards of vectors, with one shard in memory at a time.
+
+    Of documents that tie across the k-th place any may come back.
+    """
     matrix = as_numpy(query_vectors)
     queries = checked(query_ids, matrix, metric, "the queries", matrix.shape[1])
     distance = metric == "l2"
@@ -191,13 +192,38 @@ def exact_hits(
     return Hits(query_ids, documents, *best(documents, rows, scores, k))
 
 
-def _found(hits: Hits, k: int, itself: bool) -> list[set[str]]:
-    """Return the first k documents of each query, without the query where it is a document `itself`."""
-    found = []
-    for query_id, row in zip(hits.query_ids, hits.arrays()[0].tolist(), strict=True):
-        names = [name for name in row if name is not None and not (itself and name == query_id)]
-        found.append(set(names[:k]))
-    return found
+_TIE = 1e-5  # scores that differ by less are equal: the order of summation differs
+
+
+def found_shares(hits: Hits, exact: Hits, k: int, *, itself: bool = False) -> list[float]:
+    """Return the share of the exact k hits that were found, for each query that has any.
+
+    A document that ties with the last of them is as good as it. With `itself` the query is a document, which
+    is no hit of its own.
+    """
+    shares = []
+    both = zip(_pairs(hits, k, itself), _pairs(exact, k, itself), strict=True)
+    for mine, wanted in both:
+        if wanted:
+            last = min(wanted.values())
+            found = sum(
+                name in wanted or abs(score - last) <= _TIE * max(1, abs(last))
+                for name, score in mine.items()
+            )
+            shares.append(min(found, len(wanted)) / len(wanted))
+    return shares
+
+
+def _pairs(hits: Hits, k: int, itself: bool) -> Iterator[dict[str, float]]:
+    """Yield the scores of the first k documents of each query, without the query itself."""
+    ids, scores = hits.arrays()
+    for query_id, names, values in zip(hits.query_ids, ids.tolist(), scores.tolist(), strict=True):
+        found = [
+            (name, value)
+            for name, value in zip(names, values, strict=True)
+            if name is not None and not (itself and name == query_id)
+        ]
+        yield dict(found[:k])
 
 
 # --- the curve ----------------------------------------------------------------------------------------
