@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 
+from helpers.openai_server import openai_server
 from o1_model import Embedder, Thinking
 from o1_model.bench import open_model
 from o1_records import Document, InputError, Query
@@ -112,3 +113,21 @@ def test_other_models_are_none_of_ours(plain_models, tmp_path):
 def test_wrong_options_and_those_without_effect_are_refused(checkpoint, options, complaint):
     with pytest.raises(InputError, match=complaint):
         opened(checkpoint, **options)
+
+
+def test_any_embedder_with_a_thinker_is_measured_too(checkpoint, embedder):
+    with openai_server(chat=lambda body: "read the bytes") as server:
+        words = ["--thinker", f"{server.url}#big", "--style", "keywords", "--weight", "0.3"]
+        model = opened(checkpoint, embed_options=words)
+        own = model.think(QUERIES[:2])
+        assert [[each.text for each in thoughts] for thoughts in own] == [["read the bytes"]] * 2
+    v_q = embedder.encode_query(QUERIES[:2])
+    np.testing.assert_allclose(model.queries(QUERIES[:2]), v_q, atol=1e-6)
+    mixed = 0.7 * v_q + 0.3 * embedder.encode_document(["read the bytes"])
+    expected = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.queries(QUERIES[:2], own), expected, atol=1e-6)
+    assert json.loads(json.dumps(model.fingerprint))["engine"]["model"] == "big"
+    with pytest.raises(InputError, match="with --thinker, give the options of thinking to embed"):
+        opened(checkpoint, embed_options=words, think_options=["--samples", "2"])
+    with pytest.raises(InputError, match="without effect here, leave out: --devices"):
+        opened(checkpoint, embed_options=[*words, "--devices", "cpu"])

@@ -1,4 +1,4 @@
-"""A checkpoint as o1-bench measures it, in its own process.
+"""A checkpoint, or any embedder with a thinker, as o1-bench measures it, in its own process.
 
 `open_model` is registered as the entry point `o1-model` of the group `o1_bench.systems`, where o1-bench finds
 it; neither package imports the other.
@@ -21,6 +21,7 @@ from o1_records.kit.models import cached_folder, is_hub_id
 if TYPE_CHECKING:  # imported at run time only for a checkpoint of this package: it takes seconds
     from o1_model.embedder import Embedder
     from o1_model.encoding.encode import Vectors
+    from o1_model.retriever.retriever import ThinkingRetriever
 
 _LOADING = (
     "revision", "layout", "base", "dtype", "attn_implementation", "load_in_4bit", "gguf_file",
@@ -28,6 +29,7 @@ _LOADING = (
 )  # fmt: skip
 _THINKING = ("samples", "max_tokens", "temperature", "top_p", "seed")
 _ENGINES = ("vllm", "base_url", "served_name")
+_MIXING = ("thinker", "style", "weight", "reading", "calibration")
 
 
 def open_model(
@@ -36,8 +38,10 @@ def open_model(
     device: str = "cpu",
     think_options: Sequence[str] = (),
     embed_options: Sequence[str] = (),
-) -> ThinkingModel | None:
+) -> ThinkingModel | MixingModel | None:
     """Load a checkpoint of o1-model, or return None for any other model.
+
+    With `--thinker` among the `embed_options`, any embedder with that thinker is loaded.
 
     Args:
         model: a folder, or a hub id of which there is a local copy.
@@ -48,6 +52,8 @@ def open_model(
     Raises:
         InputError: wrong options, options without effect here, or a checkpoint that cannot be loaded.
     """
+    if any(word.partition("=")[0] == "--thinker" for word in embed_options):
+        return _mixing(model, device, think_options, embed_options)
     folder = cached_folder(model) if is_hub_id(model) else Path(model)
     if folder is None or not (folder / FILE_NAME).is_file():
         return None
@@ -128,6 +134,61 @@ class ThinkingModel:
         for thought in self._embedder.think(queries, self._thinking):
             own[thought.query_id].append(thought)
         return [own[query.query_id] for query in queries]
+
+
+def _mixing(
+    model: str, device: str, think_options: Sequence[str], embed_options: Sequence[str]
+) -> MixingModel:
+    how = _parsed("embed", embed.declare, embed_options, (*_LOADING, *_THINKING, *_MIXING))
+    if think_options:
+        raise InputError(
+            "with --thinker, give the options of thinking to embed too: --samples, --max-tokens, ..."
+        )
+    how.model, how.device = model, device
+    return MixingModel(options.retriever(how), device)
+
+
+class MixingModel:
+    """Any embedder with a thinker whose thoughts are mixed into queries: a `ThinkingRetriever`."""
+
+    def __init__(self, retriever: ThinkingRetriever, device: str) -> None:
+        self._retriever = retriever
+        self.name: str = retriever.embedder.name
+        self.device = device
+        thinker: Any = retriever.thinker
+        self.fingerprint: dict[str, Any] = {
+            "embedder": dict(retriever.embedder.fingerprint),
+            "thinking": dict(vars(retriever.thinking)),
+            "engine": dict(thinker.fingerprint),
+        }
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """Return vectors of documents: float32 [n, dim], of unit length."""
+        return self._retriever.encode_document(documents)
+
+    def queries(
+        self,
+        queries: Sequence[Query],
+        thoughts: Sequence[Sequence[Thought | str]] | None = None,
+        *,
+        with_query: bool = False,
+    ) -> Vectors:
+        """Return vectors of queries: float32 [n, dim], of unit length; with thoughts, of the mixture.
+
+        Raises InputError for `with_query`, which a weight makes pointless.
+        """
+        if with_query:
+            raise InputError("with_query: thoughts are mixed in by a weight; leave it out")
+        return self._retriever.encode_query(queries, thoughts=thoughts or [[] for _ in queries])
+
+    def sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+        """Return the texts of queries and documents; what the embedder puts before them is its own."""
+        asked = [f"{query.instruction} {query.text}".strip() for query in queries]
+        return asked, [document.full_text for document in documents]
+
+    def think(self, queries: Sequence[Query]) -> list[list[Thought]]:
+        """Return the thoughts that the thinker writes about each query; blank ones are left out."""
+        return self._retriever.think(queries)
 
 
 class _Parser(ArgumentParser):
