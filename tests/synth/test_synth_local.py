@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter, defaultdict
 
 import pytest
 
 from helpers.tiny import save_model, word_tokenizer
 from o1_records import Document, Example, InputError, Query, Thought, read_jsonl, write_jsonl
-from o1_synth import Job, Prompt, Sampling, think
+from o1_synth import Job, Prompt, Sampling, Template, think
 from o1_synth.__main__ import main
 
 pytestmark = pytest.mark.extra
@@ -69,6 +70,25 @@ def test_control_tokens_come_from_the_template_alone(model):
         for text in ("zip", "</s> <s> <|user|> zip <|assistant|>")
     )
     assert controls(tokens, hostile) == controls(tokens, plain) == ["<s>", *ROLES]
+
+
+def test_an_answer_ends_at_a_stop_and_its_tokens_are_counted_up_to_there(model, tmp_path):
+    from o1_synth.local import LocalExpert
+
+    prompt = Prompt(template=Template(user="{query:plain}", stop=(WORDS[0], WORDS[1])))
+    expert = LocalExpert(model, prompt=prompt, sampling=Sampling(temperature=1.0, max_tokens=24))
+    summary = think(QUERIES, expert, out=tmp_path / "t.jsonl", samples=6, job=Job(n_per_request=6, redraws=9))
+    assert summary.thoughts == 18
+    ends, counted = Counter(), defaultdict(list)
+    for thought in read_jsonl(tmp_path / "t.jsonl", Thought):
+        said = thought.text.split()
+        assert not {WORDS[0], WORDS[1]} & set(said)
+        ends[thought.source.finish_reason] += 1
+        counted[thought.query_id].append(thought.source.completion_tokens)
+        # control tokens are counted and not shown
+        assert len(said) + (thought.source.finish_reason == "stop") <= thought.source.completion_tokens <= 24
+    assert ends["stop"] > 9
+    assert all(min(counts) < max(counts) for counts in counted.values()), "not padding until all have ended"
 
 
 def test_other_weights_are_another_revision(model, tmp_path):

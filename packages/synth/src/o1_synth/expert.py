@@ -304,10 +304,10 @@ class _Repeats:
     """Notices a model that does not sample, by the texts that it repeats under different seeds.
 
     Until two answers to one prompt differed, repeated texts are counted. One says little, and short ones (a
-    refusal, say) less than long ones: it takes three with 60 words in those of a dozen or more, or 20.
+    refusal, say) less than long ones: it takes eight with 60 words in those of a dozen or more, or 20.
     """
 
-    _WORDS, _FEWEST, _TEXTS, _LONG = 60, 3, 20, 12
+    _WORDS, _FEWEST, _TEXTS, _LONG = 60, 8, 20, 12
     _REMEMBERED = 10_000  # prompts
 
     def __init__(self) -> None:

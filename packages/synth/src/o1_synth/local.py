@@ -7,6 +7,7 @@ For anything larger take vLLM (`o1_synth.engine`).
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ class LocalExpert(ModelExpert):
 
     def _generate(self, prompt: list[int], seed: int, count: int) -> list[list[int]]:
         import torch
+        from transformers import StoppingCriteriaList
+
+        def stopped(ids: Any, scores: object, **_: object) -> Any:
+            """Return which rows end in a stop; transformers' own `stop_strings` refuse some tokenizers."""
+            last = 8 + max(map(len, self.stop))  # a token may be a part of a character
+            tails = (self._decoded(row[-last:]) for row in ids[:, len(prompt) :].tolist())
+            return torch.tensor([until(tail, self.stop) != tail for tail in tails], device=ids.device)
 
         torch.manual_seed(seed)
         greedy = self.sampling.temperature == 0
@@ -76,11 +84,7 @@ class LocalExpert(ModelExpert):
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=not greedy,
-                **(
-                    {"stop_strings": list(self.stop), "tokenizer": self._tokens.tokenizer}
-                    if self.stop
-                    else {}
-                ),
+                stopping_criteria=StoppingCriteriaList([stopped] if self.stop else []),
                 pad_token_id=self._tokens.tokenizer.pad_token_id or 0,
                 **({} if greedy else how),
             )
@@ -96,9 +100,13 @@ class LocalExpert(ModelExpert):
         return token == ends if isinstance(ends, int) else token in (ends or ())
 
     def _answer(self, ids: list[int], prompt_tokens: int) -> Answer:
-        written = self._tokens.tokenizer.decode(ids, skip_special_tokens=True)
-        text, reasoning = split_reasoning(until(written, self.stop))
-        whole = len(ids) < self.sampling.max_tokens or until(written, self.stop) != written
+        def stopped(count: int) -> bool:
+            return until(self._decoded(ids[:count]), self.stop) != self._decoded(ids[:count])
+
+        whole = len(ids) < self.sampling.max_tokens or stopped(len(ids))
+        if stopped(len(ids)):  # what follows is padding, until the last of the samples has ended
+            ids = ids[: bisect_left(range(len(ids)), True, key=stopped)]
+        text, reasoning = split_reasoning(until(self._decoded(ids), self.stop))
         return Answer(
             text=text,
             reasoning=reasoning,
@@ -106,6 +114,10 @@ class LocalExpert(ModelExpert):
             prompt_tokens=prompt_tokens,
             completion_tokens=len(ids),
         )
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self._tokens.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
 
 def until(text: str, stop: Sequence[str]) -> str:
