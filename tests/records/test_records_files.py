@@ -91,6 +91,13 @@ def test_a_beir_folder_reads_back_equal_and_opens_by_name(tmp_path):
     assert list(open_qrels(tmp_path / "qrels.txt")) == qrels
     write_jsonl(tmp_path / "q.jsonl", queries)
     assert list(open_queries(tmp_path / "q.jsonl")) == queries
+    # its files by themselves, too
+    assert list(open_queries(tmp_path / "queries.jsonl")) == queries
+    assert list(open_documents(tmp_path / "corpus.jsonl")) == documents
+    (tmp_path / "other.jsonl").write_text('{"text": "query 0", "_id": 7}\n')
+    assert list(open_queries(tmp_path / "other.jsonl")) == [Query(query_id="7", text="query 0")]
+    (tmp_path / "empty.jsonl").touch()
+    assert list(open_queries(tmp_path / "empty.jsonl")) == []
 
 
 def test_a_missing_input_is_named(tmp_path):
