@@ -147,10 +147,13 @@ def test_the_same_negatives_are_mined_in_the_same_order(model, member, their_opt
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_score": 0.1}, {"min_score": 0.5}, {"max_score": 0.3, "min_score": -0.3}]
+    "shares", [{"max_score": 0.6}, {"min_score": 0.4}, {"max_score": 0.8, "min_score": 0.3}]
 )
-def test_a_cross_encoder_lets_the_same_documents_through(model, member, judge, limits):
+def test_a_cross_encoder_lets_the_same_documents_through(model, member, judge, shares):
+    """Limits are at shares of the scores of all pairs, whatever the random model makes of them."""
     reader = CrossEncoderMember(judge, DOCUMENTS, name="judge", loading=FLOAT32)
+    pairs = [(nomination.query.text, name) for nomination in NOMINATIONS for name in DOCUMENTS]
+    limits = {name: float(np.quantile(reader.similarities(pairs), share)) for name, share in shares.items()}
     told = theirs(
         model, cross_encoder=CrossEncoder(str(judge), device="cpu"), num_negatives=len(CORPUS), **limits
     )
@@ -163,7 +166,7 @@ def test_a_cross_encoder_lets_the_same_documents_through(model, member, judge, l
     plain = ours([member], count=len(CORPUS))
     for anchor, own in found.items():
         assert own == [text for text in plain[anchor] if text in told[anchor]]
-        assert 0 < len(own) < len(plain[anchor])
+    assert 0 < sum(map(len, found.values())) < 0.8 * sum(map(len, plain.values()))
 
 
 def test_tuples_of_one_width_are_the_same_rows(model, member, tmp_path):
