@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o1_records import InputError
-from o1_records.mixture import Mixture, mix_scores, mix_vectors, z_scores
+from o1_records import InputError, Query
+from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts, z_scores
 
 
 def units(rows, dim=8, seed=0):
@@ -85,3 +85,43 @@ def test_wrong_shapes_are_refused():
         mix_vectors(units(2), [units(1)], 0.2)
     with pytest.raises(InputError, match="do not fit vectors of 8 dimensions"):
         mix_vectors(units(1), [units(1, dim=4)], 0.2)
+
+
+class Telling:
+    """A model whose vectors tell what was read: a number for each text, and of which kind it was."""
+
+    def queries(self, queries):
+        return self._vectors("q", [f"{query.instruction}{query.text}" for query in queries])
+
+    def documents(self, documents):
+        return self._vectors("d", [document.full_text for document in documents])
+
+    def joint(self, queries, thoughts):
+        return self._vectors("j", [f"{q.text}+{t}" for q, t in zip(queries, thoughts, strict=True)])
+
+    def _vectors(self, kind, texts):
+        self.read = [f"{kind}:{text}" for text in texts]
+        return np.arange(2 * len(texts), dtype=np.float32).reshape(-1, 2)
+
+
+@pytest.mark.parametrize(
+    ("reading", "read"),
+    [
+        ("document", ["d:a", "d:b", "d:c"]),
+        ("query", ["q:I a", "q:I b", "q:c"]),
+        ("joint", ["j:one+a", "j:one+b", "j:three+c"]),
+    ],
+)
+def test_thoughts_are_read_in_one_of_three_ways_and_go_back_to_their_queries(reading, read):
+    queries = [
+        Query(query_id="1", text="one", instruction="I "),
+        Query(query_id="2", text="two"),
+        Query(query_id="3", text="three"),
+    ]
+    model = Telling()
+    found = read_thoughts(model, queries, [["a", "b"], [], ["c"]], reading)
+    assert model.read == read
+    assert [own.tolist() for own in found] == [[[0, 1], [2, 3]], [], [[4, 5]]]
+    assert [own.shape for own in read_thoughts(model, queries, [[], [], []], reading)] == [(0, 0)] * 3
+    with pytest.raises(InputError, match="2 lists of thoughts for 3 queries"):
+        read_thoughts(model, queries, [[], []], reading)

@@ -12,12 +12,12 @@ thoughts that disagree weigh less.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, cast
 
 from msgspec import Meta
 
 from o1_records.files import InputError, MissingExtraError
-from o1_records.types import Record
+from o1_records.types import Document, Query, Record
 
 try:
     import numpy as np
@@ -50,6 +50,52 @@ class Mixture(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InputError(f"weight must be between 0 and 1, got {self.weight}")
         if self.reading not in READINGS:
             raise InputError(f"reading must be one of {', '.join(READINGS)}, got {self.reading!r}")
+
+
+class Reads(Protocol):
+    """A model that embeds queries and documents."""
+
+    def queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """Return vectors of queries [queries, dim]."""
+
+    def documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        """Return vectors of documents [documents, dim]."""
+
+
+class ReadsJointly(Reads, Protocol):
+    """One that also reads a query and a thought about it in one row."""
+
+    def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> NDArray[np.float32]:
+        """Return vectors of queries, each with its thought [queries, dim]."""
+
+
+def read_thoughts(
+    model: Reads, queries: Sequence[Query], thoughts: Sequence[Sequence[str]], reading: Reading
+) -> list[NDArray[np.float32]]:
+    """Return for each query the vectors of its thoughts [k, dim], as `mix_vectors` takes them.
+
+    A thought that is read alone as a query has the instruction of its query.
+
+    Raises:
+        InputError: thoughts that are not one list for each query.
+    """
+    if len(thoughts) != len(queries):
+        raise InputError(f"{len(thoughts)} lists of thoughts for {len(queries)} queries; give one for each")
+    asked = [query for query, own in zip(queries, thoughts, strict=True) for _ in own]
+    texts = [text for own in thoughts for text in own]
+    if not texts:
+        return [np.zeros((0, 0), dtype=np.float32) for _ in queries]
+    if reading == "document":
+        vectors = model.documents([Document(doc_id=str(n), text=text) for n, text in enumerate(texts)])
+    elif reading == "query":
+        as_if = [
+            Query(query_id=str(n), text=text, instruction=query.instruction)
+            for n, (query, text) in enumerate(zip(asked, texts, strict=True))
+        ]
+        vectors = model.queries(as_if)
+    else:
+        vectors = cast(ReadsJointly, model).joint(asked, texts)
+    return np.split(vectors, np.cumsum([len(own) for own in thoughts])[:-1])
 
 
 def mix_vectors(v_q: Floats, thoughts: Sequence[Floats], weight: float) -> NDArray[np.float32]:

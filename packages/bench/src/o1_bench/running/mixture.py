@@ -16,7 +16,7 @@ from o1_bench.running.about import About
 from o1_bench.running.pipeline import Embed, Vectors
 from o1_bench.running.retrieve import LexicalSearch
 from o1_records import Document, Hit, Query
-from o1_records.mixture import Mixture, Reading, mix_scores, mix_vectors
+from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts
 
 Texts = Sequence[Sequence[str]]
 
@@ -31,6 +31,22 @@ class Reads(Protocol):
     def documents(self, documents: Sequence[Document]) -> Vectors:
         """Return vectors of documents [documents, dim]."""
         ...
+
+
+class _Unit:
+    """The same model, all its vectors of unit length."""
+
+    def __init__(self, model: Reads) -> None:
+        self._model = model
+
+    def queries(self, queries: Sequence[Query]) -> Vectors:
+        return _unit(self._model.queries(queries))
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        return _unit(self._model.documents(documents))
+
+    def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> Vectors:
+        return _unit(self._model.queries(queries, [[text] for text in thoughts]))
 
 
 def mixed(model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> Embed:
@@ -49,10 +65,10 @@ def mixed(model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> Embe
         own = [list(each) for each in thoughts] if thoughts is not None else [[] for _ in queries]
         if not reads_nothing and mixture.reading != "joint":
             own = [[text for text in each if text.strip()] for each in own]
-        return mix_vectors(
-            _unit(model.queries(queries)), _read(model, queries, own, mixture.reading), mixture.weight
-        )
+        v_q = unit.queries(queries)
+        return mix_vectors(v_q, read_thoughts(unit, queries, own, mixture.reading), mixture.weight)
 
+    unit = _Unit(model)
     return embed
 
 
@@ -86,27 +102,6 @@ class MixedLexical:
             found = np.any([scores > 0 for scores in counted], axis=0)
             scores = np.where(found, mix_scores(asked, read, self._weight), -np.inf)
             yield from search.best(query.query_id, scores, k)
-
-
-def _read(model: Reads, queries: Sequence[Query], thoughts: Texts, reading: Reading) -> list[Vectors]:
-    """Return for each query the unit vectors of its thoughts [k, dim]."""
-    asked = [query for query, own in zip(queries, thoughts, strict=True) for _ in own]
-    texts = [text for own in thoughts for text in own]
-    if not texts:
-        return [np.zeros((0, 0), dtype=np.float32) for _ in queries]
-    if reading == "document":
-        flat = model.documents([Document(doc_id=str(n), text=text) for n, text in enumerate(texts)])
-    elif reading == "query":
-        flat = model.queries(
-            [
-                Query(query_id=str(n), text=text, instruction=query.instruction)
-                for n, (query, text) in enumerate(zip(asked, texts, strict=True))
-            ]
-        )
-    else:
-        flat = model.queries(asked, [[text] for text in texts])
-    ends = np.cumsum([len(own) for own in thoughts])
-    return np.split(_unit(flat), ends[:-1])
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from o1_model.embedder import AnyDocuments, AnyQueries, as_documents, as_queries
 from o1_model.retriever.calibration import Calibration, load_calibration
 from o1_model.retriever.embedders import (
     EmbeddingModel,
-    JointModel,
     Vectors,
     encoder_of,
     open_embedder,
@@ -26,7 +24,7 @@ from o1_model.retriever.thinkers import open_thinker
 from o1_model.thinking.gate import Signal
 from o1_model.thinking.settings import Thinking
 from o1_records import Document, InputError, Query, Thought
-from o1_records.mixture import Mixture, Reading, mix_vectors
+from o1_records.mixture import Mixture, Reading, mix_vectors, read_thoughts
 from o1_records.styles import Style
 from o1_records.vectors import Encoder
 
@@ -244,29 +242,14 @@ class ThinkingRetriever:
         Raises InputError for thoughts that are not one list for each query, or a reading that the embedder
         does not have.
         """
-        if len(thoughts) != len(queries):
-            raise InputError(f"{len(thoughts)} lists of thoughts for {len(queries)} queries; give one each")
-        if reading == "document":
-            return self.read_as_documents(thoughts)
-        asked = [query for query, own in zip(queries, thoughts, strict=True) for _ in own]
-        texts = [text for own in thoughts for text in own]
-        if reading == "query":
-            as_if = [
-                Query(query_id=str(n), text=text, instruction=query.instruction)
-                for n, (query, text) in enumerate(zip(asked, texts, strict=True))
-            ]
-            vectors = self.embedder.queries(as_if)
-        elif isinstance(self.embedder, JointModel):
-            vectors = self.embedder.joint(asked, texts)
-        else:
+        if reading not in readings_of(self.embedder):
             raise InputError(f"{self.embedder.name} does not read a query and a thought in one row")
-        return _apart(vectors, thoughts)
+        return read_thoughts(self.embedder, queries, thoughts, reading)
 
     def read_as_documents(self, thoughts: Texts) -> list[Vectors]:
         """Return for each list of thoughts their vectors [k, dim], read as documents are."""
-        texts = (text for own in thoughts for text in own)
-        flat = [Document(doc_id=str(n), text=text) for n, text in enumerate(texts)]
-        return _apart(self.embedder.documents(flat), thoughts)
+        about = [Query(query_id=str(n), text="") for n in range(len(thoughts))]
+        return read_thoughts(self.embedder, about, thoughts, "document")
 
     def _texts(self, queries: Sequence[Query], margins: Mapping[str, float] | None) -> list[list[str]]:
         """Return the thoughts about the queries that the gate opens for."""
@@ -285,9 +268,3 @@ class ThinkingRetriever:
 
 def _text(thought: str | Thought) -> str:
     return thought if isinstance(thought, str) else thought.text
-
-
-def _apart(vectors: Vectors, thoughts: Texts) -> list[Vectors]:
-    """Return the rows of each list of thoughts."""
-    ends = np.cumsum([len(own) for own in thoughts], dtype=np.int64)
-    return np.split(vectors, ends[:-1]) if len(ends) else []
