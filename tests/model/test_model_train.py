@@ -134,6 +134,18 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, data, plain_mo
     _assert_equal_weights(whole, _train(tmp_path / "cut", data, plain_models["llama"], 8))
 
 
+def test_a_checkpoint_without_its_optimiser_is_not_gone_on_from(tmp_path, data, plain_models):
+    flags = {"save_only_model": True, "save_steps": 2}
+    folder = _train(tmp_path / "out", data, plain_models["llama"], 4, **flags)
+    # done is done
+    _train(tmp_path / "out", data, plain_models["llama"], 4, **flags)
+    with pytest.raises(InputError, match="checkpoint-4: was saved without the optimiser"):
+        _train(tmp_path / "out", data, plain_models["llama"], 8, **flags)
+    shutil.rmtree(folder / "checkpoint-4")
+    with pytest.raises(InputError, match="checkpoint-2: was saved without the optimiser"):
+        _train(tmp_path / "out", data, plain_models["llama"], 4, **flags)
+
+
 OTHER_SETTINGS = {
     "learning_rate": {"learning_rate": 1e-3},
     "weight_decay": {"weight_decay": 0.1},

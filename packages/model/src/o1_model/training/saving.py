@@ -146,6 +146,21 @@ def newest_checkpoint(folder: Path) -> str | None:
     return None if newest is None else str(newest)
 
 
+def refuse_half_a_state(checkpoint: str, args: TrainingArguments) -> None:
+    """Raise InputError for a checkpoint from which steps are left to take, but that holds the model alone."""
+    folder = Path(checkpoint)
+    state = json.loads((folder / "trainer_state.json").read_bytes())
+    epochs = args.num_train_epochs / state["num_train_epochs"]
+    steps = args.max_steps if args.max_steps > 0 else state["max_steps"] * epochs
+    # of PyTorch's optimisers, of FSDP, of DeepSpeed
+    kept = any(next(folder.glob(name), None) for name in ("optimizer.*", "optimizer_*", "global_step*"))
+    if state["global_step"] < steps and not kept:
+        raise InputError(
+            f"{checkpoint}: was saved without the optimiser (save_only_model), so that the training cannot "
+            "go on as if it had not stopped; start again with --new_job, or from it with --model_name_or_path"
+        )
+
+
 def settings_of(groups: Iterable[Any], args: TrainingArguments) -> dict[str, Any]:
     """Return every setting that changes what a training ends with, by its flag's name.
 

@@ -39,6 +39,7 @@ from o1_model.training.saving import (
     examples_digest,
     has_effect,
     newest_checkpoint,
+    refuse_half_a_state,
     settings_of,
     training_in,
 )
@@ -127,6 +128,7 @@ def train(
         )
         newest = newest_checkpoint(output)
         if newest is not None:
+            refuse_half_a_state(newest, args)
             # the figures of the untrained model are in its log
             args.eval_on_start = False
         try:
