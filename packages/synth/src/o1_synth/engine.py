@@ -18,9 +18,10 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from o1_records import InputError, MissingExtraError
+from o1_records.kit.chat import ChatTokens
 from o1_synth.answer import Answer, split_reasoning
 from o1_synth.expert import ModelExpert, NoThought, Reason, Sampling
-from o1_synth.local import ChatTokens, model_revision
+from o1_synth.local import load_tokenizer, model_revision
 from o1_synth.prompt import Prompting
 from o1_synth.template import Message
 
@@ -72,12 +73,12 @@ class VLLMExpert(ModelExpert):
             config = self._args.create_engine_config().model_config
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"vLLM cannot run {model!r}: {error}") from error
-        self._tokens = ChatTokens(
+        tokenizer = load_tokenizer(
             config.tokenizer,
-            chat_template_kwargs,
             revision=config.tokenizer_revision,
             trust_remote_code=config.trust_remote_code,
         )
+        self._chat = ChatTokens(tokenizer, name=repr(model), settings=chat_template_kwargs)
         if unknown := sorted(set(omit) - {*_PARAMETERS}):
             raise InputError(
                 f"vLLM is asked without {unknown[0]!r} anyway; there are {', '.join(_PARAMETERS)}"
@@ -119,7 +120,7 @@ class VLLMExpert(ModelExpert):
             output_kind=RequestOutputKind.FINAL_ONLY,
             **{name: value for name, value in asked.items() if name not in self._omit},
         )
-        prompt = self._tokens.encode(messages, self.prefix)
+        prompt = self._chat.encode(messages, self.prefix)
         name = str(next(self._requests))
         try:
             # cancelling this task cancels the request in the engine, too

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from o1_records import InputError, MissingExtraError
+from o1_records.kit.chat import ChatTokens, until
 from o1_records.kit.models import cached_folder, loading, model_digest, model_folder
 from o1_synth.answer import Answer, split_reasoning
 from o1_synth.expert import ModelExpert, NoThought, Sampling
 from o1_synth.prompt import Prompting
 from o1_synth.template import Message
-
-_CONTENT = "\ue000{}\ue000"  # stands for the text of a message while the chat template is rendered
 
 
 class LocalExpert(ModelExpert):
@@ -49,7 +48,8 @@ class LocalExpert(ModelExpert):
         with loading(model, "a causal language model"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
         self._model = loaded.to(device).eval()
-        self._tokens = ChatTokens(str(folder), chat_template_kwargs)
+        self._tokenizer = load_tokenizer(str(folder))
+        self._chat = ChatTokens(self._tokenizer, name=repr(model), settings=chat_template_kwargs)
         self._one_at_a_time = asyncio.Lock()
         shape = {"chat_template_kwargs": chat_template_kwargs} if chat_template_kwargs else {}
         super().__init__(model, model_revision(model), prompt, sampling, request=shape, continues=True)
@@ -59,7 +59,7 @@ class LocalExpert(ModelExpert):
         self._one_at_a_time = asyncio.Lock()
 
     async def _answers(self, messages: list[Message], seed: int, count: int) -> list[Answer | NoThought]:
-        prompt = self._tokens.encode(messages, self.prefix)
+        prompt = self._chat.encode(messages, self.prefix)
         async with self._one_at_a_time:
             written = await asyncio.to_thread(self._generate, prompt, seed, count)
         return [self._answer(ids, len(prompt)) for ids in written]
@@ -85,7 +85,7 @@ class LocalExpert(ModelExpert):
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=not greedy,
                 stopping_criteria=StoppingCriteriaList([stopped] if self.stop else []),
-                pad_token_id=self._tokens.tokenizer.pad_token_id or 0,
+                pad_token_id=self._tokenizer.pad_token_id or 0,
                 **({} if greedy else how),
             )
         return [self._until_end(row) for row in output[:, len(prompt) :].tolist()]
@@ -116,72 +116,18 @@ class LocalExpert(ModelExpert):
         )
 
     def _decoded(self, ids: list[int]) -> str:
-        text: str = self._tokens.tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
 
-def until(text: str, stop: Sequence[str]) -> str:
-    """Return a text up to the first of some stop sequences."""
-    places = [place for sequence in stop if (place := text.find(sequence)) >= 0]
-    return text[: min(places)] if places else text
+def load_tokenizer(model: str, **options: Any) -> Any:
+    """Return transformers' tokenizer of a model; `options` go to AutoTokenizer. InputError without one."""
+    from transformers import AutoTokenizer
 
-
-class ChatTokens:
-    """Turns messages into token ids, with the tokenizer and the chat template of a model.
-
-    No text becomes a control token: the parts of the template and the text are tokenised separately.
-    `options` go to transformers' AutoTokenizer. Raises InputError where the model has no tokenizer.
-    """
-
-    def __init__(
-        self, model: str, chat_template_kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
-        from transformers import AutoTokenizer
-
-        self._model, self._settings = model, chat_template_kwargs or {}
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, **options)
-        except (OSError, ValueError) as error:
-            raise InputError(f"no tokenizer can be loaded from {model!r}: {error}") from error
-
-    def encode(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
-        """Return the token ids of a prompt, and of how its answer begins.
-
-        Raises InputError where the chat template refuses the messages, such as one of the system.
-        """
-        from jinja2 import TemplateError
-
-        if not self.tokenizer.chat_template:
-            whole = "\n\n".join(message["content"] for message in messages)
-            return self._ids(whole, split_special_tokens=True) + self._written(prefix)
-        marks = [_CONTENT.format(place) for place in range(len(messages))]
-        marked = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=True, **self._settings
-            )
-        except (ValueError, TypeError, TemplateError) as error:
-            raise InputError(f"the chat template of {self._model!r} refuses the messages: {error}") from error
-        ids: list[int] = []
-        for mark, message in zip(marks, messages, strict=True):
-            before, found, rendered = rendered.partition(mark)
-            if not found:
-                role = message["role"]
-                raise InputError(f"the chat template of {self._model!r} leaves out the message of the {role}")
-            ids += self._ids(before, add_special_tokens=False, split_special_tokens=False)
-            ids += self._written(message["content"])
-        return (
-            ids
-            + self._ids(rendered, add_special_tokens=False, split_special_tokens=False)
-            + self._written(prefix)
-        )
-
-    def _written(self, text: str) -> list[int]:
-        return self._ids(text, add_special_tokens=False, split_special_tokens=True) if text else []
-
-    def _ids(self, text: str, **options: bool) -> list[int]:
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
+    try:
+        return AutoTokenizer.from_pretrained(model, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer can be loaded from {model!r}: {error}") from error
 
 
 def model_revision(model: str, revision: str | None = None) -> str:
