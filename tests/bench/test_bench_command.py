@@ -485,3 +485,25 @@ def test_a_measure_that_looks_deeper_than_the_run_is_said(folder, capsys):
     scored = ("score", "--run", folder / "good.trec", "--qrels", folder / "tiny")
     assert run_with(*scored, "--measures", "nDCG@10", "R@1000") == 0
     assert "R@1000: no query has more than 1 hit in the run" in capsys.readouterr().err
+
+
+def test_comparing_says_what_scoring_says(folder, capsys):
+    write_run(folder / "foreign.trec", rank("q1", {"x": 1.0}))
+    paths = (folder / "good.trec", folder / "foreign.trec")
+    assert run_with("compare", *paths, "--qrels", folder / "tiny", "--measure", "R@1000") == 0
+    err = capsys.readouterr().err
+    assert f"{paths[0]}: R@1000: no query has more than 1 hit in the run" in err
+    assert f"{paths[1]}: none of the 1 hits is judged for any query, such as 'x'" in err
+
+
+@pytest.mark.parametrize("command", ["table", "leaderboard", "compare"])
+def test_what_a_result_says_is_said_wherever_it_is_shown(folder, capsys, command):
+    hits = [Hit(query_id="q1", doc_id=d, score=-n, rank=n + 1) for n, d in enumerate(("d1", "gone"))]
+    write_run(folder / "partly.trec", hits)
+    scored = ("score", "--run", folder / "partly.trec", "--qrels", folder / "tiny")
+    run_with(*scored, "--result", folder / "r", "--name", "x")
+    keep(folder, "good.trec", "mine")
+    capsys.readouterr()
+    other = [folder / "results" / "mine"] if command == "compare" else []
+    assert run_with(command, folder / "r", *other) == 0
+    assert "1 of 2 hits are no documents of the corpus, such as 'gone'" in capsys.readouterr().err

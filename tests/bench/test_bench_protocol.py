@@ -14,7 +14,7 @@ from o1_bench.protocol import BEIR, PLAIN, PROTOCOLS, Protocol, protocol_named
 from o1_bench.reporting.rows import side_by_side
 from o1_bench.results.result import Sent, System
 from o1_bench.running.about import About
-from o1_bench.running.retrieve import from_run
+from o1_bench.running.retrieve import from_run, fused
 from o1_records import Document, Hit, InputError, Qrel, Query, rank
 from o1_records.beir import write_beir
 from o1_records.trec import write_run
@@ -129,8 +129,9 @@ def test_a_result_says_what_the_model_read_and_whether_the_instruction_reached_i
     ]
     assert told["silent"].how == "as the callable is given them: instruction and text"
     assert Sent().has("Find the reply.") is None
-    given = evaluate(collection, from_run(ITSELF_FIRST))
-    assert given.sent == Sent()  # a run that was read from a file says nothing of what was read
+    # runs that were read from files, fused or not, say nothing of what was read
+    for given in (from_run(ITSELF_FIRST), fused(from_run(ITSELF_FIRST), from_run(ITSELF_FIRST))):
+        assert evaluate(collection, given).sent == Sent()
 
 
 # --- one folder, one protocol -------------------------------------------------------------------------

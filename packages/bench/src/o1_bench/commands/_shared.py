@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from o1_bench._partly import PartlyDoneError
 from o1_bench.datasets.suites import files_read
 from o1_bench.protocol import PROTOCOLS
-from o1_bench.results.result import EXCLUDED, QRELS, RESULT, RUN, THOUGHTS, find_results
+from o1_bench.results.result import EXCLUDED, QRELS, RESULT, RUN, THOUGHTS, Result, find_results
 from o1_bench.score import Measure, parse_measure
 from o1_records import InputError
 from o1_records.kit.command import at_least, between, reads
@@ -123,6 +123,13 @@ def found(paths: Sequence[Path]) -> list[Path]:
     if there.moved_aside:
         say(f"left out, moved aside by --new-job: {', '.join(map(str, there.moved_aside))}")
     return there.results
+
+
+def warn(results: Iterable[Result]) -> None:
+    """Say what a reader of the results should know."""
+    for result in results:
+        for sentence in result.said:
+            say(f"{result.collection.name}, {result.name}: {sentence}")
 
 
 @dataclass

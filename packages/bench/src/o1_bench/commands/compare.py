@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
         floor = test.p_value <= test.floor
         tested = (signed(test.difference), interval(test), p_value(each.p_value, at_floor=floor), moved)
         print(each.path, value(each.mean), *tested, sep="\t")
+    for each in (base, *others):
+        for sentence in each.said:
+            _shared.say(f"{each.path}: {sentence}")
     if others and others[0].against:
         _shared.say(resampling(others[0].against, len(others)))
     if args.allow_different and others and others[0].against:

@@ -26,6 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line per system, best first, with its source; other protocols come apart."""
     results = load_results(_shared.found(args.results))
+    _shared.warn(results)
     board = leaderboard(results, measures=args.measures or (), also=read_mteb(args.mteb))
     if board is None:
         _shared.say("no published figures are known for these collections and measures")

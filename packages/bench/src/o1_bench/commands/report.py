@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         examples=args.examples,
         **_shared.tested(args),
     )
+    _shared.warn(results)
     results = chosen(results, args.measures or ())
     tables = suite_table if len(by_collection(results)) > 1 else table
     print(tables(results, baseline=args.baseline, **_shared.tested(args)))

@@ -141,9 +141,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{first.name}\n{table(outcome)}\n")
         if first.protocol is not None:
             _shared.say(f"{first.name}: protocol {first.protocol.words}")
-        for result in outcome:
-            for sentence in result.said:
-                _shared.say(f"{first.name}, {result.name}: {sentence}")
+        _shared.warn(outcome)
         results.extend(outcome)
 
     with _shared.partly() as outcome:

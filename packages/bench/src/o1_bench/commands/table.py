@@ -27,8 +27,10 @@ def run(args: argparse.Namespace) -> int:
     idle = _shared.given_of_tests(args)
     if idle and not args.letters:
         _shared.usage(f"{idle[0]} has an effect only with --letters; give both, or leave it out")
+    results = load_results(_shared.found(args.results))
+    _shared.warn(results)
     table = results_table(
-        load_results(_shared.found(args.results)),
+        results,
         measures=args.measures or (),
         letters=args.letters,
         **_shared.tested(args),

@@ -163,12 +163,16 @@ def _without_corpus(hits: Sequence[Hit], qrels: Iterable[Qrel], measures: Sequen
 
 
 class Compared(NamedTuple):
-    """One run: its mean and how it compares with the baseline; the p-value is corrected (Holm)."""
+    """One run: its mean and how it compares with the baseline; the p-value is corrected (Holm).
+
+    `said` is what a reader should know of it, as in `Scored`.
+    """
 
     path: Path
     mean: float
     against: Comparison | None = None
     p_value: float | None = None
+    said: tuple[str, ...] = ()
 
 
 def compare_runs(
@@ -210,7 +214,8 @@ def compare_runs(
     if not allow_different:
         refuse_unlike([load_result(path) for path in files if _is_result(path)])
     judged = load_judgements(qrels, split, protocol=protocol) if qrels else None
-    values = [_values(path, measure, judged) for path in files]
+    found = [_values(path, measure, judged) for path in files]
+    values, said = [each for each, _ in found], [sentences for _, sentences in found]
     if allow_different:
         shared = sorted(set(values[0]).intersection(*values))
         if not shared:
@@ -220,30 +225,39 @@ def compare_runs(
     tests = [paired_test(each, base, seed=seed, permutations=permutations) for each in others]
     corrected = holm([test.p_value for test in tests])
     return [
-        Compared(files[0], fmean(base.values())),
+        Compared(files[0], fmean(base.values()), said=said[0]),
         *(
-            Compared(path, fmean(each.values()), test, p)
-            for path, each, test, p in zip(files[1:], others, tests, corrected, strict=True)
+            Compared(path, fmean(each.values()), test, p, sentences)
+            for path, each, test, p, sentences in zip(
+                files[1:], others, tests, corrected, said[1:], strict=True
+            )
         ),
     ]
 
 
-def _values(path: Path, measure: Measure, judged: Judgements | None) -> dict[str, float]:
-    """Return the value of the measure for each query, from a result, a file of metrics or a run."""
+def _values(
+    path: Path, measure: Measure, judged: Judgements | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the value of the measure for each query, from a result, a file of metrics or a run.
+
+    Also what is to be said of it.
+    """
     known: Mapping[str, dict[str, float]]
+    said: Sequence[str] = ()
     if _is_result(path):
-        known = load_result(path).per_query
+        result = load_result(path)
+        known, said = result.per_query, result.said
     elif path.suffix == ".jsonl":
         known = by_query(read_jsonl(path, Metric))
     elif judged is not None:
-        known = by_query(
-            score(judged.qrels, read_any_run(path), measures=[measure], excluded=judged.excluded)
-        )
+        hits = list(read_any_run(path))
+        known = by_query(score(judged.qrels, hits, measures=[measure], excluded=judged.excluded))
+        said = _without_corpus(hits, judged.qrels, [measure])
     else:
         raise InputError(f"{path}: a run needs --qrels; or give metrics (.jsonl) or a result")
     if str(measure) not in known:
         raise InputError(f"{path}: has no {measure}; it has {', '.join(known) or 'nothing'}")
-    return known[str(measure)]
+    return known[str(measure)], tuple(said)
 
 
 def _is_result(path: Path) -> bool:

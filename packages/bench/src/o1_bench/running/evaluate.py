@@ -32,7 +32,7 @@ from o1_bench.results.result import (
 from o1_bench.running.about import about, identity, sent
 from o1_bench.running.mixture import MixedLexical
 from o1_bench.running.pipeline import Pipeline, Vectors
-from o1_bench.running.retrieve import Appended, GivenRun, Retrieve
+from o1_bench.running.retrieve import Appended, GivenRun, Retrieve, reads_queries
 from o1_bench.score import Measure, parse_measures, to_dict
 from o1_records import Hit, InputError, Query, Thought, rank, sha256_file
 from o1_records.kit.job import ChangedJobError, Database, Lock, move_aside, refuse_changed
@@ -122,7 +122,7 @@ def evaluate(
             thought_tokens=tokens or system.thought_tokens,
             peak_memory_bytes=journal.peak_memory() if made.stages else None,
         )
-        read = Sent() if isinstance(retrieve, GivenRun) else sent(collection, self_told.sample)
+        read = sent(collection, self_told.sample) if reads_queries(retrieve) else Sent()
         journal.note_result(None)  # a crash from here on leads to writing it again
         result = save_result(
             folder,

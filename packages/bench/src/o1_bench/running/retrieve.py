@@ -283,7 +283,7 @@ class Fused:
     """Several retrievers as one; see `fused`."""
 
     def __init__(self, retrievers: Sequence[Retrieve], weights: Sequence[float] | None, method: str) -> None:
-        self._retrievers, self._method = retrievers, method
+        self.retrievers, self._method = retrievers, method
         self._weights = [1.0] * len(retrievers) if weights is None else list(weights)
         fusion.fused([{}] * len(retrievers), self._weights, method=method)  # refuses what is wrong
         each = [dict(about(one).fingerprint) or {"retrieve": identity(one)} for one in retrievers]
@@ -293,9 +293,16 @@ class Fused:
 
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Yield up to k hits of each query by their fused scores."""
-        runs = [to_dict(retriever(queries, k)) for retriever in self._retrievers]
+        runs = [to_dict(retriever(queries, k)) for retriever in self.retrievers]
         for query_id, scores in fusion.fused(runs, self._weights, method=self._method).items():
             yield from rank(query_id, scores, k)
+
+
+def reads_queries(retrieve: Any) -> bool:
+    """Return whether a retriever reads what it is asked, and does not just look hits up by query_id."""
+    if isinstance(retrieve, Fused):
+        return any(map(reads_queries, retrieve.retrievers))
+    return not isinstance(retrieve, GivenRun)
 
 
 def fused(*retrievers: Retrieve, weights: Sequence[float] | None = None, method: str = "rrf") -> Retrieve:
