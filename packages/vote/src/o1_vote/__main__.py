@@ -6,7 +6,7 @@ import sys
 
 import o1_vote
 from o1_records.kit.command import Program
-from o1_vote.commands import calibrate, decontaminate, dedup, elect, explain, mine, report, stats
+from o1_vote.commands import calibrate, decontaminate, dedup, elect, explain, mine, pairs, report, stats
 
 main = Program(
     "o1-vote",
@@ -14,6 +14,7 @@ main = Program(
         "elect": (elect, "elect a thought for each query and write training examples"),
         "explain": (explain, "say what every member said about a query, and why the winner won"),
         "report": (report, "write one HTML page about an election"),
+        "pairs": (pairs, "write preference pairs of thoughts, for TRL's trainers"),
         "calibrate": (calibrate, "weight members by their agreement with held-out relevance"),
         "mine": (mine, "mine hard negatives and write training examples"),
         "dedup": (dedup, "remove duplicates and near-duplicates within and across files"),
