@@ -152,6 +152,7 @@ def by_name(done):
     return {result.name: result for result in done["tiny/test"]}
 
 
+@pytest.mark.extra
 def test_a_system_that_thinks_is_measured_without_with_alone_joint_and_with_controls(collection, tmp_path):
     done = by_name(run(Model(), tmp_path, collection=collection, think=True, controls=True))
     assert {name: result.system.kind for name, result in done.items()} == {
@@ -176,6 +177,7 @@ def test_a_system_that_thinks_is_measured_without_with_alone_joint_and_with_cont
         assert verify_result(folder) == []
 
 
+@pytest.mark.extra
 def test_a_copy_of_the_query_read_as_a_query_changes_nothing(collection, tmp_path):
     options = Options(reading="query", mix=(0.4,))
     done = by_name(run(Model(), tmp_path, collection=collection, think=True, controls=True, options=options))
@@ -211,6 +213,7 @@ def test_several_weights_are_several_rows_and_bm25_has_the_same(collection, tmp_
     assert mixture.thought_words == {"q0": 1, "q1": 2, "q2": 0}
 
 
+@pytest.mark.extra
 def test_other_weights_are_other_rows_and_the_first_ones_stay(collection, tmp_path):
     first = by_name(run(Model(), tmp_path, collection=collection, think=True))
     again = by_name(

@@ -79,6 +79,7 @@ def address(server, model="tiny"):
     return f"http://127.0.0.1:{server.server_port}/v1#{model}"
 
 
+@pytest.mark.extra
 def test_a_model_behind_a_server_runs_like_any_other(server, collection, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     options = Options(query_prompt="Instruct: {instruction}\nQuery: ", batch=2)
@@ -94,6 +95,7 @@ def test_a_model_behind_a_server_runs_like_any_other(server, collection, tmp_pat
     assert "secret" not in (tmp_path / "tiny-test" / "tiny" / "result.json").read_text()
 
 
+@pytest.mark.extra
 def test_a_backslash_n_on_the_command_line_is_a_new_line(server, tmp_path):
     write_beir(tmp_path / "tiny", documents=DOCUMENTS, queries=QUERIES, qrels={"test": QRELS})
     command = ("run", "--model", address(server), "--collection", tmp_path / "tiny", "--out", tmp_path / "r")
