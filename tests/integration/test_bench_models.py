@@ -1,5 +1,8 @@
 """o1-bench runs a checkpoint of o1-model: by its callables with o1-index, and by name in this process."""
 
+from itertools import chain
+
+import numpy as np
 import pytest
 
 from helpers.tiny import save_model, word_tokenizer
@@ -8,10 +11,13 @@ from o1_bench.__main__ import main
 from o1_bench.controls import empty_thoughts, thought_texts
 from o1_bench.results.result import System
 from o1_bench.results.verify import verify_result
+from o1_bench.running.mixture import mixed
 from o1_index import build
-from o1_model import Embedder, Thinking
+from o1_model import Embedder, Thinking, ThinkingRetriever
+from o1_model.bench import open_model
 from o1_records import Document, Qrel, Query, Thought, read_jsonl
 from o1_records.beir import write_beir
+from o1_records.mixture import Mixture
 
 TEXTS = ["open a zip archive", "sort the list", "parse a date", "copy the folder", "close a socket"]
 WORDS = sorted(set(" ".join(TEXTS).split()))
@@ -105,3 +111,32 @@ def test_options_of_another_command_are_named(checkpoint, tmp_path, capsys):
     command += ["--out", str(tmp_path / "out"), "--think-options=--abacus"]
     assert main(command) == 4
     assert "--abacus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reading", ["document", "query", "joint"])
+@pytest.mark.parametrize("control", [False, True])
+def test_the_mixture_that_is_measured_is_the_one_that_a_retriever_embeds(checkpoint, reading, control):
+    mixture = Mixture(weight=0.3, reading=reading)
+    thoughts = [[""], ["sort a list"], ["a date", "a socket"], [], ["the zip"]]
+    if control:
+        thoughts = [["" for _ in own] for own in thoughts]
+    theirs = ThinkingRetriever(checkpoint, mixture=mixture, device="cpu")
+    measured = mixed(open_model(str(checkpoint)), mixture)(QUERIES, thoughts=thoughts)
+    assert np.allclose(measured, theirs.encode_query(QUERIES, thoughts=thoughts), atol=1e-5)
+
+
+def test_a_thinking_retriever_is_measured_in_its_own_stages(checkpoint, collection, tmp_path):
+    retriever = ThinkingRetriever(checkpoint, checkpoint, thinking=THINKING, device="cpu")
+    index = build(retriever.encode_document(DOCUMENTS), [document.doc_id for document in DOCUMENTS])
+    pipeline = Pipeline(
+        think=lambda queries: chain.from_iterable(retriever.think(queries)),
+        embed=retriever.encode_query,
+        search=index.search,
+    )
+    result = evaluate(collection, pipeline, folder=tmp_path / "r")
+    assert min(getattr(result.system.milliseconds, stage) for stage in ("think", "embed", "search")) > 0
+    assert result.system.thought_tokens > 0
+    done = run(checkpoint, tmp_path / "out", collection=collection, think=True,
+               options=Options(think_options=THINK_OPTIONS))  # fmt: skip
+    row = next(each for each in done["tiny/test"] if each.name == "tiny, 0.2 own thought")
+    assert row.per_query == result.per_query
