@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import string
+import time
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
-from o1_synth import ChatExpert, Checks, Job, Retry, think
+from o1_synth import ChatExpert, Checks, Job, Prompt, Retry, think
 from o1_synth.checks import Known, Siblings, _scripts, is_echo, is_loop, is_other_script, is_scaffold, leaks
 from o1_synth.job.draw import Failure
 from o1_synth.refusal import is_refusal
@@ -81,6 +82,14 @@ def test_an_answer_may_take_up_the_words_of_an_instruction():
     assert not is_scaffold(template.frame(), template.labels, said, QUERY)
     said = "1. Say in one sentence what the essential problem of the query is. It is scattering."
     assert is_scaffold(template.frame(), template.labels, said, QUERY)
+
+
+@pytest.mark.parametrize("line", ["\n", "1 2 3 4 5 6 7 8\n", "::: ", "I can't I'm sorry, so "])
+def test_no_text_keeps_a_check_busy(line):
+    text, prompt = line * (200_000 // len(line)), Prompt()
+    began = time.process_time()
+    Checks(prompt=prompt).fault(Query(query_id="q", text=QUERY), text, "stop")
+    assert time.process_time() - began < 2
 
 
 def test_loops_are_known_wherever_they_begin():

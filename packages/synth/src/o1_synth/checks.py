@@ -86,7 +86,7 @@ def is_scaffold(frame: Iterable[str], labels: Iterable[str], text: str, query: s
     """
     names = {label.rstrip(": ").casefold() for label in labels}
     lines = "|".join(map(re.escape, sorted(names)))
-    if names and re.search(rf"^[\W\d]*(?:{lines})[\W\d]{{0,4}}:", text, re.IGNORECASE | re.MULTILINE):
+    if names and re.search(rf"^[\W\d]{{,8}}(?:{lines})[\W\d]{{,4}}:", text, re.IGNORECASE | re.MULTILINE):
         return True
     if len(names) > 1 and len(names & {found.casefold() for found in re.findall(r"\b(\w+) ?:", text)}) > 1:
         return True
