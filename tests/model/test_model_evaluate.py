@@ -13,6 +13,7 @@ from o1_model.training.arguments import EvalArguments
 from o1_model.training.evaluate import measure, ndcg, open_collection
 from o1_records import Document, InputError, Qrel, Query
 from o1_records.beir import write_beir
+from o1_records.mixture import Mixture
 
 WORDS = ["open", "zip", "file", "read", "write", "list", "sort", "keys", "close", "text", "bytes", "the"]
 
@@ -112,3 +113,23 @@ def test_measuring_equals_ranking_by_hand(folder, llama, caplog):
         assert found[name] == pytest.approx(np.mean(values), abs=1e-6), name
     assert [record.getMessage()[:15] for record in caplog.records] == ["thought about '"] * 3
     assert measure(llama, part, samples=0).keys() == {"nDCG@10"}
+
+
+@pytest.mark.parametrize("reading", ["joint", "query", "document"])
+def test_the_mixture_is_measured_with_the_thoughts_that_v_t_has(folder, llama, reading):
+    part = open_collection(arguments(folder, eval_queries=5))
+    thinking = Thinking(samples=2, max_tokens=llama.layout.thought_length)
+    found = measure(llama, part, samples=2, mixture=Mixture(weight=0.4, reading=reading))
+    written = llama.think(part.queries, thinking)
+    documents, v_q = llama.encode_document(part.documents), llama.encode_query(part.queries)
+    values = []
+    for number, query in enumerate(part.queries):
+        texts = [thought.text for thought in written if thought.query_id == query.query_id]
+        if reading == "joint":
+            own = llama.encode_query([query] * len(texts), thoughts=[[text] for text in texts])
+        else:
+            own = llama.encode_document(texts) if reading == "document" else llama.encode_query(texts)
+        mixed = 0.6 * v_q[number] + 0.4 * own.mean(axis=0)
+        best = [part.documents[row].doc_id for row in np.argsort(-(documents @ mixed))[:10]]
+        values.append(ndcg(best, part.judged[query.query_id]))
+    assert found["nDCG@10_mixture"] == pytest.approx(np.mean(values), abs=1e-6)

@@ -7,18 +7,18 @@ import heapq
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace as replace_text
 
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
+from o1_model.retriever.embedders import of_checkpoint
 from o1_model.thinking.settings import Thinking
 from o1_model.training.arguments import EvalArguments
 from o1_records import Document, InputError, Query, open_documents, open_qrels, open_queries, quoted, rank
-from o1_records.mixture import Mixture, mix_vectors
+from o1_records.mixture import Mixture, mix_vectors, read_thoughts
 
 logger = logging.getLogger(__name__)
 
@@ -98,43 +98,31 @@ def measure(
     """Return nDCG@10 of v_q and, as `nDCG@10_thoughts`, of v_t with the model's own thoughts.
 
     With a mixture, `nDCG@10_mixture` is that of v_q with the same thoughts mixed in. Some thoughts go to the
-    log. Every process of a training computes the same figures, so that all of
-    them keep the same checkpoint.
+    log. Every process of a training computes the same figures, so that all of them keep the same checkpoint.
     """
-    documents = embedder.encode_document(collection.documents)
-    found = {"nDCG@10": mean_ndcg(embedder.encode_query(collection.queries), documents, collection)}
-    if samples and embedder.layout.thinks:
-        thinking = Thinking(samples=samples, max_tokens=embedder.layout.thought_length)
-        v_t = embedder.encode_query(collection.queries, think=thinking)
-        found["nDCG@10_thoughts"] = mean_ndcg(v_t, documents, collection)
-        if mixture is not None:
-            mixed = _mixed(embedder, collection, thinking, mixture)
-            found["nDCG@10_mixture"] = mean_ndcg(mixed, documents, collection)
-        # each query has a random stream of its own, so that these thoughts are among those measured
-        shown = collection.queries[:SHOWN_QUERIES]
-        texts = {query.query_id: query.text for query in shown}
-        for thought in embedder.think(shown, replace(thinking, samples=1)):
-            logger.info("thought about %s: %s", quoted(texts[thought.query_id]), quoted(thought.text, 200))
+    queries = collection.queries
+    documents, v_q = embedder.encode_document(collection.documents), embedder.encode_query(queries)
+    found = {"nDCG@10": mean_ndcg(v_q, documents, collection)}
+    if not (samples and embedder.layout.thinks):
+        return found
+    thinking = Thinking(samples=samples, max_tokens=embedder.layout.thought_length)
+    thoughts = embedder.think(queries, thinking)
+    v_t = embedder.encode_query(queries, thoughts=thoughts)
+    found["nDCG@10_thoughts"] = mean_ndcg(v_t, documents, collection)
+    if mixture is not None:
+        texts: dict[str, list[str]] = {query.query_id: [] for query in queries}
+        for thought in thoughts:
+            texts[thought.query_id].append(thought.text)
+        read = read_thoughts(of_checkpoint(embedder), queries, list(texts.values()), mixture.reading)
+        mixed = mix_vectors(v_q, read, mixture.weight)
+        found["nDCG@10_mixture"] = mean_ndcg(mixed, documents, collection)
+    shown = {query.query_id: query.text for query in queries[:SHOWN_QUERIES]}
+    for thought in thoughts:
+        if thought.query_id in shown:
+            logger.info(
+                "thought about %s: %s", quoted(shown.pop(thought.query_id)), quoted(thought.text, 200)
+            )
     return found
-
-
-def _mixed(embedder: Embedder, collection: Collection, thinking: Thinking, mixture: Mixture) -> Vectors:
-    """Return the queries' vectors with the model's own thoughts mixed in, as a retriever has them."""
-    thoughts: dict[str, list[str]] = {query.query_id: [] for query in collection.queries}
-    for thought in embedder.think(collection.queries, thinking):
-        thoughts[thought.query_id].append(thought.text)
-    own = [(query, text) for query in collection.queries for text in thoughts[query.query_id]]
-    v_q = embedder.encode_query(collection.queries)
-    if not own:
-        return v_q
-    if mixture.reading == "document":
-        vectors = embedder.encode_document([text for _, text in own])
-    elif mixture.reading == "query":
-        vectors = embedder.encode_query([replace_text(query, text=text) for query, text in own])
-    else:
-        vectors = embedder.encode_query([query for query, _ in own], thoughts=[[text] for _, text in own])
-    ends = np.cumsum([len(thoughts[query.query_id]) for query in collection.queries])
-    return mix_vectors(v_q, np.split(vectors, ends[:-1]), mixture.weight)
 
 
 def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> float:
