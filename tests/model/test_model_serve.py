@@ -465,3 +465,22 @@ def test_sigterm_drains_what_clients_wait_for_and_exits_0(checkpoint):
     finally:
         server.kill()
         server.stderr.close()
+
+
+def test_a_server_that_thinks_and_asks_for_a_key_passes_its_certificate(
+    checkpoint, local, monkeypatch, capsys
+):
+    from o1_model.__main__ import main
+
+    url, stop = running(local, think=Thinking(samples=2, max_tokens=6), api_keys=("secret",))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    stranger = main(["verify", "--model", str(checkpoint), "--server", url])
+    said = capsys.readouterr().err
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    friend = main(["verify", "--model", str(checkpoint), "--server", url])
+    buckets = httpx2.get(f"{url}/metrics").text
+    stop()
+    assert (stranger, friend) == (4, 0)
+    assert "401" in said
+    assert ": pass (16 vectors" in capsys.readouterr().out
+    assert 'o1_request_seconds_bucket{le="300.0"}' in buckets  # thinking takes longer than 10 s

@@ -25,6 +25,7 @@ from o1_model.checkpoint.certificate import (
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_records import InputError, MissingExtraError
+from o1_records.kit.http import headers
 from o1_records.kit.models import digest_of_files, model_files, model_folder
 
 SECONDS = 120
@@ -87,7 +88,8 @@ def in_sentence_transformers(folder: Path, certificate: Certificate) -> Verdict:
 def in_server(url: str) -> Callable[[Path, Certificate], Verdict]:
     """Return what asks a running server with OpenAI's /v1/embeddings: TEI, vLLM, `o1-model serve`.
 
-    Other servers get the token ids of a row, so that they tokenise no text; ours gets the texts.
+    Other servers get the token ids of a row, so that they tokenise no text; ours gets the texts. The
+    environment's OPENAI_API_KEY is sent, if it is set.
     """
     root = url.rstrip("/").removesuffix("/v1")
     if not root.startswith(("http://", "https://")):
@@ -100,7 +102,9 @@ def in_server(url: str) -> Callable[[Path, Certificate], Verdict]:
         def embeddings(role: str, group: Sequence[Expected]) -> Vectors:
             body: dict[str, Any] = {"model": name, "encoding_format": "float"}
             if ours:
+                # whatever it does by default, the certificate's queries were read without thoughts
                 body |= {"input": [one.text for one in group], "input_type": role}
+                body |= {"think": False} if role == "query" else {}
             else:
                 body |= {"input": [list(one.ids) for one in group]}
             return _vectors_of(root, _call(f"{root}/v1/embeddings", body), len(group))
@@ -166,7 +170,7 @@ def _vectors_of(root: str, answer: Any, count: int) -> Vectors:
 
 def _call(url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json"})
+    request = urllib.request.Request(url, data=data, headers=headers())
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return json.load(response)

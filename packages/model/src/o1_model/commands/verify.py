@@ -15,7 +15,11 @@ def declare(command: ArgumentParser) -> None:
     command.add_argument(
         "--runtime", action="append", choices=RUNTIMES, help="repeatable; by default o1, or the server"
     )
-    command.add_argument("--server", metavar="URL", help="a server of this model: TEI, vLLM, o1-model serve")
+    command.add_argument(
+        "--server",
+        metavar="URL",
+        help="a server of this model: TEI, vLLM, o1-model serve; gets OPENAI_API_KEY, if set",
+    )
 
 
 def run(args: Namespace) -> int:

@@ -22,6 +22,7 @@ from o1_model.layout import load_layout
 from o1_model.thinking.decode import stream_number
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, MissingExtraError, quoted
+from o1_records.kit.http import headers
 
 BAN = -100.0  # the logit bias that means never, to vLLM and to OpenAI
 
@@ -112,8 +113,8 @@ class VLLM:
 class CompletionServer:
     """An OpenAI-compatible server that has this checkpoint loaded and returns token ids, as vLLM's does.
 
-    Uses `/completions` with token-id prompts and `return_token_ids`. Where a server knows another
-    model or only text, let `o1-synth think` write the thoughts and pass them as `thoughts=`.
+    Uses `/completions` with token-id prompts and `return_token_ids`; OPENAI_API_KEY is sent if it is set.
+    Where a server knows another model or only text, let `o1-synth think` write the thoughts and pass them as `thoughts=`.
     """
 
     def __init__(self, base_url: str, model: str, *, concurrency: int = 32, timeout: float = 300.0) -> None:
@@ -152,9 +153,7 @@ class CompletionServer:
             return _grouped(list(pool.map(lambda each: ask(*each), asked)), thinking.samples)
 
     def _answer(self, body: dict[str, Any]) -> list[int]:
-        request = urllib.request.Request(
-            self._url, json.dumps(body).encode(), {"content-type": "application/json"}
-        )
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers())
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 choice = json.load(response)["choices"][0]

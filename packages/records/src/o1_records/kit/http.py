@@ -63,10 +63,7 @@ def post(
     Raises:
         InputError: the server refuses, cannot be reached, or answers something else.
     """
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get(KEY):
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, msgspec.json.encode(body), headers)
+    request = urllib.request.Request(url, msgspec.json.encode(body), headers())
     for attempt in range(tries):
         pause = wait * 2**attempt
         try:
@@ -85,6 +82,12 @@ def post(
             break
         time.sleep(min(pause, _LONGEST_WAIT))
     raise InputError(f"{url}: {message}")
+
+
+def headers() -> dict[str, str]:
+    """Return the headers of a request with a JSON body; they hold the key, if one is set."""
+    key = os.environ.get(KEY)
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
 def _retry_after(error: urllib.error.HTTPError, pause: float) -> float:
