@@ -114,7 +114,8 @@ class CompletionServer:
     """An OpenAI-compatible server that has this checkpoint loaded and returns token ids, as vLLM's does.
 
     Uses `/completions` with token-id prompts and `return_token_ids`; OPENAI_API_KEY is sent if it is set.
-    Where a server knows another model or only text, let `o1-synth think` write the thoughts and pass them as `thoughts=`.
+    Where a server knows another model or only text, let `o1-synth think` write the thoughts and pass them as
+    `thoughts=`.
     """
 
     def __init__(self, base_url: str, model: str, *, concurrency: int = 32, timeout: float = 300.0) -> None:
