@@ -134,7 +134,7 @@ def test_f1_a_build_killed_at_any_time_is_finished_by_running_it_again(tmp_path)
             state = tmp_path / "index.partial" / "checkpoint" / "state.json"
             resumed += attempt > 0 and state.exists()
             try:
-                _, said = run.communicate(timeout=0.05 + 0.03 * kill + 0.15 * attempt)
+                _, said = run.communicate(timeout=0.05 + 0.03 * kill + 0.1 * 1.6**attempt)
             except subprocess.TimeoutExpired:
                 run.kill()
                 run.communicate()
