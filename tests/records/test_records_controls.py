@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o1_records import InputError, Query
+from o1_records import Document, InputError, Query
+from o1_records.bm25 import BM25
 from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
 
 ids = st.text("abcdef", min_size=1, max_size=3)
@@ -49,3 +50,9 @@ def test_what_cannot_be_a_control_is_named():
         shuffled_thoughts({"q1": ["own"]})
     with pytest.raises(InputError, match="no text of query 'q1', which has thoughts; give all queries"):
         copied_thoughts({"q1": ["own"]}, [])
+
+
+def test_bm25_reads_nothing_in_filler():
+    documents = [Document(doc_id="d", text="and so it is how it was then, and not a thing more")]
+    filler = filler_thoughts({"q": ["word " * 40]})["q"][0]
+    assert not BM25(documents).scores(filler).any()

@@ -17,8 +17,8 @@ from o1_records.types import Query
 
 Texts = dict[str, list[str]]
 
-# stop words only: no content, and a lexical retriever ignores them
-_FILLER = ("and", "so", "it", "is", "as", "it", "was", "and", "that", "is", "how", "it", "is")
+# Lucene's stop words only: no content, and BM25 ignores them
+_FILLER = ("and", "then", "it", "is", "as", "it", "was", "and", "that", "is", "not", "it", "is")
 
 
 def empty_thoughts(thoughts: Mapping[str, Sequence[str]]) -> Texts:
