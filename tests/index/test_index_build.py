@@ -213,3 +213,18 @@ def test_options_without_effect_are_refused(vectors, tmp_path):
     with pytest.raises(InputError, match="give `out`"):
         build_from(vectors, new_job=True)
     assert command(tmp_path, "--recall", "0.9").returncode == 4
+
+
+def test_an_index_that_was_measured_for_another_k_or_recall_is_refused(vectors, tmp_path):
+    out = {"out": tmp_path / "index", "factory": "IVF4,Flat"}
+    build_from(vectors, **out, k=20, recall=0.9)
+    for same in ({}, {"k": 20}, {"recall": 0.9}):
+        assert build_from(vectors, **out, **same).settings.measured.k == 20
+    for other, message in [
+        ({"k": 30}, "with k '20', this run has k '30'"),
+        ({"recall": 0.8}, "with recall '0.9', this run has recall '0.8'"),
+        ({"parameters": "nprobe=3"}, "this run has parameters 'nprobe=3'"),
+    ]:
+        with pytest.raises(ChangedJobError, match=message):
+            build_from(vectors, **out, **other)
+    assert build_from(vectors, **out, k=30, new_job=True).settings.measured.k == 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from o1_index.engine import new_engine, set_parameters
 from o1_index.gpu import Placement, accelerate, count_gpus, gpus_of, to_cpu
 from o1_index.index import Index, open_index
 from o1_index.store.checkpoint import Checkpoints
-from o1_index.store.manifest import Settings, origin
+from o1_index.store.manifest import EASIER, Settings, origin
 from o1_index.store.versions import CHECKPOINT, LOCK, Draft, alone, open_version
 from o1_index.tuning import QUERIES, RECALL, K, exact_hits, refuse_no_recall, sample_of, tune
 from o1_index.vectors import (
@@ -173,7 +173,7 @@ def build_from(
         encoder=manifest.encoder,
         payloads="" if payloads is None else sha256_file(payloads),
     )
-    recall = RECALL if recall is None else recall
+    given_recall, recall = recall, RECALL if recall is None else recall
     refuse_no_recall(recall)
     if queries is not None:
         settings.refuse_other_encoder(queries.manifest.encoder)
@@ -192,7 +192,10 @@ def build_from(
     if out is None:
         return built()
     out = Path(out)
-    if out.exists() and _is_published(out, made_from, settings, parameters, new_job):
+    asked = {"parameters": parameters} if parameters else {}
+    asked |= {} if k is None else {"k": str(k)}
+    asked |= {} if given_recall is None or factory == "Flat" else {"recall": f"{recall:g}"}
+    if out.exists() and _is_published(out, made_from, settings, asked, new_job):
         _log.info("%s: up to date", out)
         return open_index(out, mmap=True, device=device)
     with Draft(out) as draft:
@@ -261,11 +264,15 @@ def _chosen(
     return msgspec.structs.replace(asked, factory=choice.factory)
 
 
-def _is_published(out: Path, made_from: str, settings: Settings, parameters: str, new_job: bool) -> bool:
-    """Return whether `out` is this index. Another one is refused, or moved aside."""
-    wanted = origin(made_from, settings)
-    if parameters:  # tuning may have set others, which is no reason to refuse unless these were asked for
-        wanted["parameters"] = parameters
+def _is_published(
+    out: Path, made_from: str, settings: Settings, asked: Mapping[str, str], new_job: bool
+) -> bool:
+    """Return whether `out` is this index. Another one is refused, or moved aside.
+
+    Search parameters, and the k and recall they were measured for, may have changed since by tuning; that is
+    no reason to refuse unless they were `asked` for.
+    """
+    wanted = {**origin(made_from, settings), **asked}
     try:
         try:
             manifest = open_version(out).manifest
@@ -274,9 +281,11 @@ def _is_published(out: Path, made_from: str, settings: Settings, parameters: str
                 f"{out}: exists, and no index can be opened there ({error}); choose another name, or give "
                 "--new-job to move it aside"
             ) from error
-        found = origin(manifest.made_from, manifest.settings)
-        if parameters:
-            found["parameters"] = manifest.settings.parameters
+        held, measured = manifest.settings, manifest.settings.measured
+        there = {"parameters": held.parameters, "k": "not measured", "recall": "not measured"}
+        if measured is not None:
+            there |= {"k": str(measured.k), "recall": f"{measured.aim:g}"}
+        found = origin(manifest.made_from, held) | {name: there[name] for name in asked}
         refuse_changed(out, found, wanted)
         return True
     except ChangedJobError:
@@ -437,9 +446,6 @@ class _Build:
             "" if tuned.recall >= target else f"; nothing reached {target:.3f}",
         )  # fmt: skip
 
-
-EASIER = 0.5
-"""Where documents are searched for in the place of queries, half as many hits may be missed."""
 
 _PILOT = 8_192  # documents of which a graph is built to see whether it finds them
 

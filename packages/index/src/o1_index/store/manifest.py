@@ -22,11 +22,15 @@ FORMAT = 3
 """The version of the manifest that this release writes and reads."""
 
 
+EASIER = 0.5
+"""Where documents are searched for in the place of queries, half as many hits may be missed."""
+
+
 class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The share of the exact hits that the search parameters found, at `k` hits a query.
 
     `sample` says what was searched for: real queries, or documents in their place, which are easier. `target`
-    is the recall that was aimed at.
+    is the recall that had to be found with them.
     """
 
     k: Count
@@ -34,6 +38,11 @@ class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queries: Count
     sample: Literal["queries", "documents"]
     target: float
+
+    @property
+    def aim(self) -> float:
+        """The recall that was aimed at for queries."""
+        return self.target if self.sample == "queries" else 1 - (1 - self.target) / EASIER
 
 
 class Settings(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
