@@ -20,7 +20,7 @@ from o1_model.__main__ import main
 from o1_model.thinking.records import ThoughtCache
 from o1_records import Document, InputError, Metric, Query, Thought, read_jsonl, write_jsonl
 from o1_records.kit.job import ChangedJobError
-from o1_records.vectors import VectorWriter
+from o1_records.vectors import VectorSet, VectorWriter
 
 QUERIES = [
     Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip file", "sort", "", "list keys"])
@@ -398,6 +398,27 @@ def test_settings_of_thinking_without_think_are_refused(checkpoint, here, capsys
     words = ["embed", "--model", str(checkpoint), "--queries", str(here / "queries.jsonl")]
     assert main([*words, "--samples", "2", "--out", str(here / "v")]) == 4
     assert "--top-p and --seed are for --think" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("devices", [[], ["--devices", "cpu,cpu"]], ids=["one process", "two"])
+def test_a_command_says_once_how_many_texts_were_cut(checkpoint, tmp_path, capsys, devices):
+    long = "open a zip file read write list " * 10
+    documents = [Document(doc_id=f"d{n}", text=long if n % 3 == 0 else "sort") for n in range(7)]
+    write_jsonl(tmp_path / "c.jsonl", documents)
+    words = ["embed", "--model", str(checkpoint), "--corpus", str(tmp_path / "c.jsonl"), "--shard-rows", "2"]
+    assert main([*words, "--document-length", "20", *devices, "--out", str(tmp_path / "v")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("3 document(s) had more than 20 tokens and were cut there; --document-length") == 1
+    assert main([*words, "--document-length", "100", "--out", str(tmp_path / "w")]) == 0
+    assert "were cut" not in capsys.readouterr().err
+
+
+def test_an_instruction_of_the_command_is_read_before_every_query(checkpoint, embedder, here):
+    out, queries = here / "v", str(here / "queries.jsonl")
+    words = ["embed", "--model", str(checkpoint), "--device", "cpu", "--queries", queries]
+    assert main([*words, "--instruction", "list the keys", "--out", str(out)]) == 0
+    expected = embedder.encode_query(QUERIES, instruction="list the keys")
+    np.testing.assert_allclose(VectorSet(out).load(), expected, atol=1e-6)
 
 
 # --- every option -------------------------------------------------------------------------------------

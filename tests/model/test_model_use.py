@@ -8,15 +8,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from helpers.tiny import save_model
 from o1_model import Embedder, Thinking
 from o1_model.backbone import embedding_matrix
+from o1_model.checkpoint.lora import Lora, add_lora, base_of
 from o1_model.encoding.encode import BrokenVectorsError
 from o1_model.serving.answers import AsyncEmbedder
 from o1_model.serving.batcher import QueueFullError
 from o1_model.thinking.records import ThoughtCache
+from o1_model.training.saving import save_weights
 from o1_records import Document, InputError, InputWarning, Query
 
 TEXTS = ["open a zip file", "sort", "", "list keys"]
@@ -239,6 +242,20 @@ def test_auto_is_the_dtype_of_the_files_and_stays_when_saved(plain_models, tmp_p
     assert again.encode_document(TEXTS).dtype == np.float32
     with pytest.raises(InputError, match="unknown dtype 'int8'; give auto, float32, bfloat16 or float16"):
         Embedder.from_backbone(half, dtype="int8")
+
+
+def test_an_adapter_is_merged_into_the_dtype_of_its_base(tmp_path):
+    half = save_model(tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(half, dtype=torch.bfloat16).save_pretrained(half)
+    model = Embedder.from_backbone(half, dtype="auto")
+    add_lora(model.backbone, Lora(rank=2, alpha=4, dropout=0.0))
+    save_weights(model, tmp_path / "adapter", base=base_of(half))
+    merged = Embedder.from_pretrained(tmp_path / "adapter", dtype="auto", device="cpu")
+    merged.save_pretrained(tmp_path / "merged")
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    again = Embedder.from_pretrained(tmp_path / "merged", device="cpu")
+    same(again.encode_document(TEXTS), merged.encode_document(TEXTS), 0.05)
 
 
 def test_attention_and_device_map_are_transformers_own(plain_models):
