@@ -181,7 +181,9 @@ def _terms(
     vectors: StepVectors, judgements: Judgements, objective: Objective, step: int
 ) -> dict[str, Tensor]:
     read_outs = [
-        _ReadOut(vectors.v_q @ vectors.documents.T, objective.query_weight, None),
+        _ReadOut(
+            vectors.v_q @ vectors.documents.T, objective.query_weight, torch.ones_like(judgements.mixes)
+        ),
         _ReadOut(vectors.v_t @ vectors.documents.T, objective.thought_weight, judgements.has_thought),
     ]
     if objective.mixture is not None:
@@ -222,7 +224,6 @@ def _terms(
     if objective.distil_weight:
         teacher = read_outs[1 if objective.distil_from == "thought" else 2]
         kl = distil_loss(scores_q, teacher.scores, temperature=objective.temperature)
-        assert teacher.has is not None
         terms["distil"] = _mean(kl, teacher.has)
         total = total + objective.distil_weight * terms["distil"]
     if objective.teacher != "none":
@@ -237,11 +238,11 @@ def _terms(
 
 @dataclass(frozen=True)
 class _ReadOut:
-    """The scores of one vector of each query, what its loss weighs, and which queries have it (None: all)."""
+    """The scores of one vector of each query, what its loss weighs, and which queries have it."""
 
     scores: Float[Tensor, "queries documents"]
     weight: float
-    has: Bool[Tensor, "queries"] | None
+    has: Bool[Tensor, "queries"]
 
 
 def _mixed(vectors: StepVectors, judgements: Judgements, share: float) -> Float[Tensor, "queries dim"]:
@@ -258,7 +259,7 @@ def _over_read_outs(
     total = torch.zeros_like(losses[0])
     weights = torch.zeros_like(losses[0])
     for loss, read_out in zip(losses, read_outs, strict=True):
-        has = torch.ones_like(loss) if read_out.has is None else read_out.has.to(loss.dtype)
+        has = read_out.has.to(loss.dtype)
         total = total + read_out.weight * has * loss
         weights = weights + read_out.weight * has
     return torch.where(weights > 0, total / weights.clamp(min=1e-30), losses[0])
