@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from o1_index import build, build_from, exact_search, open_index
+from o1_index import engine as faiss_engine
 from o1_index.build import adopt
 from o1_records import InputError
 from o1_records.vectors import VectorSet, VectorWriter
@@ -164,7 +165,9 @@ def test_a_graph_finds_the_best_inner_products_of_vectors_of_unequal_length(tmp_
     assert len(np.unique(index.search(ASKED, NAMES, k=3000).rows)) == 3000
 
 
-def test_of_an_adopted_graph_the_documents_that_cannot_be_reached_are_counted_and_found(tmp_path, caplog):
+def test_of_an_adopted_graph_the_documents_that_cannot_be_reached_are_counted_and_found(
+    tmp_path, caplog, monkeypatch
+):
     plain = faiss.index_factory(32, "HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
     plain.add(UNEQUAL)
     faiss.write_index(plain, str(tmp_path / "plain.faiss"))
@@ -179,9 +182,24 @@ def test_of_an_adopted_graph_the_documents_that_cannot_be_reached_are_counted_an
         hits = index.search(ASKED, NAMES, k=300, only=only)
         assert all(len({*row}) == 300 for row in hits.arrays()[0].tolist())
     assert recall(index.search(ASKED, NAMES, k=300), exact) >= 0.95
+    # the same where a filter leaves so many that the graph is searched
+    monkeypatch.setattr("o1_index.index.SCANNED", 10)
+    monkeypatch.setattr("o1_index.engine.SCANNED", 10)
+    index.set_parameters("efSearch=4")
+    rows = np.arange(0, 3000, 3)
+    assert not faiss_engine.selecting(index.engine, np.isin(np.arange(3000), rows)).whole
+    some = [names[row] for row in rows]
+    exact = exact_search((some, UNEQUAL[rows]), (NAMES, ASKED), k=100)
+    hits = index.search(ASKED, NAMES, k=100, only=set(some))
+    unreachable = {names[row] for row in index.unreachable}
+    expected = [{*best} & unreachable for best in exact.arrays()[0].tolist()]
+    assert sum(map(len, expected)) > 100
+    for found, best in zip(hits.arrays()[0].tolist(), expected, strict=True):
+        assert len({*found}) == 100
+        assert best <= {*found} <= {*some}
 
 
-def test_an_outlier_that_no_link_leads_to_is_found():
+def test_an_outlier_is_found():
     random = np.random.default_rng(0)
     vectors = (0.3 * random.normal(size=(8326, 32)) + 3) * np.exp(0.7 * random.normal(size=(8326, 1)))
     names = [f"d{row}" for row in range(8326)]

@@ -215,10 +215,11 @@ def inner_products(engine: Any, queries: Matrix, rows: Rows) -> Scores | None:
 
 
 class Selection(NamedTuple):
-    """Where to search for some rows only: an engine, and its search parameters."""
+    """Where to search for some rows only: an engine, its search parameters, and whether it compares all."""
 
     engine: Any
     parameters: Any
+    whole: bool = False
 
 
 SCANNED = 10_000
@@ -242,7 +243,7 @@ def selecting(engine: Any, allowed: NDArray[np.bool_]) -> Selection | None:
     if graph is not None and isinstance(faiss.downcast_index(graph.storage), faiss.IndexFlatCodes):
         wider = _candidates(graph) * len(allowed) / max(count, 1)
         if isinstance(graph, faiss.IndexNSG) or count <= max(SCANNED, _VISITED * wider):
-            return Selection(graph.storage, faiss.SearchParameters(sel=selector))
+            return Selection(graph.storage, faiss.SearchParameters(sel=selector), whole=True)
     parameters = _selecting(faiss, engine, selector, len(allowed), count)
     return None if parameters is None else Selection(engine, parameters)
 

@@ -321,7 +321,10 @@ class Index:
         return check(query_ids, vectors, self.settings.metric, "the queries", self.dim)
 
     def _fetching(self, state: State, allowed: NDArray[np.bool_] | None, count: int) -> Fetch | None:
-        """Return how to fetch the best of the rows that a mask allows; None if they cannot be told apart."""
+        """Return how to fetch the best of the rows that a mask allows; None if they cannot be told apart.
+
+        What a graph cannot reach, and what lies beside the engine, is compared and merged with what is found.
+        """
         held = len(state.documents.ids)
         lost = self.unreachable if allowed is None else self.unreachable[allowed[self.unreachable]]
         chosen: Rows | None = None  # of the recent vectors; None: all
@@ -335,7 +338,7 @@ class Index:
                 selection = faiss_engine.selecting(self.engine, allowed[:held])
                 if selection is None:
                     return None
-                if selection.engine is not self.engine:  # the vectors of a graph, all of which are compared
+                if selection.whole:
                     lost = lost[:0]
             else:
                 return None
