@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import msgspec
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from o1_model.backbone import load_lm, load_tokenizer
 from o1_model.encoding.encode import within_memory
@@ -177,7 +177,7 @@ class Instruct(_Chat):
         self.prompt("")  # a template that refuses messages does so now
         # rows of the matrix that no token has
         self._nameless = range(len(tokenizer), int(lm.config.get_text_config().vocab_size))
-        self._last = _ends(lm, tokenizer)
+        self._last = _ends(lm.generation_config, tokenizer)
         self._completing: dict[int, bool] = {}
 
     def asking(self, style: str | Style) -> Self:
@@ -252,6 +252,11 @@ class VLLMInstruct(_Chat):
         self._options = {**options, "vllm": vllm.__version__}
         self._llm: Any = vllm.LLM(model=str(folder), runner="generate", enable_prefix_caching=True, **options)
         super().__init__(model, style, load_tokenizer(folder), model_digest(folder), template)
+        try:
+            generation = GenerationConfig.from_pretrained(folder)
+        except OSError:  # the folder has none
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+        self._last = _ends(generation, self.tokenizer)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -268,6 +273,7 @@ class VLLMInstruct(_Chat):
                 top_p=thinking.top_p,
                 max_tokens=thinking.max_tokens,
                 seed=seed_of(thinking, prompt, sample),
+                stop_token_ids=self._last,
                 stop=list(self.style.stop) if self.style.prefix else [],
                 logit_bias=dict.fromkeys(self._banned, NEVER),
             )
@@ -277,9 +283,13 @@ class VLLMInstruct(_Chat):
             [{"prompt_token_ids": list(prompt)} for prompt, _ in asked], params, use_tqdm=False
         )
         said = [each.outputs[0] for each in outputs]
-        written = [Written(tuple(each.token_ids), each.finish_reason == "stop") for each in said]
+        written = [Written(self._without_end(each.token_ids), each.finish_reason == "stop") for each in said]
         n = thinking.samples
         return [written[start : start + n] for start in range(0, len(written), n)]
+
+    def _without_end(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return token ids without the one that ended the answer, which vLLM counts as part of it."""
+        return tuple(ids[:-1] if ids and ids[-1] in self._last else ids)
 
 
 def tokens_with(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> list[int]:
@@ -290,9 +300,9 @@ def tokens_with(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> lis
     return [token for token, piece in enumerate(pieces) if any(part in piece for part in parts)]
 
 
-def _ends(lm: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _ends(generation: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return every token that ends an answer: those of the generation config, and the tokenizer's own."""
-    own = getattr(lm.generation_config, EOS, None)
+    own = getattr(generation, EOS, None)
     listed = own if isinstance(own, list) else [own]
     ends = [token for token in (*listed, tokenizer.eos_token_id) if token is not None]
     if not ends:
