@@ -101,7 +101,10 @@ def _fields(line: bytes, place: str, width: int, form: str) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8: {error}") from error
     if len(fields) != width:
-        raise InputError(f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}")
+        remedy = "; it looks like JSON, which a name that ends in .jsonl says" if line[:1] == b"{" else ""
+        raise InputError(
+            f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}{remedy}"
+        )
     return fields
 
 
