@@ -10,7 +10,7 @@ import pytest
 
 from o1_records import Document, Exclusion, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.kit.job import ChangedJobError
-from o1_vote import BM25Member, Mining, elect, mine, nominate
+from o1_vote import BM25Member, Mining, elect, mine, nominate, tally
 from o1_vote._job import described, identified
 from o1_vote.election.controls import KINDS, SAMPLE
 from o1_vote.election.elect import BLOCK
@@ -346,6 +346,11 @@ def test_settings_are_described_in_words():
     weights = functools.partial(mean_rank, weights={"b": 1.0, "a": 2.0}, abstain=True)
     assert described(weights) == "tally.mean_rank(abstain=True, weights={a: 2.0, b: 1.0})"
     assert described(functools.partial(mean, [1, "b"], {3, 2})) == "measure.mean([1, 'b'], [2, 3])"
+    counting = tally.Counting("majority", abstain=False, weights={"b": 1.0, "a": 2.0})
+    assert described(counting) == (
+        "tally.Counting(rule='majority', abstain=False, margin=0.0, least_agreement=None, "
+        "weights={a: 2.0, b: 1.0}, tolerance={})"
+    )
     assert described(Letters()).endswith(".Letters")
     assert described(BM25Member(DOCUMENTS)).startswith("bm25s ")
     assert isinstance(Letters(), Retriever)
