@@ -11,7 +11,10 @@ HOTTEST = 1e6  # at this temperature all tokens are equally likely already; floa
 
 @dataclass(frozen=True)
 class Thinking:
-    """How to think. Temperature 0 is greedy; each (query_id, sample) has a random stream of its own."""
+    """How to think.
+
+    Temperature 0 is greedy. Each sample of a query's text has a random stream of its own, whoever asks.
+    """
 
     samples: int = 3
     max_tokens: int = 64
