@@ -19,8 +19,8 @@ from o1_records import (
 from o1_vote import BM25Member, elect
 from o1_vote.election.explain import explain
 from o1_vote.election.page import report
-from o1_vote.election.settings import beside, read_settings
 from o1_vote.members.scores import read_score_file
+from o1_vote.settings import beside, read_settings
 from o1_vote.tally import Counting
 
 QUERIES = [Query(query_id="q1", text="open a compressed folder"), Query(query_id="q2", text="order numbers")]

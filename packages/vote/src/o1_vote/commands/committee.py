@@ -19,7 +19,6 @@ from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 from o1_records.kit.models import model_digest
 from o1_records.kit.text import TOKENIZERS
 from o1_vote._job import Files
-from o1_vote.election.settings import SUFFIX
 from o1_vote.measure import OF_CORPUS
 from o1_vote.members.bm25 import BM25Member
 from o1_vote.members.cross_encoder import CrossEncoderMember
@@ -28,6 +27,7 @@ from o1_vote.members.protocol import LazyMember, Retriever
 from o1_vote.members.scores import ScoreFileMember, read_score_file
 from o1_vote.members.static import Model2VecMember, StaticMember
 from o1_vote.members.vector_cache import VectorCache
+from o1_vote.settings import SUFFIX
 
 _METAVAR = "[NAME=]bm25|static|m2v:MODEL|st:MODEL|ce:MODEL|scores:FILE"
 _MANY = 100_000

@@ -11,8 +11,8 @@ from o1_records.kit.command import new_job, reads, writes
 from o1_vote.commands import committee, inputs, rules
 from o1_vote.commands.inputs import tell
 from o1_vote.election.elect import elect
-from o1_vote.election.settings import SUFFIX
 from o1_vote.measure import MEASURES, OF_CORPUS, SEVERAL
+from o1_vote.settings import SUFFIX
 
 
 def declare(command: ArgumentParser) -> None:

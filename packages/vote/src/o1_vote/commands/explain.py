@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from o1_records.kit.command import reads
 from o1_vote.commands import rules
 from o1_vote.election.explain import explain
-from o1_vote.election.settings import SUFFIX
+from o1_vote.settings import SUFFIX
 
 
 def declare(command: ArgumentParser) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 
 from o1_records import InputError, Source, Thought, quoted
 from o1_vote.election.nominate import Nomination, candidate_of
 from o1_vote.measure import Measure
 from o1_vote.members.protocol import Retriever
+from o1_vote.settings import Outcome
 from o1_vote.tally import Counting, Scores
 
 SAMPLE = 200
@@ -33,14 +33,6 @@ KINDS = (COPY, *FILLERS, OTHER)
 
 Measured = dict[str, dict[str | None, float]]
 """Scores by query_id and kind of control; None is the query alone."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How often a control would have won as the only thought of its query, with the tolerance and without."""
-
-    queries: int
-    won: int
-    without: int
 
 
 def places(count: int) -> list[int]:

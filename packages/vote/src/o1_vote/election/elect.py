@@ -36,13 +36,13 @@ from o1_records import (
 )
 from o1_records.kit.job import Database, Job
 from o1_vote._job import Published, described, files_of, publish
-from o1_vote.election.controls import Outcome, measured, outcomes, tolerance_of
+from o1_vote.election.controls import measured, outcomes, tolerance_of
 from o1_vote.election.controls import places as sample_places
 from o1_vote.election.nominate import Nomination, Nominations, Reason, candidate_of
-from o1_vote.election.settings import Settings, write_settings
-from o1_vote.election.settings import beside as settings_beside
 from o1_vote.measure import MEASURES, Measure, margin_to_corpus, name_of
 from o1_vote.members.protocol import LazyMember, Member, Recorded, Retriever
+from o1_vote.settings import Outcome, Settings, write_settings
+from o1_vote.settings import beside as settings_beside
 from o1_vote.tally import Counting
 
 Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]

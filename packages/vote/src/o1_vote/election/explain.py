@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from o1_records import Ballot, InputError, Query, Thought, open_queries, quoted, read_jsonl
-from o1_vote.election.settings import Settings, read_settings, recounted
+from o1_vote.settings import Settings, read_settings, recounted
 from o1_vote.tally import Sheets, Verdict, ranks, sheets_of
 
 _WIDTH = 100

@@ -13,9 +13,9 @@ import msgspec
 from o1_records import InputError, Thought, atomic_write, open_queries, quoted, read_jsonl
 from o1_records.kit.job import Database
 from o1_records.kit.text import words
-from o1_vote.election.settings import Settings, read_settings, recounted
 from o1_vote.election.survey import BINS, Disputed, Survey, Written
 from o1_vote.members.scores import sheets_by_query
+from o1_vote.settings import Settings, read_settings, recounted
 from o1_vote.tally import ranks
 
 _STYLE = """

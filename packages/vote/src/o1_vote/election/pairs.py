@@ -15,8 +15,8 @@ import msgspec
 from o1_records import InputError, Query, Thought, open_queries, quoted, read_jsonl
 from o1_records.files import open_output
 from o1_records.kit.job import Database
-from o1_vote.election.settings import read_settings, recounted
 from o1_vote.members.scores import sheets_by_query
+from o1_vote.settings import read_settings, recounted
 from o1_vote.tally import Verdict
 
 REJECTED = ("worst", "all", "random")

@@ -9,8 +9,8 @@ from pathlib import Path
 from o1_records import Ballot, InputError, quoted, read_jsonl, sha256_file, trec
 from o1_records.files import plain_name
 from o1_records.kit.job import Database
-from o1_vote.election.settings import beside, read_settings
 from o1_vote.members.protocol import Candidate
+from o1_vote.settings import beside, read_settings
 from o1_vote.tally import Sheets, sheets_of
 
 _SCHEMA = """CREATE TABLE score (
@@ -86,7 +86,7 @@ def read_score_file(path: str | Path, name: str = "") -> list[ScoreFileMember]:
     member called `name` (default: the file's), whose query ids are QUERY_ID for the query alone and
     QUERY_ID#THOUGHT_ID for a thought. The score of the best retrieved positive counts, and where none was
     retrieved that of the last hit. Members of ballots have the tolerance that is noted beside them
-    (`o1_vote.election.settings`).
+    (`o1_vote.settings`).
 
     Raises InputError for a repeated ballot, for a `name` where the file has several members, and for settings
     of other ballots.

@@ -14,10 +14,17 @@ from pathlib import Path
 import msgspec
 
 from o1_records import InputError, atomic_write, sha256_file
-from o1_vote.election.controls import Outcome
 from o1_vote.tally import Counting
 
 SUFFIX = ".settings.json"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How often a control would have won as the only thought of its query, with the tolerance and without."""
+
+    queries: int
+    won: int
+    without: int
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
