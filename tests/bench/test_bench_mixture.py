@@ -243,3 +243,27 @@ def test_a_mixture_without_thoughts_is_refused(tmp_path, monkeypatch, capsys, op
     write_jsonl(tmp_path / "thoughts.jsonl", THOUGHTS)
     assert main(["run", "--model", "bm25", "--collection", "tiny", "--out", "r", *options.split()]) == 4
     assert said in capsys.readouterr().err
+
+
+class Mixing(Model):
+    """A model that mixes thoughts in itself, as `o1_model.bench` opens one for a `ThinkingRetriever`."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.fingerprint = {"weights": 1, "mixture": {"weight": weight, "reading": "document"}}
+        self._mixed = mixed(Model(), Mixture(weight=weight))
+
+    def queries(self, queries, thoughts=None, *, with_query=False):
+        return super().queries(queries) if thoughts is None else self._mixed(queries, thoughts=thoughts)
+
+
+@pytest.mark.extra
+def test_a_model_that_mixes_by_itself_is_one_more_row_and_another_weight_is_refused(collection, tmp_path):
+    done = by_name(run(Mixing(0.2), tmp_path, collection=collection, think=True))
+    assert done["counter, thinking"].per_query == done["counter, 0.2 own thought"].per_query
+    assert done["counter, thinking"].system.encoder["mixture"]["weight"] == 0.2
+    assert "mixture" not in done["counter"].system.encoder
+    with pytest.raises(InputError, match=r"counter-thinking: .*mixture .*0\.2.*0\.5"):
+        run(Mixing(0.5), tmp_path, collection=collection, think=True)
+    with pytest.raises(InputError, match="--reading joint: counter reads no thought in one row with its que"):
+        run(Mixing(0.2), tmp_path / "j", collection=collection, think=True, options=Options(reading="joint"))

@@ -160,6 +160,7 @@ class MixingModel:
             "embedder": dict(retriever.embedder.fingerprint),
             "thinking": dict(vars(retriever.thinking)),
             "engine": dict(thinker.fingerprint),
+            "mixture": {"weight": retriever.mixture.weight, "reading": retriever.mixture.reading},
         }
 
     def documents(self, documents: Sequence[Document]) -> Vectors:

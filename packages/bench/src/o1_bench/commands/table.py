@@ -17,7 +17,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--letters",
         action="store_true",
-        help="test all pairs of systems and put the letters of those that are beaten behind each number",
+        help="test all pairs of systems and mark each number with the letters of the systems it beats",
     )
     _shared.tests(command)
 

@@ -53,7 +53,9 @@ class ThinkingModel(Protocol):
         name: what results call it.
         device: where it runs.
         fingerprint: everything that changes its vectors and thoughts; values that JSON can hold. In it
-            `thinking` and `engine` change thoughts only, `with_query` only vectors of queries with thoughts.
+            `thinking` and `engine` change thoughts only, `with_query` and `mixture` only vectors of queries
+            with thoughts. A model with a `mixture` mixes thoughts in by itself, and reads none in one row
+            with its query.
     """
 
     name: str
@@ -451,6 +453,7 @@ class _Endpoint(_OfTexts):
 
 
 _OF_THOUGHTS = ("thinking", "engine")
+_OF_MIXED = ("with_query", "mixture")
 
 
 class _Thinking(ModelUnderTest):
@@ -465,7 +468,11 @@ class _Thinking(ModelUnderTest):
 
         model, name = self._model, self.name
         of_vectors = {key: value for key, value in model.fingerprint.items() if key not in _OF_THOUGHTS}
-        of_documents = {key: value for key, value in of_vectors.items() if key != "with_query"}
+        of_documents = {key: value for key, value in of_vectors.items() if key not in _OF_MIXED}
+        if "mixture" in model.fingerprint and any(each.reading == "joint" for each in self._mixtures):
+            raise InputError(
+                f"--reading joint: {name} reads no thought in one row with its query; leave it out"
+            )
         encoder = Encoder(
             model=model.name,
             digest=msgspec.json.encode(of_documents, order="sorted").decode(),
