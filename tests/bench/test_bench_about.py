@@ -52,7 +52,7 @@ def by_weight(weight):
 @pytest.mark.parametrize("told", ["encoder", "prompts", "device", "index_bytes", "index_seconds"])
 def test_what_is_measured_cannot_be_told(told):
     value = {"encoder": {"model": "m"}, "prompts": {"query": "q"}, "device": "cpu"}.get(told, 3)
-    with pytest.raises(InputError, match=f"System.{told} is measured, not told: leave it out"):
+    with pytest.raises(InputError, match=f"System.{told} is measured: leave it out"):
         evaluate(COLLECTION, first, system=System(name="x", **{told: value}))
 
 
