@@ -31,7 +31,7 @@ def collection(command: Any, flag: str, **options: Any) -> None:
 def split(command: Any) -> None:
     """Add `--split` and `--protocol`."""
     command.add_argument(
-        "--split", metavar="NAME", help="split of a BEIR folder; else test (of MS MARCO dev)"
+        "--split", metavar="NAME", help="split of a BEIR folder; by default test, or dev of MS MARCO"
     )
     command.add_argument(
         "--protocol",

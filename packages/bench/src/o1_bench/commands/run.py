@@ -92,7 +92,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     thoughts.add_argument(
         "--reading", choices=READINGS, default="document",
-        help="how thoughts are read for that: as documents, as queries, or in one row with the query",
+        help="with --mix: how thoughts are read: as documents, as queries, or in one row with the query",
     )  # fmt: skip
     for name in ("think", "embed"):
         thoughts.add_argument(

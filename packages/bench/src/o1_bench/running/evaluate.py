@@ -88,7 +88,7 @@ def evaluate(
     system = system or System(name="run")
     if told := [name for name in _MEASURED if getattr(system, name) != getattr(System(name="x"), name)]:
         raise InputError(
-            f"System.{told[0]} is measured; do not set it: leave it out, and give the retriever an attribute "
+            f"System.{told[0]} is measured: leave it out, and give the retriever an attribute "
             "`about` (o1_bench.running.about.About)"
         )
     measures = parse_measures(measures or collection.protocol.measures)
