@@ -11,7 +11,7 @@ from o1_model.retriever.embedders import open_embedder
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinkers import GivenThoughts
 from o1_model.training.evaluate import ndcg
-from o1_records import Document, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
+from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
 from o1_records.kit.job import ChangedJobError
 
@@ -27,6 +27,12 @@ def words_of(seed, count):
 def thought(query_id, text):
     source = Source(model="somebody", completion_tokens=len(text.split()))
     return Thought(query_id=query_id, thought_id=f"{query_id}#0", text=text, source=source)
+
+
+def comment(doc_id, text):
+    return DocumentThought(
+        doc_id=doc_id, thought_id=f"{doc_id}#0", text=text, source=Source(model="somebody")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_thoughts_about_something_else_get_none_and_the_reason(collection, check
 
 
 def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection, checkpoint):
-    about = [thought(f"d{n:02}", words_of(1000 + n, 3)) for n in range(N)]  # the query, word by word
+    about = [comment(f"d{n:02}", words_of(1000 + n, 3)) for n in range(N)]  # the query, word by word
     strangers = GivenThoughts([thought(f"q{n:02}", words_of(5000 + n, 6)) for n in range(N)])
     for search, model in (("bm25", None), ("dense", checkpoint)):
         found = calibrate(model, strangers, collection, search=search, document_thoughts=about)
@@ -89,7 +95,7 @@ def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection
             GivenThoughts(oracle()),
             collection,
             search="bm25",
-            document_thoughts=[thought("x", "something")],
+            document_thoughts=[comment("x", "something")],
         )
 
 

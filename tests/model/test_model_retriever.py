@@ -10,7 +10,7 @@ from o1_model.__main__ import main
 from o1_model.retriever.embedders import encoder_of, open_embedder
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinkers import GivenThoughts
-from o1_records import Document, InputError, Query, Source, Thought, read_jsonl, write_jsonl
+from o1_records import Document, DocumentThought, InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_records.kit.job import ChangedJobError
 from o1_records.mixture import Mixture
 from o1_records.styles import QUERY_STYLES
@@ -173,10 +173,22 @@ def test_the_commands_mix_thoughts_into_queries_and_documents(checkpoint, files,
     mixed = run("--queries", queries, "--thoughts", thoughts, "--weight", 0.3, "--out", files / "q")
     own = ThinkingRetriever(model, GivenThoughts(THOUGHTS), mixture=Mixture(weight=0.3))
     np.testing.assert_allclose(mixed.load(), own.encode_query(QUERIES), atol=1e-6)
+    comments = [
+        DocumentThought(doc_id="q1", thought_id=f"q1#{n}", text=each.text, source=each.source)
+        for n, each in enumerate(THOUGHTS)
+    ]
+    write_jsonl(files / "comments.jsonl", comments)
     documents = run(
-        "--corpus", files / "corpus.jsonl", "--thoughts", thoughts, "--weight", 0.3, "--out", files / "d"
+        "--corpus",
+        files / "corpus.jsonl",
+        "--thoughts",
+        files / "comments.jsonl",
+        "--weight",
+        0.3,
+        "--out",
+        files / "d",
     )
-    expected = own.encode_document(CORPUS, thoughts=[THOUGHTS, []], weight=0.3)
+    expected = own.encode_document(CORPUS, thoughts=[comments, []], weight=0.3)
     np.testing.assert_allclose(documents.load(), expected, atol=1e-6)
     for words, complaint in [
         (["--queries", queries, "--weight", "0.3"], "--weight is for thoughts"),

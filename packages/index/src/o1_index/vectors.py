@@ -275,7 +275,9 @@ class _Fbin:
         size = path.stat().st_size
         head = np.fromfile(path, dtype="<u4", count=2).tolist() if size >= 8 else [0, 0]
         if size != 8 + 4 * head[0] * head[1] or not head[1]:
-            raise InputError(f"{path}: {size} bytes are not {head[0]} vectors of {head[1]} dimensions")
+            raise InputError(
+                f"{path}: {size} bytes are not {head[0]} vectors of {head[1]} dimensions; write it again"
+            )
         self.shape = (head[0], head[1])
         self._array = np.memmap(path, dtype="<f4", mode="r", offset=8).reshape(self.shape)
 

@@ -35,6 +35,7 @@ from o1_model.thinking.records import ThoughtCache
 from o1_model.thinking.settings import Thinking
 from o1_records import (
     Document,
+    DocumentThought,
     InputError,
     InputWarning,
     Metric,
@@ -248,7 +249,7 @@ def embed(
     corpus: Corpus | None = None,
     queries: Asked | None = None,
     split: str | None = None,
-    thoughts: str | Path | Sequence[Thought] | None = None,
+    thoughts: str | Path | Sequence[Thought] | Sequence[DocumentThought] | None = None,
     think: Thinking | None = None,
     gate: Gate | None = None,
     margins: Mapping[str, float] | None = None,
@@ -273,7 +274,7 @@ def embed(
         queries: a BEIR folder (of which `split` chooses), a JSONL file of Query records, or records.
         split: of a BEIR folder, only the queries that this split judges.
         thoughts: a JSONL file of Thought records, or records, to embed the queries with. A query without
-            any keeps v_q. With a ThinkingRetriever also those of documents, whose `query_id` is the doc_id.
+            any keeps v_q. With a ThinkingRetriever and a corpus: DocumentThought records.
         think: let the model write the thoughts.
         gate: with `think`, think only about the queries that it opens for.
         margins: with `gate`, the margin of each query's hits (`gate.read_margins`), if it needs them.
@@ -383,7 +384,7 @@ def _embed_by(
     corpus: Corpus | None,
     queries: Asked | None,
     split: str | None,
-    thoughts: str | Path | Sequence[Thought] | None,
+    thoughts: str | Path | Sequence[Thought] | Sequence[DocumentThought] | None,
     margins: Mapping[str, float] | None,
     shard_rows: int | None,
     new_job: bool,
@@ -480,15 +481,23 @@ def _encode_there(
 
 
 def _by_item(
-    thoughts: str | Path | Sequence[Thought], items: Callable[[], Iterator[Any]], role: str
-) -> dict[str, list[Thought]]:
+    thoughts: str | Path | Sequence[Thought] | Sequence[DocumentThought],
+    items: Callable[[], Iterator[Any]],
+    role: str,
+) -> dict[str, list[Any]]:
     """Return the thoughts of the queries, or documents, by id. Raises InputError when none has any."""
-    own: dict[str, list[Thought]] = {item.key[0]: [] for item in items()}
-    given = read_jsonl(thoughts, Thought) if isinstance(thoughts, str | Path) else thoughts
+    kind = Thought if role == "query" else DocumentThought
+    own: dict[str, list[Any]] = {item.key[0]: [] for item in items()}
+    given: Any = read_jsonl(thoughts, kind) if isinstance(thoughts, str | Path) else thoughts
     strangers = 0
     for thought in given:
-        if thought.query_id in own:
-            own[thought.query_id].append(thought)
+        if not isinstance(thought, kind):
+            raise InputError(
+                f"a {type(thought).__name__} among thoughts of a {role}; give {kind.__name__} records"
+            )
+        about = thought.key[0]
+        if about in own:
+            own[about].append(thought)
         else:
             strangers += 1
     name = thoughts if isinstance(thoughts, str | Path) else "thoughts"

@@ -81,7 +81,7 @@ class VLLMExpert(ModelExpert):
         self._chat = ChatTokens(tokenizer, name=repr(model), settings=chat_template_kwargs)
         if unknown := sorted(set(omit) - {*_PARAMETERS}):
             raise InputError(
-                f"vLLM is asked without {unknown[0]!r} anyway; there are {', '.join(_PARAMETERS)}"
+                f"vLLM is not sent {unknown[0]!r}; what can be left out: {', '.join(_PARAMETERS)}"
             )
         self._omit = sorted(set(omit))
         self._engine: _Engine | None = None

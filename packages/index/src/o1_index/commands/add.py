@@ -14,7 +14,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
     writes(command, "--index", required=True, folder=True, help="folder of the index")
     reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder or file of document vectors")
-    reads(command, "--ids", help="of a file without ids: text file with the doc_id of each vector")
+    reads(command, "--ids", help="text file with the doc_id of each vector, if --vectors has none")
     command.add_argument("--upsert", action="store_true", help="replace documents that are there already")
     command.add_argument("--prune", action="store_true", help="delete the older versions")
 

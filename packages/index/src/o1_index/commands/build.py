@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         inside=EVERYTHING,
         help="folder of document vectors, or a file: .npy, .fvecs, .fbin, .parquet; .faiss is taken as it is",
     )
-    reads(command, "--ids", help="of a file without ids: text file with the doc_id of each vector")
+    reads(command, "--ids", help="text file with the doc_id of each vector, if --vectors has none")
     reads(
         command,
         "--payloads",

@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "as runs of the shards of one collection",
     )
     command.add_argument("--weights", type=float, nargs="+", help="one for each run; by default all 1")
-    command.add_argument("--k", type=at_least(1), default=K, help="documents a query")
+    command.add_argument("--k", type=at_least(1), default=K, help="documents per query")
 
 
 def run(args: argparse.Namespace) -> int:

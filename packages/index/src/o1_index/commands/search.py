@@ -40,8 +40,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 def search_options(command: argparse.ArgumentParser) -> None:
     """Add the options of every command that searches."""
     reads(command, "--vectors", required=True, inside=EVERYTHING, help="folder or file of query vectors")
-    reads(command, "--ids", help="of a file without ids: text file with the query_id of each vector")
-    command.add_argument("--k", type=at_least(1), default=K, help="documents a query")
+    reads(command, "--ids", help="text file with the query_id of each vector, if --vectors has none")
+    command.add_argument("--k", type=at_least(1), default=K, help="documents per query")
     writes(command, "--out", required=True, help="TREC run to write")
     reads(command, "--excluded", once=True, help="JSONL file of Exclusion records")
     command.add_argument("--mmap", action="store_true", help="leave the vectors on disk")

@@ -26,7 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--queries", type=at_least(1), default=QUERIES, help="the most queries to search for"
     )
-    command.add_argument("--k", type=at_least(1), default=K, help="documents a query, as in search")
+    command.add_argument("--k", type=at_least(1), default=K, help="documents per query, as in search")
     command.add_argument(
         "--recall", type=between(0, 1, open_low=True), default=RECALL, help="share of the exact hits to find"
     )

@@ -40,19 +40,26 @@ def declare(command: ArgumentParser) -> None:
         help="an instruct model, a .gguf file, a checkpoint that thinks, http://HOST/v1#NAME, or a file of "
         "Thought records",
     )
-    command.add_argument("--style", action="append", default=[], help="what it is asked for; repeatable")
-    command.add_argument("--search", choices=("dense", "bm25", "hybrid"), default="dense", help="by what")
+    command.add_argument(
+        "--style", action="append", default=[], help="a style of thoughts to try; repeatable"
+    )
+    command.add_argument(
+        "--search",
+        choices=("dense", "bm25", "hybrid"),
+        default="dense",
+        help="score documents by vectors, by BM25 or by both",
+    )
     command.add_argument(
         "--split-identifiers", action="store_true", help="BM25 breaks snake_case and camelCase"
     )
     reads(command, "--collection", required=True, help="a BEIR folder")
-    command.add_argument("--split", default="dev", help="its judgements, not those you will report")
+    command.add_argument("--split", default="dev", help="split to calibrate on; report another")
     command.add_argument("--max-queries", type=at_least(10), help="use only so many of its queries")
-    command.add_argument("--samples", type=at_least(1), default=1, help="thoughts a query, at most")
-    command.add_argument("--max-tokens", type=at_least(1), help="of a thought, at most; as suits the style")
-    reads(
-        command, "--document-thoughts", once=True, help="JSONL of Thought records, query_id being the doc_id"
+    command.add_argument("--samples", type=at_least(1), default=1, help="most thoughts per query")
+    command.add_argument(
+        "--max-tokens", type=at_least(1), help="most tokens of a thought; by default as the style says"
     )
+    reads(command, "--document-thoughts", once=True, help="JSONL of DocumentThought records, to weigh too")
     command.add_argument(
         "--budget", type=between(0, 1), help="share of the queries that may think: calibrate a gate too"
     )

@@ -14,18 +14,27 @@ def declare(command: ArgumentParser) -> None:
     """Add what to embed, with which thoughts, and where the vectors are written."""
     options.model(command, "a checkpoint, a sentence-transformers model, or http://HOST/v1#NAME")
     command.add_argument("--devices", help="cuda:0,cuda:1: one process each, instead of --device")
-    command.add_argument("--batch-tokens", type=at_least(1), help="of a forward pass; by default as suits it")
+    command.add_argument(
+        "--batch-tokens",
+        type=at_least(1),
+        help="most tokens in a forward pass; by default as suits the device",
+    )
     command.add_argument(
         "--shard-rows",
         type=at_least(1),
-        help="rows that a kill can lose on each device; by default 1024 on a CPU, 8192 on a GPU",
+        help="rows in a shard, the most that a kill loses; by default 1024 on a CPU, 8192 on a GPU",
     )
     what = command.add_mutually_exclusive_group(required=True)
     reads(what, "--corpus", help="BEIR folder or JSONL of Document records")
     reads(what, "--queries", help="BEIR folder or JSONL of Query records")
     command.add_argument("--split", help="of a BEIR folder, only the queries this split judges")
     how = command.add_mutually_exclusive_group()
-    reads(how, "--thoughts", once=True, help="JSONL of Thought records about the queries, or the documents")
+    reads(
+        how,
+        "--thoughts",
+        once=True,
+        help="JSONL of Thought records about the queries, or of DocumentThought records about the corpus",
+    )
     how.add_argument("--think", action="store_true", help="let the model write the thoughts")
     options.mixture(command, how)
     command.add_argument("--with-query", action="store_true", help="average v_q with the v_t")

@@ -24,7 +24,7 @@ def checkpoint(command: ArgumentParser, what: str = "a checkpoint") -> None:
     reads(
         command, "--model", inside=EVERYTHING, type=str, required=True, help=f"{what}; a folder or a hub id"
     )
-    command.add_argument("--revision", help="of a hub id")
+    command.add_argument("--revision", help="revision of the model, if it is a hub id")
 
 
 def model(command: ArgumentParser, what: str = "a checkpoint") -> None:
@@ -100,11 +100,16 @@ def queries(command: ArgumentParser) -> None:
 def thinking(command: ArgumentParser) -> None:
     """Add how to think."""
     add = command.add_argument
-    add("--samples", type=int, default=Thinking.samples, help="thoughts a query")
+    add("--samples", type=int, default=Thinking.samples, help="thoughts per query")
     add("--max-tokens", type=int, default=Thinking.max_tokens, help="of a thought; the layout may keep fewer")
-    add("--temperature", type=float, default=Thinking.temperature, help="of the sampling; 0 is greedy")
+    add(
+        "--temperature",
+        type=float,
+        default=Thinking.temperature,
+        help="temperature of the sampling; 0 is greedy",
+    )
     add("--top-p", type=float, default=Thinking.top_p, help="probability mass of the nucleus")
-    add("--seed", type=int, default=Thinking.seed, help="of the sampling")
+    add("--seed", type=int, default=Thinking.seed, help="seed of the sampling")
 
 
 HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")

@@ -29,7 +29,12 @@ def declare(command: ArgumentParser) -> None:
     add("--port", type=int, default=8080, help="port to listen on")
     add("--served-model-name", nargs="+", default=[], help="the model's names here, if not the checkpoint's")
     add("--api-key", action="append", help=f"that clients must send; repeatable; or {KEY} in the environment")
-    add("--cors-origin", action="append", default=[], help="web page that may ask, or '*'; repeatable")
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        help="origin whose pages may send requests, or '*'; repeatable",
+    )
     add("--token-ids", action="store_true", help="take token ids too, of this checkpoint's tokenizer")
     add(
         "--default-input-type",

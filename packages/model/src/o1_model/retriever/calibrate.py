@@ -35,6 +35,7 @@ from o1_model.thinking.gate import calibrate as calibrate_gate
 from o1_model.thinking.settings import Thinking
 from o1_records import (
     Document,
+    DocumentThought,
     InputError,
     Query,
     Thought,
@@ -126,7 +127,7 @@ def calibrate(
     styles: Sequence[str | Style] = (),
     samples: int = 1,
     max_tokens: int | None = None,
-    document_thoughts: str | Path | Iterable[Thought] | None = None,
+    document_thoughts: str | Path | Iterable[DocumentThought] | None = None,
     weights: Sequence[float] = WEIGHTS,
     split_identifiers: bool = False,
     budget: float | None = None,
@@ -149,8 +150,8 @@ def calibrate(
         samples: thoughts a query, at most; 1, 2, 4 and so on are tried. More than one are sampled at a
             temperature of 0.7.
         max_tokens: of a thought, at most; where the thinker runs here, half and a quarter are tried too.
-        document_thoughts: thoughts of documents (a file of Thought records or records; their `query_id` is
-            the doc_id), to try in the documents too.
+        document_thoughts: thoughts about documents (a file of DocumentThought records, or records), to try
+            in the documents too.
         weights: to try; 0 is always tried.
         split_identifiers: BM25 breaks `snake_case` and `camelCase`.
         budget: the share of queries that may think: calibrate a gate too.
@@ -310,13 +311,13 @@ class _Thoughts:
                 )
 
 
-def _about(thoughts: str | Path | Iterable[Thought], documents: Sequence[Document]) -> Texts:
+def _about(thoughts: str | Path | Iterable[DocumentThought], documents: Sequence[Document]) -> Texts:
     """Return the texts of the thoughts about each document."""
     own: dict[str, list[str]] = {document.doc_id: [] for document in documents}
     strangers = 0
-    for thought in read_jsonl(thoughts, Thought) if isinstance(thoughts, str | Path) else thoughts:
-        if thought.query_id in own:
-            own[thought.query_id].append(thought.text)
+    for thought in read_jsonl(thoughts, DocumentThought) if isinstance(thoughts, str | Path) else thoughts:
+        if thought.doc_id in own:
+            own[thought.doc_id].append(thought.text)
         else:
             strangers += 1
     if not any(own.values()):

@@ -381,7 +381,9 @@ class ServedEmbedder:
         vectors = np.concatenate(parts)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not lengths.all() or not np.isfinite(lengths).all():
-            raise InputError(f"{self._address.url}: a vector that is zero or not finite")
+            raise InputError(
+                f"{self._address.url}: a vector that is zero or not finite; does the model take empty texts?"
+            )
         return np.asarray(vectors / lengths, dtype=np.float32)
 
     def _ask(self, texts: Sequence[str]) -> Vectors:

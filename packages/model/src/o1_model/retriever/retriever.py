@@ -23,7 +23,7 @@ from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import open_thinker
 from o1_model.thinking.gate import Signal
 from o1_model.thinking.settings import Thinking
-from o1_records import Document, InputError, Query, Thought
+from o1_records import Document, DocumentThought, InputError, Query, Thought
 from o1_records.mixture import Mixture, Reading, mix_vectors, read_thoughts
 from o1_records.styles import Style
 from o1_records.vectors import Encoder
@@ -202,7 +202,7 @@ class ThinkingRetriever:
         self,
         documents: AnyDocuments,
         *,
-        thoughts: Sequence[Sequence[str | Thought]] | None = None,
+        thoughts: Sequence[Sequence[str | DocumentThought]] | None = None,
         weight: float | None = None,
     ) -> Vectors:
         """Return vectors of documents [documents, dim], of unit length; of a single document [dim].
@@ -266,5 +266,5 @@ class ThinkingRetriever:
         return found
 
 
-def _text(thought: str | Thought) -> str:
+def _text(thought: str | Thought | DocumentThought) -> str:
     return thought if isinstance(thought, str) else thought.text

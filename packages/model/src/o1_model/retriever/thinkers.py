@@ -300,7 +300,9 @@ class ChatServer:
         }
         answer = post(f"{self._address.url}/chat/completions", body, _Completion)
         if not answer.choices:
-            raise InputError(f"{self._address.url}: an answer without choices")
+            raise InputError(
+                f"{self._address.url}: an answer without choices; is it a chat server, with this model?"
+            )
         choice, usage = answer.choices[0], answer.usage or _Usage()
         source = Source(
             model=self.name,

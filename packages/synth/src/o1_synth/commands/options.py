@@ -44,7 +44,12 @@ from o1_synth.template import ABOUT_QUERIES, Kind, Template, read_template
 
 _OF_A_SERVER = (
     ("--timeout", float, Retry.timeout, "seconds for an attempt"),
-    ("--stall", float, Retry.stall, "seconds that a stream may bring no token, once it brought one"),
+    (
+        "--stall",
+        float,
+        Retry.stall,
+        "give up a stream that brings no token for so many seconds after its first",
+    ),
     ("--attempts", int, Retry.attempts, "attempts for a request"),
     (
         "--patience",
@@ -278,7 +283,7 @@ def _header(text: str) -> tuple[str, str]:
 def declare_prompt(command: argparse.ArgumentParser) -> None:
     """Add the options that say what is asked about a query, and how the model samples."""
     add = command.add_argument
-    queries = f"about queries paper (the one that is taken), o1, reason, {', '.join(QUERY_STYLES)}"
+    queries = f"about queries paper (the default), o1, reason, {', '.join(QUERY_STYLES)}"
     documents = f"about documents {', '.join(DOCUMENT_STYLES)}"
     declare_template(command, None, f"{queries}; {documents}; or a file of your own")
     add("--task", default=TASK, help="the sentence that stands for {task}")
@@ -326,7 +331,12 @@ def declare_sampling(
     """Add the options that say how the model samples."""
     add = command.add_argument
     add("--temperature", type=float, default=sampling.temperature, help="0: always the most likely token")
-    add("--top-p", type=float, default=sampling.top_p, help="sample from this much of the probability")
+    add(
+        "--top-p",
+        type=float,
+        default=sampling.top_p,
+        help="sample from the most likely tokens that make up this probability",
+    )
     unless = "" if default_tokens else f"; if not given, as the template says, else {Sampling.max_tokens}"
     add("--max-tokens", type=int, default=default_tokens, help=f"tokens of an answer at most{unless}")
     add(
@@ -339,13 +349,15 @@ def declare_sampling(
         "--redraws",
         type=int,
         default=Job.redraws,
-        help="draw what fails a check so many times again in a run",
+        help="how often a run draws again what failed a check",
     )
 
 
 def declare_checks(command: argparse.ArgumentParser, names: Sequence[str], chosen: Sequence[str]) -> None:
     """Add `--checks`, what an answer has to pass; `chosen` are the defaults."""
-    known = f"of {', '.join(names)}, with commas between, or none; other ones also check finished work"
+    known = (
+        f"of {', '.join(names)}, with commas between, or none; if they change, finished work is checked again"
+    )
     command.add_argument("--checks", default=",".join(chosen), help=known)
 
 

@@ -46,7 +46,7 @@ _OF_QUERIES = (
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options: what to think about, and who does."""
     reads(command, "--queries", once=True, help="JSONL of Query records, or a BEIR folder")
-    command.add_argument("--split", help="of BEIR folders: the split to take queries and qrels of, not all")
+    command.add_argument("--split", help="of BEIR folders: take queries and qrels of this split only")
     reads(
         command,
         "--corpus",

@@ -116,7 +116,7 @@ def declare(command: ArgumentParser) -> None:
     add(
         "--max-length",
         type=at_least(1),
-        help="m2v, st, ce: tokens a text; by default the model's own limit",
+        help="m2v, st, ce: most tokens read of a text; by default the model's own limit",
     )
     add("--revision", help="m2v, st, ce: of a hub id")
     add(

@@ -12,7 +12,7 @@ from o1_vote.settings import SUFFIX
 
 def declare(command: ArgumentParser) -> None:
     """Add the query, and the files of its election."""
-    command.add_argument("query_id", help="of the query")
+    command.add_argument("query_id", help="the query to explain")
     reads(
         command,
         "--ballots",

@@ -13,7 +13,10 @@ def declare(command: ArgumentParser) -> None:
     """Add the files, what they hold, and where the records go."""
     reads(command, "files", nargs="+", once=True, help="JSONL; an earlier file's records come first")
     command.add_argument(
-        "--type", required=True, choices=KINDS, help="what the files hold; of an example its query counts"
+        "--type",
+        required=True,
+        choices=KINDS,
+        help="what the files hold; examples are compared by their queries",
     )
     writes(command, "--out", required=True, help="JSONL of what is kept")
     writes(command, "--reasons", required=True, help="JSONL of what is removed, and why")

@@ -46,7 +46,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--positive-score",
         type=between(1, 5, open_low=True),
         default=POSITIVE,
-        help="the lowest of a positive",
+        help="lowest score of a positive",
     )
     add(
         "--negative-score",

@@ -38,7 +38,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"JSONL of Query records; <out>{SOURCES} says what each was written from",
     )
     add = command.add_argument
-    add("--documents", type=at_least(1), help="take so many documents at random, not all that fit")
+    add("--documents", type=at_least(1), help="sample this many documents; by default all that fit")
     add("--shortest", type=at_least(0), default=200, help="characters that a document has to have")
     add("--longest", type=at_least(1), default=5000, help="characters that a document may have")
     add("--samples", type=at_least(1), default=1, help="queries from each document")
