@@ -612,9 +612,7 @@ def test_judgements_that_could_mean_anything_are_refused_with_a_remedy(tmp_path,
 def test_records_under_another_name_are_refused_with_a_remedy(tmp_path):
     path = tmp_path / "qrels"
     path.write_text('{"query_id":"q","doc_id":"d","relevance":1}\n')
-    with pytest.raises(
-        InputError, match=r"expected 4 columns .*; it looks like JSON, which a name"
-    ):
+    with pytest.raises(InputError, match=r"expected 4 columns .*; it looks like JSON, which a name"):
         list(open_qrels(path))
 
 
