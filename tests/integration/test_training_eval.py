@@ -6,7 +6,7 @@ import ir_measures
 import pytest
 
 from o1_bench import score
-from o1_model.training.evaluate import ndcg
+from o1_model.ndcg import ndcg
 from o1_records import rank
 
 pytestmark = pytest.mark.extra

@@ -5,12 +5,12 @@ import pytest
 
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.retriever.calibrate import calibrate, ndcg_rows, open_judged
+from o1_model.ndcg import ideal, ndcg, ndcg_rows
+from o1_model.retriever.calibrate import calibrate, open_judged
 from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.embedders import open_embedder
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinkers import GivenThoughts
-from o1_model.training.evaluate import ndcg
 from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
 from o1_records.kit.job import ChangedJobError
@@ -127,8 +127,9 @@ def test_fast_figures_are_those_of_the_slow_reference():
     slow = []
     for own, gains in zip(scores, relevant, strict=True):
         hits = [hit.doc_id for hit in rank("q", dict(zip(ids, own.tolist(), strict=True)), 10)]
-        slow.append(ndcg(hits, {ids[column]: gain for column, gain in gains.items()}))
-    np.testing.assert_allclose(ndcg_rows(scores, relevant), slow, atol=1e-12)
+        slow.append(ndcg(hits, {"absent": 2, **{ids[column]: gain for column, gain in gains.items()}}))
+    best = [ideal([2, *gains.values()]) for gains in relevant]
+    np.testing.assert_allclose(ndcg_rows(scores, relevant, best), slow, atol=1e-12)
 
 
 def test_queries_without_a_thought_are_counted(collection, caplog):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_model import Thinking
+from o1_model.ndcg import ndcg
 from o1_model.training.arguments import EvalArguments
-from o1_model.training.evaluate import measure, ndcg, open_collection
+from o1_model.training.evaluate import measure, open_collection
 from o1_records import Document, InputError, Qrel, Query
 from o1_records.beir import write_beir
 from o1_records.mixture import Mixture

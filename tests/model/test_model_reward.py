@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from o1_model import Embedder
+from o1_model.ndcg import ndcg
 from o1_model.retriever.calibrate import Judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import Reward, elect
-from o1_model.training.evaluate import ndcg
 from o1_records import Document, InputError, Query, Source, Thought, rank
 from o1_records.mixture import Mixture
 
@@ -23,7 +23,7 @@ def words_of(seed, count):
 def judged():
     documents = [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)][::-1]
     queries = [Query(query_id=f"q{n:02}", text=words_of(100 + n, 3)) for n in range(N)]
-    return Judged("toy", "train", queries, documents, [{N - 1 - n: 1} for n in range(N)])
+    return Judged("toy", "train", queries, documents, [{N - 1 - n: 1} for n in range(N)], [1.0] * N)
 
 
 @pytest.fixture(scope="module")

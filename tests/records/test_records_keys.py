@@ -1,10 +1,12 @@
 """Names and keys: what is one query, one document, one key."""
 
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Query
-from o1_records.keys import SharedPositives, same_query, same_text
+from o1_records.keys import SharedPositives, draw, same_query, same_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -46,3 +48,10 @@ def test_an_instruction_asks_something_else():
     shared.add(ask("q2", "rust", "Find a chemical process."), ["oxide"])
     assert shared.of(ask("q3", "rust", "find a chemical  process.")) == {"oxide"}
     assert same_query(ask("a", "b c", "d")) != same_query(ask("a", "c", "d b"))
+
+
+def test_an_order_by_lot_is_the_same_everywhere():
+    assert draw("q1").hex()[:16] == hashlib.sha256(b"q1").hexdigest()[:16]
+    names = [f"q{n}" for n in range(100)]
+    assert sorted(names, key=draw) != names
+    assert sorted([*names[50:], *names[:50]], key=draw) == sorted(names, key=draw)

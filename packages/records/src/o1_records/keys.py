@@ -97,6 +97,11 @@ def content_query_id(*parts: str) -> str:
     return "q-" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
+def draw(name: str) -> bytes:
+    """Return what puts names in an order as if by lot: the same whatever else is in it, on every machine."""
+    return hashlib.sha256(name.encode()).digest()
+
+
 class QueryNames:
     """Name the queries of one file; the second equal query is `q-...#2`."""
 

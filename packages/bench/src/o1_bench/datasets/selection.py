@@ -15,7 +15,6 @@ merely about the same thing are not.
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from o1_bench.datasets.functions import (
     stdlib_functions,
 )
 from o1_records import InputError
+from o1_records.keys import draw
 from o1_records.kit.text import shingles
 from o1_records.progress import shown
 
@@ -103,7 +103,7 @@ def select(sites: Iterable[Path], package_limit: int) -> Selection:
     library = list(shown(stdlib_functions(skipped), "standard library"))
     # a query with a thought each, no sentence twice
     found = [group for group in groups(library) if owner(group).rest]
-    found.sort(key=lambda group: _order(group[0].normalised))
+    found.sort(key=lambda group: draw(group[0].normalised))
     if len(found) < TEST_QUERIES + DEV_QUERIES:
         raise InputError(
             f"only {len(found)} docstrings in {sysconfig.get_path('stdlib')} can be queries, "
@@ -159,12 +159,8 @@ def _package_functions(
         if len(taken) == limit:
             break
         found = list(package_functions(folder, name, skipped))
-        found.sort(key=lambda function: _order(function.name))
+        found.sort(key=lambda function: draw(function.name))
         # the filter is slow, so it stops at the limit
         new = list(islice(filter(teaches, found), limit - len(taken)))
         taken.extend(new)
     return taken
-
-
-def _order(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from o1_model.ndcg import ideal, ndcg_rows
 from o1_model.retriever.calibration import Calibration, Gain, Share, digest_of
 from o1_model.retriever.embedders import EmbeddingModel, open_embedder
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
@@ -44,6 +45,7 @@ from o1_records import (
     open_queries,
     read_jsonl,
 )
+from o1_records.keys import draw
 from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
 from o1_records.kit.job import Job
 from o1_records.mixture import Mixture, Reading
@@ -60,7 +62,6 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 DOCUMENT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHARES = (0.1, 0.3, 0.5, 0.7)
 FOLDS = 5
-DEPTH = 10
 RESAMPLES = 10_000
 TIMED = 8  # queries that are timed one by one
 CHUNK = 32  # queries thought about at a time; lost at most by a kill
@@ -77,7 +78,8 @@ _THOUGHTS = (
 class Judged:
     """What is calibrated on: queries with at least one relevant document in the corpus, and the corpus.
 
-    `relevant` maps rows of documents to gains, for each query.
+    `relevant` maps rows of documents to their relevance, for each query; `best` is the gain of its ideal
+    ranking, of documents that are not in the corpus too.
     """
 
     name: str
@@ -85,6 +87,12 @@ class Judged:
     queries: Sequence[Query]
     documents: Sequence[Document]
     relevant: Sequence[Mapping[int, int]]
+    best: Sequence[float]
+
+    def ndcg(self, scores: Scores, places: Sequence[int]) -> Floats:
+        """Return nDCG@10 of rows of scores that are those of the queries at these places."""
+        relevant = [self.relevant[place] for place in places]
+        return ndcg_rows(scores, relevant, [self.best[place] for place in places])
 
 
 def open_judged(folder: str | Path, split: str, *, queries: int | None = None) -> Judged:
@@ -98,14 +106,14 @@ def open_judged(folder: str | Path, split: str, *, queries: int | None = None) -
     documents.sort(key=lambda document: document.doc_id, reverse=True)
     row_of = {document.doc_id: row for row, document in enumerate(documents)}
     judged: dict[str, dict[int, int]] = {}
-    best: dict[str, list[int]] = {}
+    relevances: dict[str, list[int]] = {}
     for qrel in open_qrels(folder, split):
         own = judged.setdefault(qrel.query_id, {})
         if qrel.relevance > 0:
-            best.setdefault(qrel.query_id, []).append(qrel.relevance)
+            relevances.setdefault(qrel.query_id, []).append(qrel.relevance)
             if qrel.doc_id in row_of:
                 own[row_of[qrel.doc_id]] = qrel.relevance
-    asked = sorted(open_queries(folder, split), key=lambda query: _draw(query.query_id))
+    asked = sorted(open_queries(folder, split), key=lambda query: draw(query.query_id))
     kept = [query for query in asked if judged.get(query.query_id)]
     if len(kept) < len(asked):
         logger.warning("%s: %d queries have no relevant document", folder, len(asked) - len(kept))
@@ -113,7 +121,8 @@ def open_judged(folder: str | Path, split: str, *, queries: int | None = None) -
     if len(kept) < 2 * FOLDS:
         raise InputError(f"{folder}: {len(kept)} judged queries in split {split!r}; at least 10 are needed")
     relevant = [judged[query.query_id] for query in kept]
-    return Judged(Path(folder).resolve().name, split, kept, documents, relevant)
+    best = [ideal(relevances[query.query_id]) for query in kept]
+    return Judged(Path(folder).resolve().name, split, kept, documents, relevant, best)
 
 
 def calibrate(
@@ -363,7 +372,7 @@ class _Table:
     def __init__(self, choices: Sequence[_Choice], values: Floats, queries: Sequence[Query]) -> None:
         order = sorted(range(len(choices)), key=lambda row: choices[row])
         self.choices, self.values = [choices[row] for row in order], values[order]
-        self.folds = np.array([_draw("fold " + query.query_id)[0] % FOLDS for query in queries])
+        self.folds = np.array([draw("fold " + query.query_id)[0] % FOLDS for query in queries])
 
     def best(self, rows: Sequence[int]) -> _Choice:
         """Return the best choice on all queries; the simplest wins ties."""
@@ -533,7 +542,7 @@ def _values(
                     theirs = corpus.of_thoughts(asked, thoughts, reading, b)
                 for row in rows:
                     scores = _mixed(plain, theirs, choices[row].weight)
-                    table[row, part] = ndcg_rows(scores, judged.relevant[part])
+                    table[row, part] = judged.ndcg(scores, range(part.start, part.start + len(asked)))
                 bar.update()
     bar.close()
     return table, margins
@@ -545,23 +554,6 @@ def _mixed(plain: Scores, theirs: Scores | None, weight: float) -> Scores:
     with_thought = theirs.any(axis=1, keepdims=True)  # without one, the query alone counts
     mixed: Scores = np.where(with_thought, (1 - weight) * plain + weight * theirs, plain)
     return mixed
-
-
-def ndcg_rows(scores: Scores, relevant: Sequence[Mapping[int, int]]) -> Floats:
-    """Return nDCG@10 of each row of scores; equal scores go to the earlier column."""
-    depth = min(DEPTH, scores.shape[1])
-    least = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1]
-    values = np.zeros(len(scores))
-    for row, (own, worst, gains) in enumerate(zip(scores, least, relevant, strict=True)):
-        found = 0.0
-        for column, gain in gains.items():
-            score = own[column]
-            if score >= worst:
-                place = int((own > score).sum()) + int((own[:column] == score).sum())
-                found += gain / np.log2(place + 2) if place < DEPTH else 0.0
-        ideal = sorted(gains.values(), reverse=True)[:DEPTH]
-        values[row] = found / sum(gain / np.log2(place + 2) for place, gain in enumerate(ideal))
-    return values
 
 
 def _controls(
@@ -589,7 +581,7 @@ def _controls(
             own = [control.get(query.query_id, []) for query in asked]
             theirs = corpus.of_thoughts(asked, own, choice.reading, choice.document_weight)
             scores = _mixed(plain, theirs, choice.weight)
-            values[name][places] = ndcg_rows(scores, [judged.relevant[place] for place in places])
+            values[name][places] = judged.ndcg(scores, places)
     return values
 
 
@@ -647,7 +639,3 @@ def _tokens(thoughts: Sequence[Sequence[Thought]], choice: _Choice) -> float:
         for thought in own[: choice.samples]
     ]
     return sum(counts) / len(thoughts)
-
-
-def _draw(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()

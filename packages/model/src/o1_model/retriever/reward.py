@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_model.retriever.calibrate import Judged, ndcg_rows
+from o1_model.retriever.calibrate import Judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_records import InputError, Thought
 from o1_records.kit.controls import copied_thoughts, shuffled_thoughts
@@ -80,10 +80,10 @@ class Reward:
         for start in range(0, len(places), 64):
             part = slice(start, start + 64)
             scores = vectors[part] @ self._documents.T
-            relevant = [self._judged.relevant[place] for place in places[part]]
             if self._measure == "nDCG@10":
-                found[part] = ndcg_rows(scores, relevant)
+                found[part] = self._judged.ndcg(scores, places[part])
             else:
+                relevant = [self._judged.relevant[place] for place in places[part]]
                 found[part] = [self._margin(own, right) for own, right in zip(scores, relevant, strict=True)]
         return found
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,16 @@ import numpy as np
 
 from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
+from o1_model.ndcg import DEPTH, ndcg
 from o1_model.retriever.embedders import of_checkpoint
 from o1_model.thinking.settings import Thinking
 from o1_model.training.arguments import EvalArguments
 from o1_records import Document, InputError, Query, open_documents, open_qrels, open_queries, quoted, rank
+from o1_records.keys import draw
 from o1_records.mixture import Mixture, mix_vectors, read_thoughts
 
 logger = logging.getLogger(__name__)
 
-DEPTH = 10
 SHOWN_QUERIES = 3
 
 
@@ -64,7 +63,7 @@ def open_collection(arguments: EvalArguments) -> Collection | None:
     for qrel in open_qrels(folder, split):
         judged.setdefault(qrel.query_id, {})[qrel.doc_id] = qrel.relevance
     queries = list(open_queries(folder, split))
-    chosen = heapq.nsmallest(arguments.eval_queries, queries, key=lambda query: _draw(query.query_id))
+    chosen = heapq.nsmallest(arguments.eval_queries, queries, key=lambda query: draw(query.query_id))
     relevant = {d for q in chosen for d, value in judged[q.query_id].items() if value > 0}
     documents, count = _documents(folder, relevant, arguments.eval_documents)
     if not chosen or not relevant.intersection(d.doc_id for d in documents):
@@ -136,19 +135,6 @@ def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> f
     return float(np.mean(values))
 
 
-def ndcg(found: Sequence[str], judged: Mapping[str, int]) -> float:
-    """Return the normalised gain of the documents found, best first, to DEPTH (trec_eval's: linear gains).
-
-    0 for a query without a relevant document. Unjudged documents, and those judged below 0, gain nothing.
-    """
-    best = _gain(sorted(judged.values(), reverse=True)[:DEPTH])
-    return _gain(judged.get(doc_id, 0) for doc_id in found[:DEPTH]) / best if best > 0 else 0.0
-
-
-def _gain(relevances: Iterable[int]) -> float:
-    return sum(max(value, 0) / math.log2(place + 1) for place, value in enumerate(relevances, start=1))
-
-
 def _documents(folder: Path, relevant: set[str], limit: int) -> tuple[list[Document], int]:
     """Return the relevant documents and, up to `limit` in all, others; and how many the folder has."""
     count = 0
@@ -157,12 +143,8 @@ def _documents(folder: Path, relevant: set[str], limit: int) -> tuple[list[Docum
         nonlocal count
         for document in open_documents(folder):
             count += 1
-            first = b"" if document.doc_id in relevant else _draw(document.doc_id)
+            first = b"" if document.doc_id in relevant else draw(document.doc_id)
             yield first, document.doc_id, document
 
     chosen = heapq.nsmallest(max(limit, len(relevant)), draws(), key=lambda draw: draw[:2])
     return [document for _, _, document in chosen], count
-
-
-def _draw(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()

@@ -8,11 +8,11 @@ none depends on the order of the mapping.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 
 from o1_records.files import InputError, quoted
+from o1_records.keys import draw
 from o1_records.types import Query
 
 Texts = dict[str, list[str]]
@@ -36,7 +36,7 @@ def shuffled_thoughts(thoughts: Mapping[str, Sequence[str]], seed: int = 0) -> T
         raise InputError(
             f"shuffling needs the thoughts of two queries or more, got {quoted(sorted(thoughts))}"
         )
-    circle = sorted(thoughts, key=lambda query_id: (_draw(seed, query_id), query_id))
+    circle = sorted(thoughts, key=lambda query_id: (draw(f"{seed} {query_id}"), query_id))
     other = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
     return {query_id: list(thoughts[other[query_id]]) for query_id in thoughts}
 
@@ -58,7 +58,3 @@ def copied_thoughts(thoughts: Mapping[str, Sequence[str]], queries: Iterable[Que
     if missing := [query_id for query_id in thoughts if query_id not in text_of]:
         raise InputError(f"no text of query {quoted(missing[0])}, which has thoughts; give all queries")
     return {query_id: [text_of[query_id]] * len(texts) for query_id, texts in thoughts.items()}
-
-
-def _draw(seed: int, query_id: str) -> bytes:
-    return hashlib.sha256(f"{seed} {query_id}".encode()).digest()

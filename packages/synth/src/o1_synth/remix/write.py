@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from o1_records import Document, Exclusion, InputError, Query, Thought, quoted, write_jsonl
+from o1_records.keys import draw
 from o1_records.kit.text import words
 from o1_synth.checks import RULES, is_loop, is_other_script, leaks
 from o1_synth.expert import ExpertOf, Reason
@@ -342,7 +343,7 @@ def sources(
                 yield document
 
     def lot(document: Document) -> bytes:
-        return hashlib.sha256(f"{seed}\0{document.doc_id}".encode()).digest()
+        return draw(f"{seed}\0{document.doc_id}")
 
     yield from fitting() if count is None else heapq.nsmallest(count, fitting(), key=lot)
 
