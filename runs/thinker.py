@@ -256,6 +256,9 @@ def _trained(trainer: Any, args: argparse.Namespace) -> int:
     trainer.train()
     partial = _partial(args.out)
     trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()  # until the whole adapter is written
+    if not trainer.is_world_process_zero():
+        return 0
     history = json.dumps(trainer.state.log_history, indent=1)
     (partial / "history.json").write_text(history, encoding="utf-8")
     partial.rename(args.out)

@@ -25,6 +25,9 @@ then=${THEN:-prefer}
 read -ra launch <<< "${LAUNCH:-python}"
 case $then in prefer|reward|none) ;; *) echo "THEN is prefer, reward or none" >&2; usage ;; esac
 mkdir -p "$out"
+settings="$MODEL $EMBEDDER $STYLE $COLLECTION ${TRAIN:-train} ${DEV:-dev} ${ROUNDS:-1} $then ${SAMPLES:-8} ${WEIGHT:-0.3} ${QUERIES:-} $*"
+[ -f "$out/settings" ] || echo "$settings" > "$out/settings"
+[ "$(cat "$out/settings")" = "$settings" ] || { echo "$out was made with other settings; choose another OUT" >&2; exit 4; }
 judging=(--embedder "$EMBEDDER" --collection "$COLLECTION" --split "${TRAIN:-train}" --style "$STYLE"
   --weight "${WEIGHT:-0.3}" ${QUERIES:+--max-queries "$QUERIES"})
 
@@ -39,7 +42,8 @@ for round in $(seq 1 "${ROUNDS:-1}"); do
   here_out=$out/round$round
   mkdir -p "$here_out"
   o1-model think --model "$model" --style "$STYLE" --samples "${SAMPLES:-8}" --temperature 1 --seed "$round" \
-    --queries "$COLLECTION" --split "${TRAIN:-train}" --out "$here_out/thoughts.jsonl" || [ $? -eq 3 ]  # blank ones
+    --queries "$COLLECTION" --split "${TRAIN:-train}" --out "$here_out/thoughts.jsonl" || [ $? -eq 3 ]
+  [ -f "$here_out/thoughts.jsonl" ] || exit 3  # interrupted; with blank ones left out it is there
   [ -d "$here_out/elected" ] || python "$here/thinker.py" elect --model "$model" "${judging[@]}" \
     --thoughts "$here_out/thoughts.jsonl" --out "$here_out/elected"
   [ -d "$here_out/adapter" ] || "${launch[@]}" "$here/thinker.py" clone "$here_out/elected" --model "$model" \

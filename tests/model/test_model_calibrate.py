@@ -78,7 +78,7 @@ def test_thoughts_about_something_else_get_none_and_the_reason(collection, check
     model = None if search == "bm25" else checkpoint
     found = calibrate(model, GivenThoughts(strangers), collection, search=search)
     assert found.mixture.weight == 0
-    assert "not surely above 0" in found.why or "no weight is better" in found.why or "control" in found.why
+    assert "not surely above 0" in found.why or "no weight is better than 0" in found.why
 
 
 def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection, checkpoint):
@@ -89,6 +89,7 @@ def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection
         assert set(found.gains) == {"queries", "documents", "both"}
         assert found.gains["documents"].low > 0.1
         assert (found.document_weight > 0, found.mixture.weight) == (True, 0)
+        assert found.controls["other document"].mean < found.gains["documents"].mean
     with pytest.raises(InputError, match="none of the 1 thoughts is about a document"):
         calibrate(
             None,
@@ -97,6 +98,53 @@ def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection
             search="bm25",
             document_thoughts=[comment("x", "something")],
         )
+
+
+def test_thoughts_of_documents_that_say_nothing_change_no_document(collection, checkpoint):
+    noise = [comment(f"d{n:02}", words_of(9000 + n, 4)) for n in range(N)]
+    for search, model in (("bm25", None), ("dense", checkpoint)):
+        found = calibrate(model, GivenThoughts(oracle()), collection, search=search, document_thoughts=noise)
+        assert found.document_weight == 0
+        assert "documents: held out" in found.why
+        assert found.mixture.weight > 0
+
+
+def test_scores_are_made_in_blocks_that_fit_into_memory(collection, monkeypatch):
+    import o1_model.retriever.calibrate as module
+
+    whole = calibrate(None, GivenThoughts(oracle()), collection, search="bm25")
+    sizes = []
+    mixed = module._mixed
+    monkeypatch.setattr(module, "BLOCK", 3 * N)
+    monkeypatch.setattr(module, "_mixed", lambda *args: sizes.append(args[0].shape) or mixed(*args))
+    blocks = calibrate(None, GivenThoughts(oracle()), collection, search="bm25")
+    assert max(rows for rows, _ in sizes) == 3
+    assert (blocks.gains, blocks.controls) == (whole.gains, whole.controls)
+
+
+def test_folds_are_equally_large_and_equal_texts_share_one():
+    import o1_model.retriever.calibrate as module
+
+    queries = [Query(query_id=f"q{n}", text=f"text {n // 2}") for n in range(24)]
+    folds = module._Table([], np.zeros((0, 24)), queries).folds
+    assert sorted(np.bincount(folds, minlength=5).tolist()) == [4, 4, 4, 6, 6]
+    assert all(folds[n] == folds[n + 1] for n in range(0, 24, 2))
+
+
+def test_given_thoughts_cost_what_they_cost_and_blank_samples_count(collection):
+    long = [
+        Thought(
+            query_id=each.query_id,
+            thought_id=f"{each.query_id}#1",  # sample 0 came out blank
+            text=each.text,
+            source=Source(model="somebody", completion_tokens=128),
+        )
+        for each in oracle()
+    ]
+    found = calibrate(None, GivenThoughts(long), collection, search="bm25", samples=2)
+    assert (found.thinking.samples, found.tokens) == (2, 128)
+    with pytest.raises(InputError, match="leave out max_tokens"):
+        calibrate(None, GivenThoughts(long), collection, search="bm25", max_tokens=5)
 
 
 def test_the_weighed_scores_are_those_of_the_retriever(collection, checkpoint):
@@ -141,6 +189,10 @@ def test_a_budget_gives_a_gate_only_if_it_is_better_than_chance(collection, chec
     found = calibrate(checkpoint, GivenThoughts(oracle()), collection, budget=0.5, device="cpu")
     share = next(each for each in found.shares if each.share == 0.5)
     assert (found.gate is not None) == (share.gate > share.random)
+    assert ("no gate is better than chance" in found.why) == (found.gate is None)
+    for search, model, budget in (("bm25", None, 0.5), ("dense", checkpoint, 0)):
+        with pytest.raises(InputError, match="a budget is for dense search, above 0 and below 1"):
+            calibrate(model, GivenThoughts(oracle()), collection, search=search, budget=budget)
     assert {each.share for each in found.shares} == {0.1, 0.3, 0.5, 0.7}
 
 
@@ -159,6 +211,8 @@ def test_thoughts_survive_in_the_job_and_other_weights_do_not_think_again(collec
     again = calibrate(None, thinker, collection, search="bm25", weights=[0.5], out=out)
     assert thinker.asked == N + 2 * timed
     assert set(again.by_weight) == {"0.0", "0.5"}
+    with pytest.raises(ChangedJobError, match="search"):
+        calibrate(None, thinker, collection, search="bm25", split_identifiers=True, out=out)
     other = GivenThoughts(oracle()[:-1])
     with pytest.raises(ChangedJobError, match="thinkers"):
         calibrate(None, other, collection, search="bm25", out=out)
@@ -198,6 +252,13 @@ def test_the_command_prints_gains_controls_and_costs(collection, checkpoint, tmp
 
 
 def test_what_does_not_go_together_is_refused(collection, checkpoint, capsys, tmp_path):
+    with pytest.raises(InputError, match=r"a weight must be between 0 and 1, got 1\.5"):
+        calibrate(None, GivenThoughts(oracle()), collection, search="bm25", weights=[0.5, 1.5])
+    with pytest.raises(InputError, match="thoughts about 3 of 40 queries, but at least 10"):
+        calibrate(None, GivenThoughts(oracle()[:3]), collection, search="bm25")
+    hybrid = calibrate(checkpoint, GivenThoughts(oracle()), collection, search="hybrid", device="cpu")
+    with pytest.raises(InputError, match="the calibration is for hybrid search"):
+        ThinkingRetriever(checkpoint, GivenThoughts(oracle()), calibration=hybrid, device="cpu")
     with pytest.raises(InputError, match="bm25 has none"):
         calibrate(checkpoint, GivenThoughts(oracle()), collection, search="bm25")
     with pytest.raises(InputError, match="split_identifiers is for BM25"):

@@ -397,7 +397,7 @@ def test_arguments_that_do_not_go_together_are_refused(embedder, here, wrong, co
 def test_settings_of_thinking_without_think_are_refused(checkpoint, here, capsys):
     words = ["embed", "--model", str(checkpoint), "--queries", str(here / "queries.jsonl")]
     assert main([*words, "--samples", "2", "--out", str(here / "v")]) == 4
-    assert "--top-p and --seed are for --think" in capsys.readouterr().err
+    assert "--samples: for --think or --thinker" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("devices", [[], ["--devices", "cpu,cpu"]], ids=["one process", "two"])

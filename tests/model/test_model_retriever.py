@@ -9,7 +9,8 @@ from o1_model import Embedder, Thinking, embed, think
 from o1_model.__main__ import main
 from o1_model.retriever.embedders import encoder_of, open_embedder
 from o1_model.retriever.retriever import ThinkingRetriever
-from o1_model.retriever.thinkers import GivenThoughts
+from o1_model.retriever.thinkers import GivenThoughts, open_thinker
+from o1_model.thinking.gate import Gate
 from o1_records import Document, DocumentThought, InputError, Query, Source, Thought, read_jsonl, write_jsonl
 from o1_records.kit.job import ChangedJobError
 from o1_records.mixture import Mixture
@@ -198,6 +199,53 @@ def test_the_commands_mix_thoughts_into_queries_and_documents(checkpoint, files,
         command = ["embed", "--model", checkpoint, "--device", "cpu", *words, "--out", files / "x"]
         assert main([str(word) for word in command]) != 0
         assert complaint in capsys.readouterr().err
+
+
+def test_what_changes_a_vector_changes_its_manifest(checkpoint, files):
+    model = open_embedder(checkpoint, device="cpu")
+    comments = [DocumentThought(doc_id="q1", thought_id="q1#0", text="read", source=Source(model="somebody"))]
+
+    def documents(weight):
+        retriever = ThinkingRetriever(model, document_weight=weight)
+        return embed(retriever, corpus=files / "corpus.jsonl", thoughts=comments, out=files / "documents")
+
+    documents(0.1)
+    with pytest.raises(InputError, match="documents"):
+        documents(0.9)
+
+    gate = Gate(signal="margin", above=False, threshold=0.5)
+
+    def queries(margins, gate=gate):
+        retriever = ThinkingRetriever(model, GivenThoughts(THOUGHTS))
+        retriever.gate = gate
+        return embed(retriever, queries=QUERIES, margins=margins, out=files / "queries")
+
+    first = queries({"q1": 0.1, "q2": 0.9}).load()
+    np.testing.assert_allclose(first[1], model.queries(QUERIES)[1], atol=1e-6)
+    for margins, other in (({"q1": 0.9, "q2": 0.1}, gate), (None, None)):
+        with pytest.raises(InputError, match="queries"):
+            queries(margins, other)
+
+
+def test_a_gate_holds_for_thoughts_that_are_given_too(checkpoint):
+    retriever = ThinkingRetriever(checkpoint, device="cpu")
+    retriever.gate = Gate(signal="margin", above=False, threshold=0.5)
+    thoughts = [["read"], ["close"]]
+    mixed = retriever.encode_query(QUERIES, thoughts=thoughts, margins={"q1": 0.1, "q2": 0.9})
+    plain = retriever.embedder.queries(QUERIES)
+    np.testing.assert_allclose(mixed[1], plain[1], atol=1e-6)
+    assert np.abs(mixed[0] - plain[0]).max() > 1e-3
+    with pytest.raises(InputError, match="this gate needs the margin"):
+        retriever.encode_query(QUERIES, thoughts=thoughts)
+
+
+def test_some_settings_of_thinking_leave_the_others_as_they_suit(checkpoint):
+    with openai_server(chat=lambda body: "a passage") as server:
+        thinker = open_thinker(f"{server.url}#big", "passage")
+        usual = thinker.usual
+        for given in ({"samples": 3}, {"samples": 3, "max_tokens": 64, "temperature": 0.7}, {}):
+            retriever = ThinkingRetriever(checkpoint, thinker, thinking=given, device="cpu")
+            assert vars(retriever.thinking) == {**vars(usual), **given}
 
 
 def test_an_instruct_model_behind_a_server_thinks_from_the_shell(files, checkpoint, capsys):

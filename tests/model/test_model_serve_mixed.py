@@ -1,5 +1,7 @@
 """The server of a retriever that mixes thoughts in, over real connections."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from o1_model import Embedder, ThinkingRetriever
 from o1_model.__main__ import main
 from o1_model.embedder import as_queries
 from o1_model.retriever.thinkers import open_thinker
+from o1_model.serving.answers import Work
+from o1_model.serving.mixed import AsyncRetriever
 from o1_records import InputError
 from o1_records.mixture import Mixture
 from o1_records.styles import Style
@@ -60,6 +64,34 @@ def test_what_others_models_cannot_do_is_refused(served):
     ids = post(url, input=[[1, 2]], input_type="query")
     assert ids.status_code == 422
     assert post(url, input="a", think={"samples": 2, "max_tokens": 3}).status_code == 200
+
+
+def test_what_one_client_is_refused_for_does_not_reach_the_others(served):
+    _, retriever, _ = served
+
+    class Strict:
+        def __getattr__(self, name):
+            return getattr(retriever.thinker, name)
+
+        def think(self, queries, thinking):
+            if any("bad" in query.text for query in queries):
+                raise InputError("a text that cannot be thought about")
+            return retriever.thinker.think(queries, thinking)
+
+    picky = ThinkingRetriever(retriever.embedder, Strict(), mixture=retriever.mixture)
+    model = AsyncRetriever(picky, batch_tokens=4096, max_waiting=64)
+
+    async def ask():
+        work = Work("query", picky.thinking)
+        texts = [["open"], ["bad"], ["sort"]]
+        try:
+            return await asyncio.gather(*(model.answers(work, own) for own in texts), return_exceptions=True)
+        finally:
+            await model.close()
+
+    first, refused, last = asyncio.run(ask())
+    assert "cannot be thought about" in str(refused)
+    assert (first[0].thoughts, last[0].thoughts) == (["keys"], ["keys"])
 
 
 def test_info_says_what_is_served(served):

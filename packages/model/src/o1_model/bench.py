@@ -152,6 +152,8 @@ class MixingModel:
     """Any embedder with a thinker whose thoughts are mixed into queries: a `ThinkingRetriever`."""
 
     def __init__(self, retriever: ThinkingRetriever, device: str) -> None:
+        if retriever.gate is not None:
+            raise InputError("a gate needs margins, which o1-bench has not; calibrate without --budget")
         self._retriever = retriever
         self.name: str = retriever.embedder.name
         self.device = device

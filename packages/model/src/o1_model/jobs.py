@@ -391,8 +391,8 @@ def _embed_by(
     progress: bool,
 ) -> VectorSet:
     """Write the vectors of a ThinkingRetriever."""
-    if split and queries is None:
-        raise InputError("split is for queries; leave it out")
+    if queries is None and (split or margins is not None):
+        raise InputError("split and margins are for queries; leave them out")
 
     def items() -> Iterator[Any]:
         if corpus is None:
@@ -404,10 +404,17 @@ def _embed_by(
     known = None if thoughts is None else _by_item(thoughts, items, role)
     encoder = retriever.encoder(role=role)
     if known is not None:
-        mixture = f"{retriever.mixture.weight} {retriever.mixture.reading}"
-        encoder = msgspec.structs.replace(
-            encoder, thoughts=f"sha256:{_sha256(sorted(known.items()))} {mixture}"
-        )
+        mixture = f"weight {retriever.document_weight:g}"
+        if role == "query":
+            mixture = f"weight {retriever.mixture.weight:g} {retriever.mixture.reading}"
+            mixture += (
+                "" if retriever.gate is None else f" gate {msgspec.json.encode(retriever.gate).decode()}"
+            )
+        given = f"sha256:{_sha256(sorted(known.items()))} {mixture}"
+        encoder = msgspec.structs.replace(encoder, thoughts=given)
+    if margins is not None and retriever.gate is not None:
+        told = f"{encoder.thoughts} margins {_sha256(sorted(margins.items()))}"
+        encoder = msgspec.structs.replace(encoder, thoughts=told)
     if (found := _complete(out, encoder, source, new_job=new_job)) is not None:
         _say(f"{out} is complete; nothing to do", progress)
         return found

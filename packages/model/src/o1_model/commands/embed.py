@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
-from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 from o1_records.kit.command import at_least, new_job, reads, writes
 
@@ -54,9 +53,7 @@ def run(args: Namespace) -> int:
     """Embed; an unfinished earlier run is continued."""
     if args.hits and not (args.gate or args.calibration):
         raise InputError("--hits are for --gate or --calibration; give them together")
-    thinking = options.thinking_of(args)
-    if not (args.think or args.thinker) and thinking != Thinking():
-        raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
+    options.refuse_idle_thinking(args)
     if args.corpus and (args.think or args.split):
         raise InputError("--think and --split are for queries; give --queries")
     from o1_model.jobs import embed
@@ -74,8 +71,12 @@ def run(args: Namespace) -> int:
             for flag in ("weight", "reading", "calibration"):
                 if getattr(args, flag) is not None:
                     raise InputError(f"--{flag} is for thoughts; give --thoughts, --thinker or --think")
-        if args.corpus and (args.thinker or args.reading):
-            raise InputError("--thinker and --reading are for queries; documents take --thoughts")
+        if args.corpus and (args.thinker or args.reading or args.hits):
+            raise InputError("--thinker, --reading and --hits are for queries; documents take --thoughts")
+        if args.corpus and not args.thoughts and (args.weight is not None or args.calibration):
+            raise InputError(
+                "--weight and --calibration are for thoughts; give --thoughts about the documents"
+            )
         embed(options.retriever(args), out=args.out, margins=margins, **what, **how)
         return 0
     if args.style:
@@ -83,7 +84,7 @@ def run(args: Namespace) -> int:
     embed(
         args.model,
         out=args.out,
-        think=thinking if args.think else None,
+        think=options.thinking_of(args) if args.think else None,
         gate=None if args.gate is None else load_gate(args.gate),
         margins=margins,
         with_query=args.with_query,

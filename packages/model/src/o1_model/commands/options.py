@@ -76,6 +76,10 @@ def elsewhere(args: Namespace) -> dict[str, Any]:
     if is_address(args.model):
         settings |= {name for name in how if (name, how[name]) != ("dtype", "float32")}
         how.pop("dtype")
+    if how.get("gguf_file"):
+        raise InputError(
+            f"{args.model}: a .gguf file of an instruct model is its --model; leave out --gguf-file"
+        )
     if settings:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(settings))
         raise InputError(f"{args.model}: {flags} is for a checkpoint of this package; leave it out")
@@ -100,16 +104,12 @@ def queries(command: ArgumentParser) -> None:
 def thinking(command: ArgumentParser) -> None:
     """Add how to think."""
     add = command.add_argument
-    add("--samples", type=int, default=Thinking.samples, help="thoughts per query")
-    add("--max-tokens", type=int, default=Thinking.max_tokens, help="of a thought; the layout may keep fewer")
-    add(
-        "--temperature",
-        type=float,
-        default=Thinking.temperature,
-        help="temperature of the sampling; 0 is greedy",
-    )
-    add("--top-p", type=float, default=Thinking.top_p, help="probability mass of the nucleus")
-    add("--seed", type=int, default=Thinking.seed, help="seed of the sampling")
+    usual = Thinking()  # a checkpoint's; the style of an instruct model has its own
+    add("--samples", type=int, help=f"thoughts per query; of a checkpoint {usual.samples}, else 1")
+    add("--max-tokens", type=int, help=f"most tokens of a thought; of a checkpoint {usual.max_tokens}")
+    add("--temperature", type=float, help=f"0 is greedy; of a checkpoint {usual.temperature}, else 0")
+    add("--top-p", type=float, help=f"probability mass of the nucleus; {usual.top_p} unless given")
+    add("--seed", type=int, help=f"seed of the sampling; {usual.seed} unless given")
 
 
 HOW = ("samples", "max_tokens", "temperature", "top_p", "seed")
@@ -157,12 +157,12 @@ def retriever(args: Namespace) -> ThinkingRetriever:
         raise InputError("--style is for --thinker; give them together")
     model: Any = load(args) if ours else open_embedder(args.model, **elsewhere(args))
     given = {name: value for name in ("weight", "reading") if (value := getattr(args, name)) is not None}
-    thinker, thinking = model if args.think else args.thinker, thinking_of(args)
+    thinker = model if args.think else args.thinker
     return ThinkingRetriever(
         model,
         thinker,
         style=args.style,
-        thinking=thinking if thinker is not None and thinking != Thinking() else None,
+        thinking=given_thinking(args),
         mixture=None if args.calibration else Mixture(**given),
         document_weight=None if args.calibration else args.weight,
         calibration=None if args.calibration is None else load_calibration(args.calibration),
@@ -171,8 +171,20 @@ def retriever(args: Namespace) -> ThinkingRetriever:
 
 
 def thinking_of(args: Namespace) -> Thinking:
-    """Return how to think; what is None is as Thinking has it."""
-    return Thinking(**{name: value for name in HOW if (value := getattr(args, name)) is not None})
+    """Return how a checkpoint thinks; what is not given is as Thinking has it."""
+    return Thinking(**given_thinking(args))
+
+
+def given_thinking(args: Namespace) -> dict[str, Any]:
+    """Return what is given of how to think."""
+    return {name: value for name in HOW if (value := getattr(args, name)) is not None}
+
+
+def refuse_idle_thinking(args: Namespace) -> None:
+    """Raise InputError for settings of thinking where nothing thinks."""
+    if given_thinking(args) and not (args.think or args.thinker):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given_thinking(args))
+        raise InputError(f"{flags}: for --think or --thinker; give one, or leave it out")
 
 
 def engine(command: ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from o1_model.commands import options
 from o1_model.serving.settings import Serving
-from o1_model.thinking.settings import Thinking
 from o1_records import InputError
 from o1_records.kit.command import at_least, reads
 
@@ -59,9 +58,7 @@ def declare(command: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
-    thinking = options.thinking_of(args)
-    if not (args.think or args.thinker) and thinking != Thinking():
-        raise InputError("--samples, --max-tokens, --temperature, --top-p and --seed are for --think")
+    options.refuse_idle_thinking(args)
     from o1_model.serving.server import serve
     from o1_model.thinking.gate import load_gate
     from o1_model.thinking.records import ThoughtCache
@@ -74,7 +71,7 @@ def run(args: Namespace) -> int:
         max_waiting=args.max_waiting,
         max_inputs=args.max_inputs,
         max_body=args.max_body,
-        think=thinking if args.think and not mixed else None,
+        think=options.thinking_of(args) if args.think and not mixed else None,
         gate=None if args.gate is None else load_gate(args.gate),
         names=tuple(args.served_model_name),
         api_keys=tuple(keys),

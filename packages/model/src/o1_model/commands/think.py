@@ -19,7 +19,6 @@ def declare(command: ArgumentParser) -> None:
     command.add_argument("--style", help="what an instruct model is asked for: snippet, passage, ...")
     options.queries(command)
     options.thinking(command)
-    command.set_defaults(**dict.fromkeys(options.HOW))  # as suits the model, which is not known yet
     options.engine(command)
     writes(command, "--out", required=True, help="JSONL of Thought records; OUT.job is the work so far")
     new_job(command)
@@ -33,8 +32,7 @@ def run(args: Namespace) -> int:
     loading, model = options.loading(args), args.model
     if is_thinker(model, loading):
         model, loading = open_thinker(model, args.style, vllm=args.vllm, **options.elsewhere(args)), {}
-        given = {name: value for name in options.HOW if (value := getattr(args, name)) is not None}
-        thinking = replace(model.usual, **given)
+        thinking = replace(model.usual, **options.given_thinking(args))
         args.vllm = False
     elif args.style:
         raise InputError(f"{model}: a checkpoint thinks in its own way; leave out --style")

@@ -3,7 +3,8 @@
 Every candidate (style, samples, tokens, reading, weight, weight for documents) is scored on every query. Five
 folds of the queries: the best candidate of four folds is measured on the fifth, so that the gain that is
 reported is one on queries that chose nothing. The controls run at the same settings. Where the interval of
-the gain reaches 0, or a control gains as much, the weight becomes 0.
+the gain over no thought, or over a control, reaches 0, the weight becomes 0. The same holds for thoughts of
+documents, which are decided on first.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from tqdm import tqdm
 
 from o1_model.ndcg import ideal, ndcg_rows
 from o1_model.retriever.calibration import Calibration, Gain, Share, digest_of
-from o1_model.retriever.embedders import EmbeddingModel, open_embedder
+from o1_model.retriever.embedders import EmbeddingModel, ServedEmbedder, open_embedder
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import BM25Corpus, Corpus, DenseCorpus, HybridCorpus, Scores
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import open_thinker
+from o1_model.retriever.thinkers import GivenThoughts, open_thinker
 from o1_model.thinking.gate import Signal, curve
 from o1_model.thinking.gate import calibrate as calibrate_gate
 from o1_model.thinking.settings import Thinking
@@ -45,7 +46,7 @@ from o1_records import (
     open_queries,
     read_jsonl,
 )
-from o1_records.keys import draw
+from o1_records.keys import draw, same_query
 from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
 from o1_records.kit.job import Job
 from o1_records.mixture import Mixture, Reading
@@ -184,15 +185,29 @@ def calibrate(
         raise InputError("split_identifiers is for BM25; leave it out")
     if samples < 1:
         raise InputError(f"samples must be at least 1, got {samples}")
+    if wrong := [weight for weight in weights if not 0 <= weight <= 1]:
+        raise InputError(f"a weight must be between 0 and 1, got {wrong[0]}")
+    if budget is not None and (search != "dense" or not 0 < budget < 1):
+        raise InputError("a budget is for dense search, above 0 and below 1: the gate reads v_q's margins")
+    if isinstance(collection, Judged) and (queries is not None or split != "dev"):
+        raise InputError("split and queries are of a folder; this collection is read already")
     model = None if embedder is None else open_embedder(embedder, device=device)
     judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
     asked = _asked(thinker, styles, samples, max_tokens, device)
     retriever = None if model is None else ThinkingRetriever(model)
     about = None if document_thoughts is None else _about(document_thoughts, judged.documents)
-    with _Thoughts(judged, asked, out, new_job=new_job) as found:
+    how = f"{search}, identifiers split" if split_identifiers else search
+    about_model = {"search": how, "embedder": "" if model is None else digest_of(model.fingerprint)}
+    with _Thoughts(judged, asked, out, about_model, new_job=new_job) as found:
         if not found.think(stop, progress=progress):
             return None
-        if without := sum(not any(own) for own in zip(*(found.of(each) for each in asked), strict=True)):
+        with_thought = sum(any(own) for own in zip(*(found.of(each) for each in asked), strict=True))
+        if with_thought < 2 * FOLDS:
+            raise InputError(
+                f"{asked[0].thinker.name}: thoughts about {with_thought} of {len(judged.queries)} queries, "
+                "but at least 10 are needed; are they about this split?"
+            )
+        if without := len(judged.queries) - with_thought:
             logger.warning(
                 "%d of %d queries have no thought; they dilute every gain", without, len(judged.queries)
             )
@@ -205,6 +220,7 @@ def calibrate(
             weights=sorted({0.0, *weights}),
             document_weights=(0.0,) if about is None else DOCUMENT_WEIGHTS,
             search=search,
+            split_identifiers=split_identifiers,
             model=model,
             budget=budget,
             progress=progress,
@@ -247,6 +263,8 @@ def _asked(
         thinking = each.usual
         if samples != thinking.samples:
             thinking = replace(thinking, samples=samples, temperature=thinking.temperature or 0.7)
+        if max_tokens is not None and isinstance(each, GivenThoughts):
+            raise InputError(f"{each.name}: thoughts that are there have their length; leave out max_tokens")
         if max_tokens is not None:
             thinking = replace(thinking, max_tokens=max_tokens)
         made.append(_Asked(each, thinking, getattr(each, "style", None)))
@@ -261,10 +279,12 @@ class _Thoughts:
         judged: Judged,
         asked: Sequence[_Asked],
         out: str | Path | None,
+        about_model: Mapping[str, str],
         *,
         new_job: bool,
     ) -> None:
         self._queries, self._asked, self._new_job = judged.queries, asked, new_job
+        self._about_model = dict(about_model)
         self._out = out
         self._kept: dict[tuple[str, str], list[Thought]] = {}
         self._job: Job | None = None
@@ -305,6 +325,7 @@ class _Thoughts:
         said = [(query.query_id, query.text, query.instruction) for query in self._queries]
         return {
             "queries": hashlib.sha256(msgspec.json.encode(said)).hexdigest(),
+            **self._about_model,
             "thinkers": ",".join(each.key for each in self._asked),
             "thinking": " ".join(str(each.thinking) for each in self._asked),
         }
@@ -372,7 +393,10 @@ class _Table:
     def __init__(self, choices: Sequence[_Choice], values: Floats, queries: Sequence[Query]) -> None:
         order = sorted(range(len(choices)), key=lambda row: choices[row])
         self.choices, self.values = [choices[row] for row in order], values[order]
-        self.folds = np.array([draw("fold " + query.query_id)[0] % FOLDS for query in queries])
+        # queries of one text are in one fold, and all folds are as large
+        lots = sorted({same_query(query) for query in queries}, key=lambda text: draw(f"fold {text}"))
+        place = {text: number for number, text in enumerate(lots)}
+        self.folds = np.array([place[same_query(query)] % FOLDS for query in queries])
 
     def best(self, rows: Sequence[int]) -> _Choice:
         """Return the best choice on all queries; the simplest wins ties."""
@@ -402,6 +426,7 @@ def _calibrated(
     weights: Sequence[float],
     document_weights: Sequence[float],
     search: Search,
+    split_identifiers: bool,
     model: EmbeddingModel | None,
     budget: float | None,
     progress: bool,
@@ -422,28 +447,41 @@ def _calibrated(
     table = _Table(choices, values, judged.queries)
     rows = range(len(choices))
     kinds = {"queries": [row for row in rows if not table.choices[row].document_weight]}
-    alone = [row for row in rows if not table.choices[row].weight]  # documents think alone
+    alone = [row for row in rows if not table.choices[row].weight]  # documents think, queries do not
     if len(document_weights) > 1:
         kinds |= {"documents": alone, "both": list(rows)}
     base = table.values[0]  # neither has a thought
     held_out = {kind: table.held_out(own) for kind, own in kinds.items()}
-    choice = table.best(rows)
-    controls = _controls(corpus, judged, table, texts) if choice.weight else {}
-    thoughts, documents = table.held_out(rows), table.held_out(alone)
-    why = _why(choice, thoughts, documents, controls)
+    controls: dict[str, Floats] = {}
+    about_documents = ""
+    if len(document_weights) > 1:
+        controls["other document"] = _other_documents(corpus, judged, table, alone)
+        about_documents = _refused(table.held_out(alone), base, controls)
+    allowed = kinds["queries"] if about_documents else list(rows)
+    alone = [row for row in allowed if not table.choices[row].weight]
+    choice = table.best(allowed)
+    thoughts, documents = table.held_out(allowed), table.held_out(alone)
+    of_queries = _controls(corpus, judged, table, allowed, texts, model) if choice.weight else {}
+    why = _refused(thoughts, documents, of_queries) if choice.weight else "no weight is better than 0"
+    controls |= of_queries
     used = table.best(alone) if why else choice
     by_query = {
         query.query_id: float(gain) for query, gain in zip(judged.queries, thoughts - documents, strict=True)
     }
     signals = [
         Signal(query_id=query.query_id, margin=float(margin))
-        for query, margin in zip(judged.queries, margins, strict=True)
+        for query, margin in zip(judged.queries, margins[used.document_weight], strict=True)
     ]
     shares = [
         Share(share=point.budget, gate=point.held_out, random=point.random)
         for point in curve(signals, by_query, sorted({*SHARES, *([] if budget is None else [budget])}))
     ]
     better = any(each.share == budget and each.gate > each.random for each in shares)
+    reasons = [why or "thoughts gain on queries that chose nothing, and more than every control"]
+    if about_documents:
+        reasons.append(f"documents: {about_documents}")
+    if budget is not None and used.weight and not better:
+        reasons.append(f"no gate is better than chance for a share of {budget:g}, so every query thinks")
     chosen = asked[choice.place]
     thinking = replace(chosen.thinking, samples=choice.samples, max_tokens=choice.tokens)
     ms_thinking, ms_embedding = _latency(model, chosen.thinker, thinking, judged.queries)
@@ -453,6 +491,7 @@ def _calibrated(
         thinker=chosen.thinker.name,
         thinker_digest=digest_of(chosen.thinker.fingerprint),
         search=search,
+        split_identifiers=split_identifiers,
         style=chosen.style,
         thinking=thinking,
         mixture=Mixture(weight=used.weight, reading=choice.reading),
@@ -471,10 +510,10 @@ def _calibrated(
             if each[1:] == choice[1:] or (not each.weight and each.document_weight == choice.document_weight)
         },
         shares=shares,
-        tokens=_tokens(found.of(chosen), choice),
+        tokens=_tokens(chosen, found.of(chosen), choice),
         ms_thinking=ms_thinking,
         ms_embedding=ms_embedding,
-        why=why or "thoughts gain on queries that chose nothing, and more than every control",
+        why="; ".join(reasons),
     )
 
 
@@ -496,12 +535,18 @@ def _texts(
     asked: _Asked, thoughts: Sequence[Sequence[Thought]], samples: int, tokens: int
 ) -> list[list[str]]:
     """Return the texts of the first samples, as if each had been cut after so many tokens."""
-    kept = [own[:samples] for own in thoughts]
+    kept = [[thought for n, thought in enumerate(own) if _number(thought, n) < samples] for own in thoughts]
     if tokens == asked.thinking.max_tokens or not isinstance(asked.thinker, Instruct | VLLMInstruct):
         return [[thought.text for thought in own] for own in kept]
     read = asked.thinker.text
     cut = [[read(thought.token_ids[:tokens]) for thought in own] for own in kept]
     return [[text for text in own if text.strip()] for own in cut]
+
+
+def _number(thought: Thought, place: int) -> int:
+    """Return the number of a sample; blank ones have been left out before it."""
+    number = thought.thought_id.rpartition("#")[2]
+    return int(number) if number.isdecimal() else place
 
 
 def _values(
@@ -511,10 +556,10 @@ def _values(
     texts: Mapping[tuple[int, int, int], Texts],
     *,
     progress: bool,
-) -> tuple[Floats, Floats]:
+) -> tuple[Floats, dict[float, Floats]]:
     """Return nDCG@10 of every choice on every query, and the margin between the query's two best scores."""
     table = np.zeros((len(choices), len(judged.queries)))
-    margins = np.zeros(len(judged.queries))
+    margins: dict[float, Floats] = {}
     groups: dict[tuple[float, int, int, int, Reading], list[int]] = {}
     for row, choice in enumerate(choices):
         groups.setdefault(choice[1:], []).append(row)
@@ -528,11 +573,8 @@ def _values(
             part = slice(start, start + step)
             asked = judged.queries[part]
             plain = corpus.of_queries(asked, b)
-            if b == 0:
-                best = (
-                    -np.sort(-plain, axis=1)[:, :2] if plain.shape[1] > 1 else np.pad(plain, ((0, 0), (0, 1)))
-                )
-                margins[part] = best[:, 0] - best[:, 1]
+            best = np.partition(plain, -2, axis=1)[:, -2:]
+            margins.setdefault(b, np.zeros(len(judged.queries)))[part] = best[:, 1] - best[:, 0]
             for group in own_groups:
                 _, place, samples, tokens, reading = group
                 thoughts = texts[place, samples, tokens][part]
@@ -556,12 +598,27 @@ def _mixed(plain: Scores, theirs: Scores | None, weight: float) -> Scores:
     return mixed
 
 
+def _blocks(places: Sequence[int], documents: int) -> Iterator[Sequence[int]]:
+    """Yield places of queries, so many that their scores fit into memory."""
+    step = max(1, BLOCK // documents)
+    for start in range(0, len(places), step):
+        yield places[start : start + step]
+
+
 def _controls(
-    corpus: Corpus, judged: Judged, table: _Table, texts: Mapping[tuple[int, int, int], Texts]
+    corpus: Corpus,
+    judged: Judged,
+    table: _Table,
+    rows: Sequence[int],
+    texts: Mapping[tuple[int, int, int], Texts],
+    model: EmbeddingModel | None,
 ) -> dict[str, Floats]:
     """Return each query's value with what should not help, under the choice of the other folds."""
-    values = {name: np.zeros(len(judged.queries)) for name in ("empty", "other", "filler", "copy")}
-    for choice, places, row in table.by_fold(range(len(table.choices))):
+    names = ["empty", "other", "filler", "copy"]
+    if isinstance(model, ServedEmbedder):
+        names.remove("empty")  # servers refuse an empty text
+    values = {name: np.zeros(len(judged.queries)) for name in names}
+    for choice, places, row in table.by_fold(rows):
         real = texts[choice.place, choice.samples, choice.tokens]
         by_id = {
             query.query_id: list(own) for query, own in zip(judged.queries, real, strict=True) if len(own)
@@ -572,31 +629,37 @@ def _controls(
             "filler": filler_thoughts(by_id),
             "copy": copied_thoughts(by_id, judged.queries),
         }
-        asked = [judged.queries[place] for place in places]
-        plain = corpus.of_queries(asked, choice.document_weight)
-        for name, control in made.items():
-            if not choice.weight:
-                values[name][places] = table.values[row, places]
-                continue
-            own = [control.get(query.query_id, []) for query in asked]
-            theirs = corpus.of_thoughts(asked, own, choice.reading, choice.document_weight)
-            scores = _mixed(plain, theirs, choice.weight)
-            values[name][places] = judged.ndcg(scores, places)
+        for block in _blocks(places, len(judged.documents)):
+            asked = [judged.queries[place] for place in block]
+            plain = corpus.of_queries(asked, choice.document_weight) if choice.weight else None
+            for name in names:
+                if plain is None:
+                    values[name][block] = table.values[row, block]
+                    continue
+                own = [made[name].get(query.query_id, []) for query in asked]
+                theirs = corpus.of_thoughts(asked, own, choice.reading, choice.document_weight)
+                values[name][block] = judged.ndcg(_mixed(plain, theirs, choice.weight), block)
     return values
 
 
-def _why(choice: _Choice, thoughts: Floats, documents: Floats, controls: Mapping[str, Floats]) -> str:
-    """Return why not to think about queries, "" to do so."""
-    if not choice.weight:
-        return "no weight is better than 0 on these queries"
-    gain = _gain(thoughts - documents)
-    if gain.low <= 0:
-        interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
-        return f"the held-out gain is {gain.mean:+.4f}, its 95 % interval {interval}: not surely above 0"
-    for name, values in controls.items():
-        if values.mean() >= thoughts.mean():
-            gains = f"{(values - documents).mean():+.4f} against {gain.mean:+.4f}"
-            return f"the control {name!r} gains as much as thoughts: {gains}"
+def _other_documents(corpus: Corpus, judged: Judged, table: _Table, rows: Sequence[int]) -> Floats:
+    """Return each query's value where documents have the thoughts of others, as `_controls` does."""
+    other = corpus.with_others_thoughts()
+    values = np.zeros(len(judged.queries))
+    for choice, places, _ in table.by_fold(rows):
+        for block in _blocks(places, len(judged.documents)):
+            asked = [judged.queries[place] for place in block]
+            values[block] = judged.ndcg(other.of_queries(asked, choice.document_weight), block)
+    return values
+
+
+def _refused(values: Floats, without: Floats, controls: Mapping[str, Floats]) -> str:
+    """Return why thoughts are not to be used, "" if they gain over none and over every control."""
+    for name, others in {"no thought": without, **controls}.items():
+        gain = _gain(values - others)
+        if gain.low <= 0:
+            interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
+            return f"held out, they gain {gain.mean:+.4f} over {name} ({interval}): not surely above 0"
     return ""
 
 
@@ -631,11 +694,14 @@ def _latency(
     return spent[0], spent[1]
 
 
-def _tokens(thoughts: Sequence[Sequence[Thought]], choice: _Choice) -> float:
-    """Return the mean of the tokens written about a query."""
+def _tokens(asked: _Asked, thoughts: Sequence[Sequence[Thought]], choice: _Choice) -> float:
+    """Return the mean of the tokens written about a query, of thoughts that were cut only those kept."""
+    cut = isinstance(asked.thinker, Instruct | VLLMInstruct)
     counts = [
-        min(thought.source.completion_tokens or len(thought.token_ids), choice.tokens)
+        min(written, choice.tokens) if cut else written
         for own in thoughts
-        for thought in own[: choice.samples]
+        for n, thought in enumerate(own)
+        if _number(thought, n) < choice.samples
+        for written in [thought.source.completion_tokens or len(thought.token_ids)]
     ]
     return sum(counts) / len(thoughts)

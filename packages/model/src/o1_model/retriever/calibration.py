@@ -47,7 +47,7 @@ class Calibration(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Args:
         embedder: its name, and `embedder_digest` of what it is.
         thinker: its name, and `thinker_digest` of what it is.
-        search: "dense", "bm25" or "hybrid".
+        search: "dense", "bm25" or "hybrid"; `split_identifiers` is how BM25 read the texts.
         style: what the thinker was asked for, if it is asked.
         thinking: how to think.
         mixture: how thoughts enter a query. A weight of 0: nothing gained, do not think.
@@ -57,8 +57,10 @@ class Calibration(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
         measure: of all figures here.
         base: without any thought.
         gains: by cross-validation: of thoughts in queries ("queries"), documents, and "both".
-        controls: of what should not help, at the same weight and reading: "empty", "other", "filler", "copy".
-        by_weight: gain by weight with the chosen reading and length, on all queries; not held out.
+        controls: of what should not help, at the same weight and reading: "empty", "other" (another query's),
+            "filler", "copy", and of documents "other document".
+        by_weight: gain by weight with the best reading and length, on all queries; not held out, and given
+            even where `why` decides against thinking.
         shares: what a gate would give.
         tokens: written a query.
         ms_thinking: of one query by itself, for its thoughts.
@@ -71,6 +73,7 @@ class Calibration(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     thinker: str
     thinker_digest: str
     search: str = "dense"
+    split_identifiers: bool = False
     style: Style | None = None
     thinking: Thinking
     mixture: Mixture

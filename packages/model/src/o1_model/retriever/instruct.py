@@ -189,7 +189,9 @@ class Instruct(_Chat):
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """The digest of the model, the style, what goes to its chat template, and the dtype."""
-        return {**super().fingerprint, "dtype": str(self._lm.dtype).removeprefix("torch.")}
+        quantized = getattr(self._lm.config, "quantization_config", None)
+        how = {} if quantized is None else {"quantization": str(quantized)}
+        return {**super().fingerprint, "dtype": str(self._lm.dtype).removeprefix("torch."), **how}
 
     def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
         self._refuse_longer(prompts, thinking)
@@ -261,7 +263,7 @@ class VLLMInstruct(_Chat):
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """The digest of the model, the style, what goes to its chat template, and how vLLM runs it."""
-        return {**super().fingerprint, **{name: str(value) for name, value in self._options.items()}}
+        return {**super().fingerprint, "vllm": {name: str(value) for name, value in self._options.items()}}
 
     def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
         from vllm import SamplingParams

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,8 @@ class ThinkingRetriever:
         thinker: anything that `open_thinker` takes: an instruct model, a `.gguf` file, a chat server, a
             checkpoint that thinks, a file of thoughts, or one that is open. With none it never thinks.
         style: what an instruct model is asked for; one of `o1_records.styles.QUERY_STYLES`, or a Style.
-        thinking: how to think; by default as the calibration says, else as suits the thinker.
+        thinking: how to think, or some of its settings; the others are as the calibration says, else as
+            suits the thinker.
         mixture: how thoughts enter a query; by default as the calibration says, else a weight of 0.2.
         document_weight: the share of thoughts in documents that have some; by default as the calibration
             says, else 0.2.
@@ -80,7 +81,7 @@ class ThinkingRetriever:
         thinker: str | Path | Embedder | Thinker | None = None,
         *,
         style: str | Style | None = None,
-        thinking: Thinking | None = None,
+        thinking: Thinking | Mapping[str, Any] | None = None,
         mixture: Mixture | None = None,
         document_weight: float | None = None,
         calibration: Calibration | str | Path | None = None,
@@ -96,22 +97,31 @@ class ThinkingRetriever:
         self.thinker: Thinker | None = None
         if thinker is not None:
             self.thinker = open_thinker(thinker, style, device=there)
-        elif style is not None or thinking is not None:
+        elif style is not None or thinking:
             raise InputError("style and thinking are for a thinker; give one")
         if calibration is not None:
             calibration.refuse_others(self.embedder, self.thinker)
         self.calibration = calibration
         self.mixture = mixture or (Mixture() if calibration is None else calibration.mixture)
+        if calibration is not None and calibration.search != "dense":
+            raise InputError(
+                f"the calibration is for {calibration.search} search; calibrate for dense search"
+            )
         if document_weight is None:
             document_weight = Mixture().weight if calibration is None else calibration.document_weight
-        self.document_weight = document_weight
+        self.document_weight = Mixture(weight=document_weight).weight  # refuses what is no share
         if self.mixture.reading not in readings_of(self.embedder):
             raise InputError(
                 f"{self.embedder.name} has no reading {self.mixture.reading!r}; "
                 f"choose one of {', '.join(readings_of(self.embedder))}"
             )
-        usual = self.thinker.usual if self.thinker is not None else None
-        self.thinking = thinking or (usual if calibration is None else calibration.thinking)
+        self.thinking = None if self.thinker is None else self.thinker.usual
+        if self.thinking is not None and calibration is not None:
+            self.thinking = calibration.thinking
+        if isinstance(thinking, Thinking):
+            self.thinking = thinking
+        elif self.thinking is not None:
+            self.thinking = replace(self.thinking, **(thinking or {}))
         self.gate = None if calibration is None else calibration.gate
         self.cost = Cost()
 
@@ -141,6 +151,8 @@ class ThinkingRetriever:
                 "thinking": dict(vars(self.thinking)),
                 "mixture": {"weight": self.mixture.weight, "reading": self.mixture.reading},
             }
+            if self.gate is not None:
+                made["gate"] = msgspec.to_builtins(self.gate)
         return made
 
     def encoder(self, *, role: str = "") -> Encoder:
@@ -190,7 +202,10 @@ class ThinkingRetriever:
         v_q = self.embedder.queries(asked)
         if thoughts is not None:
             given: Any = [thoughts] if one else thoughts
-            texts = [[_text(each) for each in own] for own in given]
+            opened = self._opened(asked, margins)
+            texts = [
+                [_text(each) for each in own] if place in opened else [] for place, own in enumerate(given)
+            ]
         elif not self.thinks:
             texts = [[] for _ in asked]
         else:
@@ -253,17 +268,21 @@ class ThinkingRetriever:
 
     def _texts(self, queries: Sequence[Query], margins: Mapping[str, float] | None) -> list[list[str]]:
         """Return the thoughts about the queries that the gate opens for."""
-        places = list(range(len(queries)))
-        if self.gate is not None:
-            known = margins or {}
-            signals = [Signal(query_id=q.query_id, margin=known.get(q.query_id)) for q in queries]
-            places = [place for place, signal in enumerate(signals) if self.gate(signal)]
-        elif margins is not None:
-            raise InputError("margins are for a calibrated gate, and there is none; leave them out")
+        places = sorted(self._opened(queries, margins))
         found: list[list[str]] = [[] for _ in queries]
         for place, own in zip(places, self.think([queries[place] for place in places]), strict=True):
             found[place] = [thought.text for thought in own]
         return found
+
+    def _opened(self, queries: Sequence[Query], margins: Mapping[str, float] | None) -> set[int]:
+        """Return the places of the queries that the gate opens for; all without one."""
+        if self.gate is None:
+            if margins is not None:
+                raise InputError("margins are for a calibrated gate, and there is none; leave them out")
+            return set(range(len(queries)))
+        known = margins or {}
+        signals = [Signal(query_id=query.query_id, margin=known.get(query.query_id)) for query in queries]
+        return {place for place, signal in enumerate(signals) if self.gate(signal)}
 
 
 def _text(thought: str | Thought | DocumentThought) -> str:

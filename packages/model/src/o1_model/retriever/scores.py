@@ -6,16 +6,17 @@ A mixture is then a sum: `(1 - weight) * queries + weight * thoughts` ranks docu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import copy
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_model.retriever.embedders import Vectors, readings_of
+from o1_model.retriever.embedders import EmbeddingModel, JointModel, Vectors, readings_of
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_records import Document, InputError, Query
-from o1_records.mixture import Reading, mix_vectors, z_scores
+from o1_records.mixture import Reading, mix_vectors, read_thoughts, z_scores
 
 Scores = NDArray[np.float32]
 
@@ -26,6 +27,9 @@ class Corpus(Protocol):
     @property
     def readings(self) -> Sequence[Reading]:
         """The ways in which a thought can be read."""
+
+    def with_others_thoughts(self) -> Corpus:
+        """Return the same corpus, each document with the thoughts of another: a control."""
 
     def of_queries(self, queries: Sequence[Query], document_weight: float) -> Scores:
         """Return the scores of queries [queries, documents]."""
@@ -46,19 +50,28 @@ class DenseCorpus:
         thoughts: Texts | None = None,
     ) -> None:
         self.readings = readings_of(retriever.embedder)
-        self._retriever, self._plain = retriever, retriever.embedder.documents(documents)
+        self._plain = retriever.embedder.documents(documents)
         self._thoughts = None if thoughts is None else retriever.read_as_documents(thoughts)
         self._mixed: tuple[float, Vectors] = (0.0, self._plain)
+        # every weight and every control asks for the same vectors again
+        self._model = _Remembering(retriever.embedder)
+
+    def with_others_thoughts(self) -> DenseCorpus:
+        """Return the same corpus, each document with the thoughts of another."""
+        other = copy.copy(self)
+        other._thoughts = None if self._thoughts is None else [*self._thoughts[1:], *self._thoughts[:1]]
+        other._mixed = (0.0, self._plain)
+        return other
 
     def of_queries(self, queries: Sequence[Query], document_weight: float) -> Scores:
         """Return cosines of v_q and the documents."""
-        return self._scores(self._retriever.embedder.queries(queries), document_weight)
+        return self._scores(self._model.queries(queries), document_weight)
 
     def of_thoughts(
         self, queries: Sequence[Query], thoughts: Texts, reading: Reading, document_weight: float
     ) -> Scores:
         """Return products of the mean of each query's thoughts and the documents."""
-        read = self._retriever.read(queries, thoughts, reading)
+        read = read_thoughts(self._model, queries, thoughts, reading)
         width = self._plain.shape[1]
         means = [own.mean(axis=0) if len(own) else np.zeros(width, dtype=np.float32) for own in read]
         return self._scores(np.stack(means), document_weight)
@@ -88,13 +101,28 @@ class BM25Corpus:
         from o1_records.bm25 import BM25  # needs an extra of o1-records
 
         self._text = BM25(documents, split_identifiers=split_identifiers)
-        self._field = None
-        if thoughts is not None:
+        self._thoughts = None if thoughts is None else [" ".join(own) for own in thoughts]
+        self._split, self._field = split_identifiers, None
+        if self._thoughts is not None:
             field = [
-                Document(doc_id=document.doc_id, text=" ".join(own))
-                for document, own in zip(documents, thoughts, strict=True)
+                Document(doc_id=document.doc_id, text=own)
+                for document, own in zip(documents, self._thoughts, strict=True)
             ]
             self._field = BM25(field, split_identifiers=split_identifiers)
+
+    def with_others_thoughts(self) -> BM25Corpus:
+        """Return the same corpus, each document with the thoughts of another."""
+        from o1_records.bm25 import BM25
+
+        other = copy.copy(self)
+        if self._thoughts is not None:
+            other._thoughts = [*self._thoughts[1:], *self._thoughts[:1]]
+            field = [
+                Document(doc_id=doc_id, text=own)
+                for doc_id, own in zip(self._text.doc_ids, other._thoughts, strict=True)
+            ]
+            other._field = BM25(field, split_identifiers=self._split)
+        return other
 
     def of_queries(self, queries: Sequence[Query], document_weight: float) -> Scores:
         """Return z-scores of queries."""
@@ -125,6 +153,10 @@ class HybridCorpus:
     def __init__(self, dense: DenseCorpus, lexical: BM25Corpus) -> None:
         self.readings, self._dense, self._lexical = dense.readings, dense, lexical
 
+    def with_others_thoughts(self) -> HybridCorpus:
+        """Return the same corpus, each document with the thoughts of another."""
+        return HybridCorpus(self._dense.with_others_thoughts(), self._lexical.with_others_thoughts())
+
     def of_queries(self, queries: Sequence[Query], document_weight: float) -> Scores:
         """Return the mean of both z-scores of queries."""
         dense = self._dense.of_queries(queries, document_weight)
@@ -136,6 +168,39 @@ class HybridCorpus:
         """Return the mean of both z-scores of thoughts; BM25 has one reading only."""
         dense = self._dense.of_thoughts(queries, thoughts, reading, document_weight)
         return _half(dense, self._lexical.of_thoughts(queries, thoughts, "document", document_weight))
+
+
+class _Remembering:
+    """The same embedder, which embeds each text once."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self._model = model
+        self._known: dict[tuple[str, ...], Vectors] = {}
+
+    def queries(self, queries: Sequence[Query]) -> Vectors:
+        keys = [("query", query.instruction, query.text) for query in queries]
+        return self._vectors(keys, lambda new: self._model.queries([queries[place] for place in new]))
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        keys = [("document", document.full_text) for document in documents]
+        return self._vectors(keys, lambda new: self._model.documents([documents[place] for place in new]))
+
+    def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> Vectors:
+        keys = [
+            ("joint", query.instruction, query.text, thought)
+            for query, thought in zip(queries, thoughts, strict=True)
+        ]
+        model = cast(JointModel, self._model)
+        return self._vectors(
+            keys, lambda new: model.joint([queries[n] for n in new], [thoughts[n] for n in new])
+        )
+
+    def _vectors(self, keys: Sequence[tuple[str, ...]], embed: Callable[[list[int]], Vectors]) -> Vectors:
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        new = [place for key, place in first.items() if key not in self._known]
+        if new:
+            self._known.update(zip((keys[place] for place in new), embed(new), strict=True))
+        return np.stack([self._known[key] for key in keys])
 
 
 def _half(dense: Scores, lexical: Scores) -> Scores:

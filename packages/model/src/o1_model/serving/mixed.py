@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class AsyncRetriever:
                 "a gate that needs margins cannot serve: nothing is searched here; calibrate without --budget"
             )
         self._retriever = retriever
-        self.batcher: Batcher[Work, _Item, Answer] = Batcher(
+        self.batcher: Batcher[Work, _Item, Answer | InputError] = Batcher(
             self._run, self._cost, batch_tokens=batch_tokens, max_waiting=max_waiting
         )
 
@@ -78,8 +78,13 @@ class AsyncRetriever:
         return {"model_dtype": encoder_of(self._retriever.embedder).dtype, "layout": None, **what}
 
     def capped(self, thinking: Thinking) -> Thinking:
-        """Return how it will think; others' thinkers take what they are asked for."""
-        return thinking
+        """Return how it will think: of no more tokens than it was set up for."""
+        own = self._retriever.thinking
+        return (
+            thinking
+            if own is None
+            else replace(thinking, max_tokens=min(own.max_tokens, thinking.max_tokens))
+        )
 
     async def answers(
         self,
@@ -93,13 +98,20 @@ class AsyncRetriever:
         """
         if work.with_query:
             raise InputError("with_query: thoughts are mixed in by a weight here; leave it out")
-        if any(not isinstance(each, str | Query) for each in inputs):
-            raise InputError("token ids: this server embeds with a model of others; send texts")
+        kinds: tuple[type, ...] = (str, Query if work.role == "query" else Document)
+        if any(not isinstance(each, kinds) for each in inputs):
+            raise InputError(f"this server embeds with a model of others; send a {work.role} as text")
+        if not inputs:
+            return []
         if thoughts is not None and len(thoughts) != len(inputs):
             raise InputError(f"{len(inputs)} inputs but thoughts for {len(thoughts)}")
         given = [None] * len(inputs) if thoughts is None else [tuple(own) for own in thoughts]
         items = [_Item(_record(work, each), own) for each, own in zip(inputs, given, strict=True)]
-        answers = await self.batcher.answer(work, items)
+        answers: list[Answer] = []
+        for answer in await self.batcher.answer(work, items):
+            if isinstance(answer, InputError):
+                raise answer
+            answers.append(answer)
         refuse_broken(np.stack([answer.vector for answer in answers]))
         return answers
 
@@ -108,7 +120,16 @@ class AsyncRetriever:
         await self.batcher.close()
         await asyncio.sleep(0)
 
-    def _run(self, work: Work, items: Sequence[_Item]) -> list[Answer]:
+    def _run(self, work: Work, items: Sequence[_Item]) -> list[Answer | InputError]:
+        """Return the answers; what one input is refused for does not reach the others."""
+        try:
+            return [*self._together(work, items)]
+        except InputError as error:
+            if len(items) == 1:
+                return [error]
+        return [answer for item in items for answer in self._run(work, [item])]
+
+    def _together(self, work: Work, items: Sequence[_Item]) -> list[Answer]:
         retriever, tokens = self._retriever, [_about(item) for item in items]
         documents = [item.text for item in items if isinstance(item.text, Document)]
         texts: list[list[str]] = [list(item.thoughts or ()) for item in items]
@@ -132,10 +153,10 @@ class AsyncRetriever:
         return _about(item) + thinking
 
 
-def _record(work: Work, text: str | Query) -> Query | Document:
-    if work.role == "document":
-        return Document(doc_id="-", text=str(text))
-    return text if isinstance(text, Query) else Query(query_id="-", text=text)
+def _record(work: Work, text: str | Query | Document) -> Query | Document:
+    if not isinstance(text, str):
+        return text
+    return Query(query_id="-", text=text) if work.role == "query" else Document(doc_id="-", text=text)
 
 
 def _about(item: _Item) -> int:
