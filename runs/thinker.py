@@ -120,9 +120,23 @@ def elect_thoughts(args: argparse.Namespace) -> int:
     prompt = _prompts(args.model, style)
     end = style.stop[0] if style.prefix and style.stop else ""
     rows = [(each, prompt(text_of[each.query_id])) for each in found.elected]
-    elected = [{"prompt": asked, "completion": each.text + end} for each, asked in rows]
+    ended = {
+        (thought.query_id, thought.text)
+        for own in thoughts.values()
+        for thought in own
+        if thought.source.finish_reason == "stop"
+    }
+
+    def whole(query_id: str, text: str) -> str:
+        return text + end if (query_id, text) in ended else text  # one that was cut does not end here
+
+    elected = [{"prompt": asked, "completion": whole(each.query_id, each.text)} for each, asked in rows]
     pairs = [
-        {"prompt": asked, "chosen": each.text + end, "rejected": each.worse + end}
+        {
+            "prompt": asked,
+            "chosen": whole(each.query_id, each.text),
+            "rejected": whole(each.query_id, each.worse),
+        }
         for each, asked in rows
         if each.worse and each.gap >= args.least_gap
     ]

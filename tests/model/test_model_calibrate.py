@@ -251,6 +251,14 @@ def test_the_command_prints_gains_controls_and_costs(collection, checkpoint, tmp
     out.unlink()
 
 
+def test_a_model_that_moves_to_another_server_is_the_same(checkpoint):
+    from o1_model.retriever.identity import digest_of
+
+    fingerprint = {"endpoint": "http://a/v1", "model": "m"}
+    assert digest_of(fingerprint) == digest_of({**fingerprint, "endpoint": "http://b/v1"})
+    assert digest_of(fingerprint) != digest_of({**fingerprint, "model": "n"})
+
+
 def test_what_does_not_go_together_is_refused(collection, checkpoint, capsys, tmp_path):
     with pytest.raises(InputError, match=r"a weight must be between 0 and 1, got 1\.5"):
         calibrate(None, GivenThoughts(oracle()), collection, search="bm25", weights=[0.5, 1.5])

@@ -68,6 +68,7 @@ def test_of_code_the_first_block_is_kept(answer, continued, kept):
         ("**Keywords:** zip", "zip"),
         (" \n", ""),
         ("Keywords:\n- tide\n- moon", "tide, moon"),
+        ("Here are ten keywords:\n1. tide\n2. moon", "tide, moon"),
     ],
 )
 def test_keywords_become_one_line(answer, kept):

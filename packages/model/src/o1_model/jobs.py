@@ -25,6 +25,7 @@ from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_model.encoding.shards import Encoded, batched, checked_devices, encode_on, write_shards
 from o1_model.layout import FILE_NAME, Layout
+from o1_model.retriever.identity import without_place
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import open_thinker
@@ -139,7 +140,7 @@ def think(
                 raise InputError("engine and cache are for a checkpoint; leave them out")
             thinker = open_thinker(model, style, **loading)
             thinking = thinking or thinker.usual
-            made_from = {name: _plain(value) for name, value in thinker.fingerprint.items()}
+            made_from = {name: _plain(value) for name, value in without_place(thinker.fingerprint).items()}
             chunk, make, cut = OTHERS_CHUNK, partial(thinker.think, thinking=thinking), None
         else:
             if style is not None:

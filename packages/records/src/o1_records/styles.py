@@ -64,7 +64,10 @@ class Style:
             return _code(answer, inside=continued)
         if self.form == "keywords":
             lines = (_BULLET.sub("", line).strip().rstrip(",.") for line in answer.splitlines())
-            return _LABEL.sub("", ", ".join(line for line in lines if line))
+            said = [line for line in lines if line]
+            # "Here are ten keywords:" announces the others
+            kept = said[1:] if len(said) > 1 and said[0].endswith(":") else said
+            return _LABEL.sub("", ", ".join(kept))
         text = _LABEL.sub("", answer.strip())
         whole = _QUOTED.fullmatch(text)
         return whole[2].strip() if whole else text

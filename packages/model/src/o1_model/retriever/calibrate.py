@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from o1_model.ndcg import ideal, ndcg_rows
-from o1_model.retriever.calibration import Calibration, Gain, Share, digest_of
-from o1_model.retriever.embedders import EmbeddingModel, ServedEmbedder, open_embedder
+from o1_model.retriever.calibration import Calibration, Gain, Share
+from o1_model.retriever.embedders import CheckpointModel, EmbeddingModel, ServedEmbedder, open_embedder
+from o1_model.retriever.identity import digest_of
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import BM25Corpus, Corpus, DenseCorpus, HybridCorpus, Scores
@@ -193,6 +194,8 @@ def calibrate(
         raise InputError("split and queries are of a folder; this collection is read already")
     model = None if embedder is None else open_embedder(embedder, device=device)
     judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
+    if isinstance(model, CheckpointModel) and isinstance(thinker, str | Path) and thinker == embedder:
+        thinker = model.embedder  # loaded once
     asked = _asked(thinker, styles, samples, max_tokens, device)
     retriever = None if model is None else ThinkingRetriever(model)
     about = None if document_thoughts is None else _about(document_thoughts, judged.documents)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from o1_model.retriever.identity import digest_of
 from o1_model.thinking.gate import Gate
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, Record, atomic_write
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_FILE = "o1_calibration.json"
 """In a checkpoint's folder: its calibration. It is no part of the model's digest."""
-
-_WHERE = ("server", "endpoint")  # where something runs does not change what it is
 
 
 class Gain(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,9 +116,3 @@ def load_calibration(path: str | Path) -> Calibration:
         return msgspec.json.decode(path.read_bytes(), type=Calibration)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise InputError(f"{path}: {error}; is this a file of `o1-model calibrate`?") from error
-
-
-def digest_of(fingerprint: Mapping[str, Any]) -> str:
-    """Return a digest of what an embedder or a thinker is, wherever it runs."""
-    what = {name: value for name, value in fingerprint.items() if name not in _WHERE}
-    return hashlib.sha256(msgspec.json.encode(what, order="sorted")).hexdigest()

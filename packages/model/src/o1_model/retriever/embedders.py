@@ -6,7 +6,6 @@ An `EmbeddingModel` has `queries` and `documents`; one that also reads a query a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_model.layout import FILE_NAME
+from o1_model.retriever.identity import digest_of
 from o1_records import Document, InputError, MissingExtraError, Query, Thought
 from o1_records.kit.http import Address, address, is_address, post
 from o1_records.kit.models import loading, model_digest, model_folder
@@ -71,10 +71,9 @@ def encoder_of(model: EmbeddingModel, *, role: str = "", thoughts: str = "") -> 
     """Return what made a model's vectors, for manifests; `thoughts` says how they took part."""
     if isinstance(model, CheckpointModel):
         return model.embedder.fingerprint(role=role, thoughts=thoughts)
-    identity = msgspec.json.encode(dict(model.fingerprint), order="sorted")
     return Encoder(
         model=model.name,
-        digest=hashlib.sha256(identity).hexdigest(),
+        digest=digest_of(model.fingerprint),
         layout="",
         pooling="",
         max_length=int(model.fingerprint.get("max_length") or 0),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from o1_model.encoding.encode import refuse_broken
-from o1_model.retriever.calibration import digest_of
 from o1_model.retriever.embedders import encoder_of
+from o1_model.retriever.identity import digest_of
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.serving.answers import Answer, Work
 from o1_model.serving.batcher import Batcher
