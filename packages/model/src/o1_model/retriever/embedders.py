@@ -6,6 +6,7 @@ An `EmbeddingModel` has `queries` and `documents`; one that also reads a query a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from o1_model.layout import FILE_NAME
 from o1_model.retriever.identity import digest_of
-from o1_records import Document, InputError, MissingExtraError, Query, Thought
+from o1_records import Document, InputError, InputWarning, MissingExtraError, Query, Thought, quoted
 from o1_records.kit.http import Address, address, is_address, post
 from o1_records.kit.models import loading, model_digest, model_folder
+from o1_records.kit.prompts import with_instruction
 from o1_records.mixture import READINGS, Reading
 from o1_records.vectors import Encoder
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 Made = TypeVar("Made")
-INSTRUCTION = "{instruction}"
-"""In a query prompt: where the instruction of a query stands."""
 
 
 class EmbeddingModel(Protocol):
@@ -187,12 +187,18 @@ class Prompts(NamedTuple):
     def before(self, instruction: str, own: str = "") -> str:
         """Return what stands before a query with this instruction; `own` is the model's prompt.
 
-        The instruction stands where the prompt says `{instruction}`, else after the prompt.
+        Warns where the prompt has no place for an instruction, which is then not read.
         """
         prompt = own if self.query is None else self.query
-        if INSTRUCTION in prompt:
-            return prompt.replace(INSTRUCTION, instruction)
-        return prompt + (f"{instruction} " if instruction else "")
+        placed = with_instruction(prompt, instruction)
+        if placed is None and instruction:
+            warnings.warn(
+                f"the prompt {quoted(prompt)} has no place for an instruction, so {quoted(instruction)} is "
+                "not read; give a query_prompt with {instruction} in it",
+                InputWarning,
+                stacklevel=4,
+            )
+        return prompt if placed is None else placed
 
 
 class SentenceEmbedder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from o1_records import InputError, MissingExtraError, quoted
 from o1_records.kit.models import loading as explained
 from o1_records.kit.models import model_digest, model_folder
+from o1_records.kit.prompts import PLACE, with_instruction
 from o1_vote.members.batches import by_length, tokens_of
 from o1_vote.members.cosine import CosineMember, Encode
 from o1_vote.members.protocol import Documents
@@ -132,17 +132,11 @@ class SentenceTransformerMember(CosineMember):
         return self.reading(self._queries(prompt), f"{self._origin} {prompt!r}")
 
 
-PLACE = "{instruction}"
-"""Where in a prompt an instruction goes."""
-_TASK = re.compile(r"(\s*instruct:\s*).*?(\s*\n\s*query:\s*)", re.IGNORECASE | re.DOTALL)
-
-
 def prompt_with(prompt: str, instruction: str) -> str:
-    """Return a query prompt with an instruction in its place: `PLACE`, else the task, else all of it."""
-    if PLACE in prompt:
-        return prompt.replace(PLACE, instruction)
-    if task := _TASK.fullmatch(prompt):
-        return f"{task[1]}{instruction}{task[2]}"
+    """Return a query prompt with an instruction in its place, or instead of a prompt that has none."""
+    placed = with_instruction(prompt, instruction)
+    if placed is not None:
+        return placed
     return instruction if instruction[-1:].isspace() else f"{instruction}\n"
 
 
