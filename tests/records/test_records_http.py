@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from o1_records import InputError
-from o1_records.kit.http import Address, address, is_address, post
+from o1_records.kit.http import Address, address, embeddings, is_address, post
 
 
 class Answer(msgspec.Struct):
@@ -100,3 +100,31 @@ def test_nobody_there_is_an_error():
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=r"127\.0\.0\.1.*refused"):
             post(f"http://127.0.0.1:{port}/v1/x", {}, Answer, tries=2, wait=0.01)
+
+
+def embedded(*rows, model="served"):
+    data = [{"index": n, "embedding": list(row)} for n, row in rows]
+    return 200, {}, json.dumps({"data": data, "model": model}).encode()
+
+
+def test_embeddings_come_back_in_order_and_an_empty_text_is_sent_as_a_space(server):
+    where = Address(server.url.removesuffix("/embeddings"), "m")
+    server.answers += [embedded((1, [0, 2]), (0, [1, 0])), embedded((0, [3, 0]))]
+    rows, name = embeddings(where, ["a", "", "b"], batch=2)
+    assert (rows, name) == ([[1, 0], [0, 2], [3, 0]], "served")
+    assert [body["input"] for _, body, _ in server.asked] == [["a", " "], ["b"]]
+    assert embeddings(where, []) == ([], "m")
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([(0, [1, 0])], "1 vectors for 2 texts"),
+        ([(0, [1, 0]), (1, [1])], "of several lengths"),
+        ([(0, [1, 0]), (1, [0, 0])], "the vector of 'b' is zero or not finite"),
+    ],
+)
+def test_other_embeddings_than_were_asked_for_are_refused(server, rows, complaint):
+    server.answers.append(embedded(*rows))
+    with pytest.raises(InputError, match=complaint):
+        embeddings(Address(server.url.removesuffix("/embeddings"), "m"), ["a", "b"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import InputError, Query
-from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts, z_scores
+from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts, unit_rows, z_scores
 
 
 def units(rows, dim=8, seed=0):
@@ -49,6 +49,11 @@ def test_a_copy_changes_nothing_and_an_opposite_does_not_erase_the_query():
     v_q = units(4)
     np.testing.assert_allclose(mix_vectors(v_q, list(v_q[:, None]), 0.4), v_q, atol=1e-6)
     np.testing.assert_allclose(mix_vectors(v_q, list(-v_q[:, None]), 0.5), v_q, atol=1e-6)
+
+
+def test_rows_are_scaled_to_unit_length_and_zeros_stay():
+    rows = np.array([[3, 4], [0, 0], [1e30, 0]], dtype=np.float32)
+    np.testing.assert_allclose(unit_rows(rows), [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-6)
 
 
 def test_scores_are_mixed_on_one_scale():

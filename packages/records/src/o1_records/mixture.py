@@ -128,6 +128,13 @@ def mix_vectors(v_q: Floats, thoughts: Sequence[Floats], weight: float) -> NDArr
     return unit
 
 
+def unit_rows(vectors: Floats) -> NDArray[np.float32]:
+    """Return vectors [rows, dim] at unit length; a vector of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    return unit
+
+
 def mix_scores(query: Floats, thoughts: Sequence[Floats], weight: float) -> NDArray[np.float32]:
     """Return one query's scores of all documents [documents] with its thoughts' scores mixed in.
 

@@ -25,7 +25,8 @@ from o1_bench.running.pipeline import Vectors
 from o1_bench.running.retrieve import ExactSearch
 from o1_records import Document, MissingExtraError, Query, quoted
 from o1_records.kit.job import ChangedJobError, move_aside
-from o1_records.kit.models import loading, model_digest, model_folder
+from o1_records.kit.models import model_digest, model_folder
+from o1_records.kit.sentences import own_prompt, sentence_model
 from o1_records.progress import shown
 
 if TYPE_CHECKING:
@@ -270,19 +271,12 @@ class SentenceEncoder(TextEncoder):
         **prompts: Any,
     ) -> None:
         super().__init__(model, device=device, **prompts)
+        self._batch, self._max_length = batch, max_length
         try:
-            import sentence_transformers
+            self._folder = model_folder(model)
+            self._loaded: Any = sentence_model(self._folder, device=device)
         except ModuleNotFoundError as error:
             raise MissingExtraError("o1-bench", "st", "A sentence-transformers model") from error
-        self._batch, self._max_length = batch, max_length
-        self._folder = model_folder(model)
-        with loading(model, "a sentence-transformers model"):
-            self._loaded: Any = sentence_transformers.SentenceTransformer(
-                str(self._folder),
-                device=device,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
         self._most: int | None = self._loaded.max_seq_length
         self._limit(0)
 
@@ -309,9 +303,7 @@ class SentenceEncoder(TextEncoder):
             self._loaded.max_seq_length = self._most
 
     def _prompt_of_model(self, role: str) -> str:
-        own: dict[str, Any] = dict(self._loaded.prompts or {})
-        names = ("query",) if role == "query" else ("document", "passage", "corpus")
-        return next((own[name] or "" for name in names if name in own), "")
+        return own_prompt(self._loaded, role)
 
     def _encode(self, texts: Sequence[str], role: Role, prompt: str | None) -> Vectors:
         encode = self._loaded.encode_query if role == "query" else self._loaded.encode_document

@@ -16,7 +16,7 @@ from o1_bench.running.about import About
 from o1_bench.running.pipeline import Embed, Vectors
 from o1_bench.running.retrieve import LexicalSearch
 from o1_records import Document, Hit, Query
-from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts
+from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts, unit_rows
 
 Texts = Sequence[Sequence[str]]
 
@@ -40,13 +40,13 @@ class _Unit:
         self._model = model
 
     def queries(self, queries: Sequence[Query]) -> Vectors:
-        return _unit(self._model.queries(queries))
+        return unit_rows(self._model.queries(queries))
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
-        return _unit(self._model.documents(documents))
+        return unit_rows(self._model.documents(documents))
 
     def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> Vectors:
-        return _unit(self._model.queries(queries, [[text] for text in thoughts]))
+        return unit_rows(self._model.queries(queries, [[text] for text in thoughts]))
 
 
 def mixed(model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> Embed:
@@ -102,9 +102,3 @@ class MixedLexical:
             found = np.any([scores > 0 for scores in counted], axis=0)
             scores = np.where(found, mix_scores(asked, read, self._weight), -np.inf)
             yield from search.best(query.query_id, scores, k)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit

@@ -22,6 +22,7 @@ from o1_model.encoding.encode import Vectors
 from o1_model.layout import Layout, document_ids, document_row, query_ids, query_row
 from o1_records import InputError, Record, atomic_write
 from o1_records.kit.models import model_files
+from o1_records.mixture import unit_rows
 
 CERTIFICATE = "o1_certificate.json"
 LOWEST_COSINE = 0.999
@@ -200,7 +201,7 @@ def compare(
         difference = f"the vector of {_called(expected[int(finite.argmin())])} is not finite"
         return Verdict(runtime, len(expected), 0.0, 0.0, difference)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) / np.linalg.norm(wanted, axis=1)
-    found, wanted = _unit(vectors), _unit(wanted)
+    found, wanted = unit_rows(vectors), unit_rows(wanted)
     cosines = (found * wanted).sum(axis=1)
     roles = np.array([e.role for e in expected])
     order = _order_kept(found, wanted, roles)
@@ -261,11 +262,6 @@ def _order_kept(found: Vectors, wanted: Vectors, roles: NDArray[np.str_]) -> flo
 def _called(one: Expected) -> str:
     text = one.text if len(one.text) <= 24 else f"{one.text[:24]}…"
     return f"{one.role} {text!r}"
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
 def _versions() -> dict[str, str]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from o1_model.ndcg import ideal, ndcg_rows
 from o1_model.retriever.calibration import Calibration, Gain, Share
-from o1_model.retriever.embedders import CheckpointModel, EmbeddingModel, ServedEmbedder, open_embedder
+from o1_model.retriever.embedders import CheckpointModel, EmbeddingModel, open_embedder
 from o1_model.retriever.identity import digest_of
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
@@ -464,7 +464,7 @@ def _calibrated(
     alone = [row for row in allowed if not table.choices[row].weight]
     choice = table.best(allowed)
     thoughts, documents = table.held_out(allowed), table.held_out(alone)
-    of_queries = _controls(corpus, judged, table, allowed, texts, model) if choice.weight else {}
+    of_queries = _controls(corpus, judged, table, allowed, texts) if choice.weight else {}
     why = _refused(thoughts, documents, of_queries) if choice.weight else "no weight is better than 0"
     controls |= of_queries
     used = table.best(alone) if why else choice
@@ -614,12 +614,9 @@ def _controls(
     table: _Table,
     rows: Sequence[int],
     texts: Mapping[tuple[int, int, int], Texts],
-    model: EmbeddingModel | None,
 ) -> dict[str, Floats]:
     """Return each query's value with what should not help, under the choice of the other folds."""
     names = ["empty", "other", "filler", "copy"]
-    if isinstance(model, ServedEmbedder):
-        names.remove("empty")  # servers refuse an empty text
     values = {name: np.zeros(len(judged.queries)) for name in names}
     for choice, places, row in table.by_fold(rows):
         real = texts[choice.place, choice.samples, choice.tokens]

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from o1_model.layout import FILE_NAME
 from o1_model.retriever.identity import digest_of
 from o1_records import Document, InputError, InputWarning, MissingExtraError, Query, Thought, quoted
-from o1_records.kit.http import Address, address, is_address, post
-from o1_records.kit.models import loading, model_digest, model_folder
+from o1_records.kit.http import Address, address, embeddings, is_address
+from o1_records.kit.models import model_digest, model_folder
 from o1_records.kit.prompts import with_instruction
-from o1_records.mixture import READINGS, Reading
+from o1_records.kit.sentences import own_prompt, sentence_model
+from o1_records.mixture import READINGS, Reading, unit_rows
 from o1_records.vectors import Encoder
 
 if TYPE_CHECKING:
@@ -232,18 +233,13 @@ class SentenceEmbedder:
         max_length: int | None = None,
         batch: int = 32,
     ) -> None:
+        self._folder = model_folder(model, revision)
         try:
-            import sentence_transformers
+            self._loaded: Any = sentence_model(self._folder, device=device, dtype=dtype)
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "o1-model", "sentence-transformers", "A sentence-transformers model"
             ) from error
-        self._folder = model_folder(model, revision)
-        kwargs = {"use_safetensors": True, **({} if dtype is None else {"dtype": dtype})}
-        with loading(model, "a sentence-transformers model"):
-            self._loaded: Any = sentence_transformers.SentenceTransformer(
-                str(self._folder), device=device, trust_remote_code=False, model_kwargs=kwargs
-            )
         if max_length is not None:
             self._loaded.max_seq_length = max_length
         path = Path(model)
@@ -303,9 +299,7 @@ class SentenceEmbedder:
         return np.asarray(vectors, dtype=np.float32)
 
     def _own(self, role: str) -> str:
-        own: dict[str, Any] = dict(self._loaded.prompts or {})
-        names = ("query",) if role == "query" else ("document", "passage", "corpus")
-        return next((own[name] or "" for name in names if name in own), "")
+        return own_prompt(self._loaded, role)
 
     def _given(self) -> dict[str, str]:
         return {role: text for role, text in self._prompts._asdict().items() if text is not None}
@@ -316,16 +310,6 @@ class SentenceEmbedder:
 
 
 # --- a server -----------------------------------------------------------------------------------------
-
-
-class _Embedding(msgspec.Struct):
-    index: int
-    embedding: list[float]
-
-
-class _Answer(msgspec.Struct):
-    data: list[_Embedding]
-    model: str = ""
 
 
 class ServedEmbedder:
@@ -382,21 +366,5 @@ class ServedEmbedder:
     def _vectors(self, texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        parts = [self._ask(texts[start : start + self._batch]) for start in range(0, len(texts), self._batch)]
-        vectors = np.concatenate(parts)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not lengths.all() or not np.isfinite(lengths).all():
-            raise InputError(
-                f"{self._address.url}: a vector that is zero or not finite; does the model take empty texts?"
-            )
-        return np.asarray(vectors / lengths, dtype=np.float32)
-
-    def _ask(self, texts: Sequence[str]) -> Vectors:
-        body = {"model": self.name, "input": list(texts), "encoding_format": "float"}
-        answer = post(f"{self._address.url}/embeddings", body, _Answer)
-        rows = [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
-        if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
-            raise InputError(
-                f"{self._address.url}: {len(rows)} vectors for {len(texts)} texts, or of several lengths"
-            )
-        return np.array(rows, dtype=np.float32)
+        rows, _ = embeddings(self._address, texts, batch=self._batch)
+        return unit_rows(np.array(rows, dtype=np.float32))

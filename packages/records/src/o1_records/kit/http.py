@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -82,6 +84,42 @@ def post(
             break
         time.sleep(min(pause, _LONGEST_WAIT))
     raise InputError(f"{url}: {message}")
+
+
+class _Embedding(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Embedding]
+    model: str = ""
+
+
+def embeddings(where: Address, texts: Sequence[str], *, batch: int = 32) -> tuple[list[list[float]], str]:
+    """Return a vector of each text, in their order, and what the server calls its model.
+
+    An empty text is sent as a space, since servers refuse it. The server decides what is cut.
+
+    Raises:
+        InputError: the server refuses, cannot be reached, or answers other vectors than were asked for, zero
+            or not finite ones among them.
+    """
+    rows: list[list[float]] = []
+    name = where.model
+    for start in range(0, len(texts), batch):
+        part = [text or " " for text in texts[start : start + batch]]
+        body = {"model": where.model, "input": part, "encoding_format": "float"}
+        answer = post(f"{where.url}/embeddings", body, _Embeddings)
+        own = [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
+        if len(own) != len(part) or len({len(row) for row in (*own, *rows[:1])}) != 1:
+            raise InputError(f"{where.url}: {len(own)} vectors for {len(part)} texts, or of several lengths")
+        for text, row in zip(part, own, strict=True):
+            if not any(row) or not all(map(math.isfinite, row)):
+                raise InputError(f"{where.url}: the vector of {quoted(text)} is zero or not finite")
+        rows += own
+        name = answer.model or name
+    return rows, name
 
 
 def headers() -> dict[str, str]:

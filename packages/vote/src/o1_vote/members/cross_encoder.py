@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from o1_records import InputError, quoted
 from o1_records.kit.models import loading as explained
 from o1_records.kit.models import model_digest
+from o1_records.kit.sentences import safe
 from o1_vote.members.batches import by_length, tokens_of
-from o1_vote.members.dense import Loading, find_model, kernels_of, safe_options
+from o1_vote.members.dense import Loading, find_model, kernels_of
 from o1_vote.members.protocol import Documents, Pair, documents_by_id, refuse_unknown
 from o1_vote.members.vector_cache import VectorCache
 
@@ -46,12 +47,13 @@ class CrossEncoderMember:
         self._loading = loading = loading or Loading()
         folder = find_model(model, loading.revision)
         import sentence_transformers
+        import torch
 
         dtype = "float32" if loading.dtype == "auto" else loading.dtype
         device = loading.devices[0] if loading.devices else None
         with explained(model, "a cross-encoder"):
             self._model = sentence_transformers.CrossEncoder(
-                str(folder), device=device, max_length=loading.max_length, **safe_options(dtype)
+                str(folder), device=device, max_length=loading.max_length, **safe(getattr(torch, dtype))
             )
         if self._model.num_labels != 1:
             raise InputError(

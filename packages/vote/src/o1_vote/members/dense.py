@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import InputError, MissingExtraError, quoted
-from o1_records.kit.models import loading as explained
 from o1_records.kit.models import model_digest, model_folder
 from o1_records.kit.prompts import PLACE, with_instruction
+from o1_records.kit.sentences import own_prompt, sentence_model
 from o1_vote.members.batches import by_length, tokens_of
 from o1_vote.members.cosine import CosineMember, Encode
 from o1_vote.members.protocol import Documents
@@ -96,12 +96,12 @@ class SentenceTransformerMember(CosineMember):
         encoder, self._origin = load_model(model, loading)
         several = len(loading.devices) > 1
         pool = encoder.start_multi_process_pool(list(loading.devices)) if several else None
-        own = _own_prompt(encoder, "query")
+        own = own_prompt(encoder, "query")
         self._prompt = own if query_prompt is None else query_prompt
         self._reads_instructions = query_prompt is None or PLACE in query_prompt
         plain = own if PLACE in self._prompt else self._prompt
         if document_prompt is None:
-            document_prompt = _own_prompt(encoder, "document", "passage", "corpus")
+            document_prompt = own_prompt(encoder, "document")
         # a Router has other weights for each side
         same = plain == document_prompt and not any(type(part).__name__ == "Router" for part in encoder)
         self._queries = functools.partial(_side, encoder, encoder.encode_query, loading, pool)
@@ -140,20 +140,14 @@ def prompt_with(prompt: str, instruction: str) -> str:
     return instruction if instruction[-1:].isspace() else f"{instruction}\n"
 
 
-def _own_prompt(encoder: Any, *names: str) -> str:
-    """Return the prompt that a model has under one of the names, or none."""
-    return next((prompt for name in names if (prompt := encoder.prompts.get(name))), "")
-
-
 def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
     """Return a SentenceTransformer and the fingerprint of its vectors."""
-    folder = find_model(model, loading.revision)
-    import sentence_transformers
+    import torch
 
+    folder = find_model(model, loading.revision)
     dtype = _dtype(loading)
     device = loading.devices[0] if loading.devices else None
-    with explained(model, "a sentence-transformers model"):
-        encoder = sentence_transformers.SentenceTransformer(str(folder), device=device, **safe_options(dtype))
+    encoder = sentence_model(folder, device=device, dtype=getattr(torch, dtype))
     if loading.max_length is not None:
         encoder.max_seq_length = loading.max_length
     version = importlib.metadata.version("sentence-transformers")
@@ -169,17 +163,6 @@ def find_model(model: str | Path, revision: str | None) -> Path:
     except ModuleNotFoundError as error:
         raise MissingExtraError("o1-vote", "dense", "A sentence-transformers member") from error
     return model_folder(model, revision)
-
-
-def safe_options(dtype: str) -> dict[str, Any]:
-    """Return what the constructors of sentence-transformers are told: no pickles, no remote code."""
-    import torch
-
-    return {
-        "local_files_only": True,
-        "trust_remote_code": False,
-        "model_kwargs": {"use_safetensors": True, "dtype": getattr(torch, dtype)},
-    }
 
 
 def kernels_of(model: Any, dtype: str) -> str:
