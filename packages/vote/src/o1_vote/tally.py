@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict, Unpack
 
 from o1_records import Ballot, InputError, quoted
+from o1_records.kit.fusion import standard_scores
 
 Winners: TypeAlias = dict[str, str | None]
 Scores: TypeAlias = Mapping[str | None, float]
@@ -217,15 +218,6 @@ def borda_points(scores: Scores) -> dict[str | None, float]:
 def reciprocal_points(scores: Scores) -> dict[str | None, float]:
     """Return 1 / (60 + rank)."""
     return {name: 1 / (RRF_K + rank) for name, rank in ranks(scores).items()}
-
-
-def standard_scores(scores: Scores) -> dict[str | None, float]:
-    """Return standard deviations above the mean; 0 where all scores are equal."""
-    mean = math.fsum(scores.values()) / len(scores)
-    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / len(scores))
-    if deviation <= 1e-12 * max(abs(score) for score in scores.values()):
-        return dict.fromkeys(scores, 0.0)
-    return {name: (score - mean) / deviation for name, score in scores.items()}
 
 
 def softmax(scores: Scores) -> dict[str | None, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, pstdev
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from o1_records.files import InputError, quoted
 from o1_records.ranking import rank
 
+Name = TypeVar("Name", bound=Hashable)
 Run = Mapping[str, Mapping[str, float]]
 """For each query_id, the scores of its documents."""
 
@@ -30,8 +32,16 @@ def min_max(query_id: str, scores: Mapping[str, float]) -> dict[str, float]:
 
 def z_scores(query_id: str, scores: Mapping[str, float]) -> dict[str, float]:
     """Return scores in standard deviations from the mean of the query; 0 for all where they are equal."""
-    mean, deviation = fmean(scores.values()), pstdev(scores.values())
-    return {doc_id: (score - mean) / deviation if deviation else 0.0 for doc_id, score in scores.items()}
+    return standard_scores(scores)
+
+
+def standard_scores(scores: Mapping[Name, float]) -> dict[Name, float]:
+    """Return standard deviations above the mean; 0 where all scores are equal but for rounding."""
+    mean = math.fsum(scores.values()) / len(scores)
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / len(scores))
+    if deviation <= 1e-12 * max(abs(score) for score in scores.values()):
+        return dict.fromkeys(scores, 0.0)
+    return {name: (score - mean) / deviation for name, score in scores.items()}
 
 
 def unscaled(query_id: str, scores: Mapping[str, float]) -> dict[str, float]:

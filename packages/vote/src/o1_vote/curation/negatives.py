@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import Document, Example, InputError, quoted, write_jsonl
+from o1_records.kit.fusion import standard_scores
 from o1_records.kit.job import Database, Job
 from o1_vote._job import Published, described, files_of, fingerprint_of, identified, publish
 from o1_vote.election.elect import refuse_like_named
 from o1_vote.election.nominate import Nomination, Nominations, Reason
 from o1_vote.measure import Copies, as_instructed
 from o1_vote.members.protocol import Member, Retriever, Searcher, loaded
-from o1_vote.tally import standard_scores
 
 Teacher = Callable[[str, Sequence[str]], tuple[float, ...]]
 """Scores of the documents, by doc_id, for a text."""
