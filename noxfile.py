@@ -28,7 +28,7 @@ ALL_EXTRAS = {
     "records": "[vectors,bm25,parquet,zstd]",
     "synth": "[transformers]",
     "vote": "[dense,static,dedup]",
-    "model": "[weights,serve,mteb,sentence-transformers]",
+    "model": "[weights,serve,mteb,sentence-transformers,bm25]",
     "index": "[cpu,hybrid,parquet,serve]",
     "bench": "[bm25,report,st,hub,irds]",
 }

@@ -58,7 +58,10 @@ def oracle():
     return [thought(f"q{n:02}", " ".join(words_of(n, 8).split()[:6])) for n in range(N)]
 
 
-@pytest.mark.parametrize("search", ["dense", "bm25", "hybrid"])
+@pytest.mark.parametrize(
+    "search",
+    ["dense", pytest.param("bm25", marks=pytest.mark.extra), pytest.param("hybrid", marks=pytest.mark.extra)],
+)
 def test_thoughts_that_know_the_answer_get_a_weight(collection, checkpoint, search):
     model = None if search == "bm25" else checkpoint
     device = None if search == "bm25" else "cpu"
@@ -72,7 +75,7 @@ def test_thoughts_that_know_the_answer_get_a_weight(collection, checkpoint, sear
     assert found.tokens == 6
 
 
-@pytest.mark.parametrize("search", ["dense", "bm25"])
+@pytest.mark.parametrize("search", ["dense", pytest.param("bm25", marks=pytest.mark.extra)])
 def test_thoughts_about_something_else_get_none_and_the_reason(collection, checkpoint, search):
     strangers = [thought(f"q{n:02}", words_of(5000 + n, 6)) for n in range(N)]
     model = None if search == "bm25" else checkpoint
@@ -81,6 +84,7 @@ def test_thoughts_about_something_else_get_none_and_the_reason(collection, check
     assert "not surely above 0" in found.why or "no weight is better than 0" in found.why
 
 
+@pytest.mark.extra
 def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection, checkpoint):
     about = [comment(f"d{n:02}", words_of(1000 + n, 3)) for n in range(N)]  # the query, word by word
     strangers = GivenThoughts([thought(f"q{n:02}", words_of(5000 + n, 6)) for n in range(N)])
@@ -100,6 +104,7 @@ def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection
         )
 
 
+@pytest.mark.extra
 def test_thoughts_of_documents_that_say_nothing_change_no_document(collection, checkpoint):
     noise = [comment(f"d{n:02}", words_of(9000 + n, 4)) for n in range(N)]
     for search, model in (("bm25", None), ("dense", checkpoint)):
@@ -109,6 +114,7 @@ def test_thoughts_of_documents_that_say_nothing_change_no_document(collection, c
         assert found.mixture.weight > 0
 
 
+@pytest.mark.extra
 def test_scores_are_made_in_blocks_that_fit_into_memory(collection, monkeypatch):
     import o1_model.retriever.calibrate as module
 
@@ -131,6 +137,7 @@ def test_folds_are_equally_large_and_equal_texts_share_one():
     assert all(folds[n] == folds[n + 1] for n in range(0, 24, 2))
 
 
+@pytest.mark.extra
 def test_given_thoughts_cost_what_they_cost_and_blank_samples_count(collection):
     long = [
         Thought(
@@ -180,6 +187,7 @@ def test_fast_figures_are_those_of_the_slow_reference():
     np.testing.assert_allclose(ndcg_rows(scores, relevant, best), slow, atol=1e-12)
 
 
+@pytest.mark.extra
 def test_queries_without_a_thought_are_counted(collection, caplog):
     calibrate(None, GivenThoughts(oracle()[:30]), collection, search="bm25")
     assert "10 of 40 queries have no thought" in caplog.text
@@ -196,6 +204,7 @@ def test_a_budget_gives_a_gate_only_if_it_is_better_than_chance(collection, chec
     assert {each.share for each in found.shares} == {0.1, 0.3, 0.5, 0.7}
 
 
+@pytest.mark.extra
 def test_thoughts_survive_in_the_job_and_other_weights_do_not_think_again(collection, tmp_path):
     class Counting(GivenThoughts):
         asked = 0
@@ -259,6 +268,7 @@ def test_a_model_that_moves_to_another_server_is_the_same(checkpoint):
     assert digest_of(fingerprint) != digest_of({**fingerprint, "model": "n"})
 
 
+@pytest.mark.extra
 def test_what_does_not_go_together_is_refused(collection, checkpoint, capsys, tmp_path):
     with pytest.raises(InputError, match=r"a weight must be between 0 and 1, got 1\.5"):
         calibrate(None, GivenThoughts(oracle()), collection, search="bm25", weights=[0.5, 1.5])
