@@ -107,7 +107,9 @@ def tests(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """What crosses packages, and every test that needs an extra."""
     pytest = [everything(session), "-m", "pytest"]
-    session.run(*pytest, "tests", "-m", f"extra and {AT_HAND}", *session.posargs, external=True)
+    # tests/peers imports what only `nox -s peers` installs
+    everywhere = ["tests", "--ignore", "tests/peers"]
+    session.run(*pytest, *everywhere, "-m", f"extra and {AT_HAND}", *session.posargs, external=True)
     session.run(
         *pytest,
         "tests/integration",
