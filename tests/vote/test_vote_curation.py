@@ -314,7 +314,35 @@ def test_a_removed_example_leaves_its_positives_to_the_one_that_is_kept(tmp_path
     assert [document.doc_id for document in kept[0].negatives] == ["n1"]
     assert kept[1:] == examples[2:]
     assert [removal.name for removal in gone] == ["b"]
-    assert "examples have 1 positives more, of removed ones with the same query" in told
+    assert "examples have 1 positives more, of removed ones whose queries are like theirs" in told
+
+
+@pytest.mark.parametrize("near", ["0.7", "1"])
+def test_an_example_with_a_near_duplicate_query_leaves_its_positives_too(tmp_path, vote, near):
+    def document(name):
+        return Document(doc_id=name, text=f"text {name}")
+
+    asked = "how do I rotate the api key of a service account"
+    other = f"{asked} today" if near == "0.7" else f"{asked}!"
+    examples = [
+        Example(
+            query=Query(query_id="a", text=asked),
+            positives=(document("p1"),),
+            negatives=(document("n1"), document("p2")),
+        ),
+        Example(query=Query(query_id="b", text=other), positives=(document("p2"),)),
+    ]
+    kept, gone, told = deduped(tmp_path, vote, "example", examples, "--near", near)
+    assert [(removal.name, removal.reason) for removal in gone] == [("b", "near-duplicate")]
+    (one,) = kept
+    assert [document.doc_id for document in one.positives] == ["p1", "p2"]
+    assert [document.doc_id for document in one.negatives] == ["n1"]
+    assert "examples have 1 positives more" in told
+    # nobody is left to have them where the other query is in --against
+    write_jsonl(tmp_path / "old.jsonl", examples[:1])
+    kept, _, told = deduped(tmp_path, vote, "example", examples[1:], "--near", near, "--against", "old.jsonl")
+    assert kept == []
+    assert "1 positives are removed with examples whose query has a twin in --against" in told
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -342,7 +370,7 @@ def test_positives_that_go_with_a_query_of_other_files_are_told(tmp_path, vote):
         tmp_path, vote, "example", [example("a", "Rotate a key")], "--against", "old.jsonl"
     )
     assert (kept, [removal.like for removal in gone]) == ([], ["old.jsonl:1: o"])
-    assert "1 positives are removed with examples whose query is in --against" in told
+    assert "1 positives are removed with examples whose query has a twin in --against" in told
 
 
 # --- what a test set's texts are found by ----------------------------------------------------------------

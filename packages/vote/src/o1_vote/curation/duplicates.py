@@ -105,8 +105,8 @@ def dedup(
 ) -> Sieved:
     """Keep the first of each text within and across JSONL files; returns how many were kept and removed.
 
-    Queries with different instructions are different. An example that is removed because its query is the
-    same leaves its positives to the one that is kept, and what is positive there is no negative any more.
+    Queries with different instructions are different. A removed example leaves its positives to the one that
+    is kept, near-duplicate or not, and what is positive there is no negative any more.
 
     Args:
         files: what is compared; an earlier file's records come first.
@@ -135,7 +135,7 @@ def dedup(
                     return record, ()
                 merged.keep(name, place, record)
                 return None, ()
-            if twin.exact and isinstance(record, Example):
+            if isinstance(record, Example):
                 merged.unite(twin.name, record)
             reason = f"the same {by}" if twin.exact else "near-duplicate"
             removal = Removal(
@@ -215,11 +215,15 @@ class _Merged:
     def tell(self, out: str | Path) -> None:
         """Warn of what the removed examples had and nobody has any more, and say what was united."""
         if self._gained:
-            _tell(f"{out}: examples have {self._gained} positives more, of removed ones with the same query")
+            _tell(
+                f"{out}: examples have {self._gained} positives more, of removed ones whose queries are like theirs"
+            )
         if self._unscored:
             _tell(f"{out}: {self._unscored} examples lost their teacher scores, for new positives have none")
         if self._lost:
-            _tell(f"{out}: {self._lost} positives are removed with examples whose query is in --against")
+            _tell(
+                f"{out}: {self._lost} positives are removed with examples whose query has a twin in --against"
+            )
 
 
 class _Read:
