@@ -8,8 +8,9 @@ import pytest
 from o1_bench import Collection, load_result, save_result
 from o1_bench.__main__ import main
 from o1_bench.compare import holm, paired_test
-from o1_bench.reporting.rows import chosen
+from o1_bench.reporting.rows import chosen, over_tasks
 from o1_bench.reporting.tables import results_table, written
+from o1_bench.reporting.words import suite_table
 from o1_bench.results.result import System
 from o1_bench.results.verify import verify_result
 from o1_bench.score import means, score
@@ -117,6 +118,24 @@ def test_several_collections_get_their_average_and_seeds_their_spread(tmp_path):
     assert cells[0].spread > 0.1
     assert " ± " in written(made, "text")
     assert r"\pm" in written(made, "latex")
+
+
+def test_a_system_that_names_its_measures_in_another_order_is_not_better_for_it(tmp_path):
+    for name in ("one", "two"):
+        for system, measures in (("a", ["nDCG@10", "R@100"]), ("b", ["R@100", "nDCG@10"])):
+            save_result(
+                tmp_path / name / system, System(name=system), collection=collection(name),
+                hits=hits(4), k=10, measures=measures,
+            )  # fmt: skip
+    found = [load_result(path.parent) for path in sorted(tmp_path.rglob("result.json"))]
+    a, b = results_table(found).cells
+    assert [cell.value for cell in a] == [cell.value for cell in b]
+    assert not any(cell.beats for cell in (*a, *b))
+    first, second = over_tasks(found)
+    assert first.average == second.average
+    assert second.against.difference == 0
+    lines = suite_table(found).splitlines()
+    assert lines[1].split()[1:4] == lines[2].split()[1:4]
 
 
 def test_the_command_prints_a_table_and_refuses_what_has_no_effect(folder, capsys):

@@ -128,3 +128,11 @@ def test_other_embeddings_than_were_asked_for_are_refused(server, rows, complain
     server.answers.append(embedded(*rows))
     with pytest.raises(InputError, match=complaint):
         embeddings(Address(server.url.removesuffix("/embeddings"), "m"), ["a", "b"])
+
+
+def test_the_key_goes_to_no_other_host(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    server.answers.append((302, {"Location": server.url.replace("127.0.0.1", "localhost")}, b""))
+    with pytest.raises(InputError, match=r"status 302: it redirects to 'http://localhost"):
+        post(server.url, {}, Answer)
+    assert len(server.asked) == 1

@@ -238,10 +238,11 @@ def over_tasks(
             row = replace(row, p_value=next(p_values)) if row.against else row
             systems[row.result.name][task] = row
     leading, named = headline(groups), averages_of(groups)
-    suite = [_suite_row(name, rows, leading, named) for name, rows in systems.items()]
+    measures = {task: main_measure(find(group, base)) for task, group in groups.items()}
+    suite = [_suite_row(name, rows, measures, leading, named) for name, rows in systems.items()]
 
     def values(row: SuiteRow) -> dict[str, dict[str, float]]:
-        return {task: each.result.per_query[main_measure(each.result)] for task, each in row.rows.items()}
+        return {task: each.result.per_query[measures[task]] for task, each in row.rows.items()}
 
     of_base = values(next(row for row in suite if row.name == base))
     complete = [row for row in suite if row.average is not None and row.name != base]
@@ -300,12 +301,18 @@ def find(results: Sequence[Result], name: str) -> Result:
     raise InputError(f"no result is called {quoted(name)}; there are {known or 'none'}")
 
 
-def _suite_row(name: str, rows: Mapping[str, Row], leading: Average, named: Sequence[Average]) -> SuiteRow:
+def _suite_row(
+    name: str,
+    rows: Mapping[str, Row],
+    measures: Mapping[str, str],
+    leading: Average,
+    named: Sequence[Average],
+) -> SuiteRow:
     results = [row.result for row in rows.values()]
     times = [result.system.milliseconds.total for result in results]
     known = [time for time in times if time is not None]
     complete = len(rows) == len(leading.collections)
-    mains = {task: row.result.metrics[main_measure(row.result)] for task, row in rows.items()}
+    mains = {task: row.result.metrics[measures[task]] for task, row in rows.items()}
     return SuiteRow(
         name=name,
         kind=results[0].system.kind,

@@ -180,9 +180,11 @@ def _by_task(groups: Mapping[str, Sequence[Result]]) -> list[_Column]:
     for task, group in groups.items():
         for result in group:
             found.setdefault(result.name, {})[task] = result
+    # one measure for a task, whatever other results name first
+    measures = {task: main_measure(group[0]) for task, group in groups.items()}
     columns = []
     for task, group in groups.items():
-        main = main_measure(group[0])
+        main = measures[task]
         if any(main not in result.metrics for result in group):
             raise InputError(f"{task}: not every result has {main}; name a measure that all have")
         columns.append(
@@ -196,7 +198,7 @@ def _by_task(groups: Mapping[str, Sequence[Result]]) -> list[_Column]:
     leading = headline(groups)
     for average in [leading, *(each for each in averages_of(groups) if each.name != leading.name)]:
         mains = {
-            name: {task: r.metrics[main_measure(r)] for task, r in tasks.items()}
+            name: {task: r.metrics[measures[task]] for task, r in tasks.items()}
             for name, tasks in found.items()
         }
         values = {name: average.of(of_tasks) for name, of_tasks in mains.items()}
@@ -206,7 +208,7 @@ def _by_task(groups: Mapping[str, Sequence[Result]]) -> list[_Column]:
                 values=values,
                 spread={},
                 per_query={
-                    name: {task: _of_main(found[name][task]) for task in average.collections}
+                    name: {task: found[name][task].per_query[measures[task]] for task in average.collections}
                     for name, value in values.items()
                     if value is not None
                 },
@@ -214,10 +216,6 @@ def _by_task(groups: Mapping[str, Sequence[Result]]) -> list[_Column]:
             )
         )
     return columns
-
-
-def _of_main(result: Result) -> Values:
-    return result.per_query[main_measure(result)]
 
 
 def _note(results: Sequence[Result], *, letters: bool, permutations: int, seed: int) -> str:

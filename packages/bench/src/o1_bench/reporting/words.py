@@ -128,11 +128,14 @@ def suite_table(results: Sequence[Result], *, baseline: str = "", **tests: int) 
     rows = over_tasks(results, baseline=baseline, **tests)
     tasks = list(by_collection(results))
     leading, named = headline(tasks).name, list(rows[0].averages)
+    base = next(row for row in rows if row.is_baseline)
+    mains = {task: main_measure(row.result) for task, row in base.rows.items()}
     lines = [["run", *tasks, leading, *named, "ms/query", "Δ", "95 % interval", "p (Holm)"]]
     for row in rows:
-        of_tasks = [row.rows[task].result if task in row.rows else None for task in tasks]
         lines.append([_labelled(row.name, row.kind, next(iter(row.rows.values())).result.seeds)])
-        lines[-1] += ["" if each is None else with_spread(each, main_measure(each)) for each in of_tasks]
+        lines[-1] += [
+            with_spread(row.rows[task].result, mains[task]) if task in row.rows else "" for task in tasks
+        ]
         averages = [row.average, *(row.averages[name] for name in named)]
         lines[-1] += ["" if average is None else value(average) for average in averages]
         lines[-1] += [milliseconds(row.milliseconds), *_tested(row)]

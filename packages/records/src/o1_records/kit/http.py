@@ -25,6 +25,14 @@ _LONGEST_WAIT = 60.0
 Body = TypeVar("Body")
 
 
+class _Stays(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Return None: a redirect is an error, and the key goes to no other host."""
+
+
+_opener = urllib.request.build_opener(_Stays)
+
+
 class Address(NamedTuple):
     """Where a server is, and what it calls the model."""
 
@@ -69,11 +77,15 @@ def post(
     for attempt in range(tries):
         pause = wait * 2**attempt
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as response:
+            with _opener.open(request, timeout=timeout) as response:
                 content = response.read()
             return msgspec.json.decode(content, type=answer)
         except urllib.error.HTTPError as error:
             message = f"status {error.code}: {quoted(error.read(500).decode(errors='replace'))}"
+            if moved := error.headers.get("Location"):
+                message = (
+                    f"status {error.code}: it redirects to {quoted(moved)}; give that address if it is right"
+                )
             again = error.code in _PASSING
             pause = _retry_after(error, pause)
         except (msgspec.MsgspecError, UnicodeError) as error:
