@@ -133,6 +133,38 @@ def test_several_samples_of_a_query_are_one_request(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name", ["requests-0001.results.jsonl", "requests-0001_output.jsonl", "requests-results.jsonl", "a.jsonl"]
+)
+def test_results_are_read_under_any_name(tmp_path, name):
+    think_in(tmp_path)
+    put(tmp_path / "batch", map(result, requests_in(tmp_path / "batch")), name)
+    assert think_in(tmp_path).thoughts == 8
+
+
+def test_requests_under_another_name_are_no_results_and_are_not_written_again(tmp_path):
+    think_in(tmp_path)
+    folder = tmp_path / "batch"
+    (folder / "requests-0001.jsonl").rename(folder / "sent.jsonl")
+    assert think_in(tmp_path).failures == {"pending": 8}
+    assert [path.name for path in folder.iterdir()] == ["sent.jsonl"]
+
+
+def test_a_service_that_ignores_n_gives_a_failure_that_says_so(tmp_path):
+    think_in(tmp_path, job=Job(n_per_request=2))
+    put(tmp_path / "batch", map(result, requests_in(tmp_path / "batch")))
+    summary = think_in(tmp_path, job=Job(n_per_request=2))
+    assert (summary.thoughts, summary.failures) == (0, {"malformed": 8})
+    assert (
+        "1 choices for n = 2; the service ignores n, leave out --n-per-request"
+        in (summary.examples["malformed"])
+    )
+    assert [path.name for path in sorted((tmp_path / "batch").iterdir())] == [
+        "requests-0001.jsonl",
+        "results.jsonl",
+    ]
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [("<html>", "byte 0: not a line of a batch"), ('{"id": "x"}', "missing required field `custom_id`")],
 )

@@ -8,6 +8,7 @@ the body of a request, and its result has the same `custom_id`. Nobody waits: wh
 FOLDER/requests-0001.jsonl   written by the first run, requests-0002.jsonl by the next one that lacks answers
 FOLDER/ANY_OTHER_NAME.jsonl  results, as the service gave them, errors too
 ```
+A line with a `body`, and neither a `response` nor an `error`, is a request, whatever its file is called.
 """
 
 from __future__ import annotations
@@ -95,8 +96,7 @@ class BatchExpert(ModelExpert):
             path, place = self._results[name]
             result = _result_at(path, place)
             if result.body is not None:
-                answers: list[Answer | NoThought] = [*_parsed(result.body, f"{path}: custom_id {name}")]
-                return answers[:count]
+                return [*_parsed(result.body, count, f"{path}: custom_id {name}")]
             if not result.again:
                 raise NoThought(Reason.HTTP_STATUS, result.detail, asked=False)
         if self._asked[name] <= self._answered[name]:
@@ -117,8 +117,9 @@ class BatchExpert(ModelExpert):
 
     def _note(self, path: Path, place: int, line: bytes) -> None:
         try:
-            name = msgspec.json.decode(line, type=_Named).custom_id
-            if path.name.startswith(_REQUESTS):
+            named = msgspec.json.decode(line, type=_Named)
+            name = named.custom_id
+            if named.is_request():
                 self._asked[name] += 1
                 return
             whole = _Result.of(line).body is not None
@@ -160,20 +161,35 @@ def _result_at(path: Path, place: int) -> _Result:
         return _Result.of(file.readline())
 
 
-def _parsed(body: bytes, place: str) -> list[Answer]:
+def _parsed(body: bytes, count: int, place: str) -> list[Answer]:
     try:
-        return parse_answers(body)
+        answers = parse_answers(body)
     except ValueError as error:
         raise NoThought(Reason.MALFORMED, f"{place}: {error}", asked=False) from error
+    if len(answers) < count:
+        told = f"{len(answers)} choices for n = {count}; the service ignores n, leave out --n-per-request"
+        raise NoThought(Reason.MALFORMED, f"{place}: {told}", asked=False)
+    return answers[:count]
+
+
+_NULL = msgspec.Raw(b"null")
 
 
 class _Named(msgspec.Struct):
     custom_id: str
+    body: msgspec.Raw = _NULL  # of a request; in a result it is within the response
+    response: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+
+    def is_request(self) -> bool:
+        """Whether this is a request that was written here, and no result."""
+        absent = bytes(_NULL)
+        return bytes(self.body) != absent == bytes(self.response) == bytes(self.error)
 
 
 class _Response(msgspec.Struct):
     status_code: int = 200
-    body: msgspec.Raw = msgspec.Raw(b"null")
+    body: msgspec.Raw = _NULL
 
 
 class _Line(msgspec.Struct):
