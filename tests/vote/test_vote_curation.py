@@ -314,7 +314,7 @@ def test_a_removed_example_leaves_its_positives_to_the_one_that_is_kept(tmp_path
     assert [document.doc_id for document in kept[0].negatives] == ["n1"]
     assert kept[1:] == examples[2:]
     assert [removal.name for removal in gone] == ["b"]
-    assert "examples have 1 positives more, of removed ones whose queries are like theirs" in told
+    assert "examples have 1 positives more, of removed ones with like queries" in told
 
 
 @pytest.mark.parametrize("near", ["0.7", "1"])

@@ -1,5 +1,6 @@
 """Mined negatives are hard, safe, the same on every run, and nobody is dropped silently."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -264,13 +265,78 @@ def test_an_example_keeps_what_it_has_beyond_negatives_and_what_goes_is_counted(
     assert len(after.negatives) == 4
     assert "own" not in ids(after)
     assert "2 negatives that the examples had are replaced (--keep-negatives keeps them)" in done.stderr
-    assert "1 examples had teacher scores, which do not fit the new negatives" in done.stderr
+    assert "1 examples had teacher scores, and have new documents without one" in done.stderr
     done = mine_with("--examples", "examples.jsonl", "--count", "4", "--keep-negatives", "--new-job")
     (after,) = read_jsonl(folder / "mined.jsonl", Example)
     assert ids(after)[:2] == ["own", "d03"]
     assert len(set(ids(after))) == 4
     assert after.negatives[0].text == "a text of its own"
     assert "are replaced" not in done.stderr
+
+
+KEPT = Example(
+    query=Query(query_id="q", text="number 13 of a corpus"),
+    positives=(CORPUS[13],),
+    negatives=(Document(doc_id="own", text="a text of its own"), CORPUS[3]),
+    teacher_scores=(3.0, 2.0, 1.0),
+)
+
+
+def kept_by(mine_with, folder, before, *words):
+    """Mine with --keep-negatives for one example; returns what is written, and the lines on stderr."""
+    write_jsonl(folder / "examples.jsonl", [before])
+    done = mine_with("--examples", "examples.jsonl", "--keep-negatives", *words)
+    assert done.returncode == 0, done.stderr
+    return list(read_jsonl(folder / "mined.jsonl", Example)), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("qqq zzz", NO_MATCH), ("17", NO_OPINION), ("?", NO_MATCH), ("", NO_QUERY)]
+)
+def test_an_example_whose_negatives_are_kept_is_written_where_nothing_is_found(
+    folder, mine_with, text, reason
+):
+    before = msgspec.structs.replace(KEPT, query=Query(query_id="q", text=text))
+    after, told = kept_by(mine_with, folder, before, "--count", "4")
+    assert after == [before]
+    assert "1 of 1 examples have fewer than 4 negatives" in told
+    assert list(read_jsonl(folder / "reasons.jsonl", Reason)) == []
+    # as before where it has none, and where it must be full
+    nothing = msgspec.structs.replace(before, negatives=(), teacher_scores=())
+    assert kept_by(mine_with, folder, nothing, "--count", "4", "--new-job")[0] == []
+    assert [each.reason for each in read_jsonl(folder / "reasons.jsonl", Reason)] == [reason]
+    assert kept_by(mine_with, folder, before, "--count", "4", "--only-full", "--new-job")[0] == []
+    assert [each.reason for each in read_jsonl(folder / "reasons.jsonl", Reason)] == ["only 2 of 4 negatives"]
+
+
+def test_teacher_scores_stay_where_the_documents_do(folder, mine_with):
+    after, told = kept_by(mine_with, folder, KEPT, "--count", "2")
+    assert after == [KEPT]
+    assert "teacher scores" not in told
+    (more,), told = kept_by(mine_with, folder, KEPT, "--count", "3", "--new-job")
+    assert (len(more.negatives), more.teacher_scores) == (3, ())
+    assert "1 examples had teacher scores, and have new documents without one" in told
+    inside = msgspec.structs.replace(KEPT, negatives=(CORPUS[5], CORPUS[3]))
+    (taught,), _ = kept_by(mine_with, folder, inside, "--count", "2", "--teacher", "bm25", "--new-job")
+    assert ids(taught) == ["d05", "d03"]
+    assert taught.teacher_scores != inside.teacher_scores
+    # scores of another text are none of the corpus' text
+    other = msgspec.structs.replace(KEPT, positives=(Document(doc_id="d13", text="another text"),))
+    (stale,), told = kept_by(mine_with, folder, other, "--count", "2", "--new-job")
+    assert (stale.positives, stale.teacher_scores) == ((CORPUS[13],), ())
+    assert "1 examples had teacher scores" in told
+
+
+def test_an_excluded_document_is_no_negative_that_is_kept(folder, mine_with):
+    write_jsonl(folder / "not.jsonl", [Exclusion(query_id="q", doc_id="own")])
+    (after,), told = kept_by(mine_with, folder, KEPT, "--count", "1", "--excluded", "not.jsonl")
+    assert ids(after) == ["d03"]
+    assert after.teacher_scores == (3.0, 1.0)
+    assert "1 negatives that the examples had are taken out: excluded, or positive" in told
+    (more,), _ = kept_by(mine_with, folder, KEPT, "--count", "4", "--excluded", "not.jsonl", "--new-job")
+    assert ids(more)[0] == "d03"
+    assert len(more.negatives) == 4
+    assert "own" not in ids(more)
 
 
 def test_scores_have_a_ceiling_and_a_floor_for_each_member():

@@ -215,9 +215,7 @@ class _Merged:
     def tell(self, out: str | Path) -> None:
         """Warn of what the removed examples had and nobody has any more, and say what was united."""
         if self._gained:
-            _tell(
-                f"{out}: examples have {self._gained} positives more, of removed ones whose queries are like theirs"
-            )
+            _tell(f"{out}: examples have {self._gained} positives more, of removed ones with like queries")
         if self._unscored:
             _tell(f"{out}: {self._unscored} examples lost their teacher scores, for new positives have none")
         if self._lost:

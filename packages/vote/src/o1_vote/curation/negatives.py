@@ -65,7 +65,8 @@ class Mining:
         max_score: the most that a negative may score: for the only member, or by the names of members.
         min_score: the least that it may score, likewise.
         full: leave out the queries that get fewer than `count`, so that all examples have equally many.
-        keep: begin with the negatives that an example has already; they count, and are not judged again.
+        keep: begin with the negatives that an example has already; they count, and are not judged again. Such
+            an example is written even where nothing is found. What is excluded or positive is not kept.
     """
 
     count: int = 15
@@ -131,7 +132,7 @@ class Mined(msgspec.Struct, frozen=True, kw_only=True):
         scores: by member, of the positives and of the negatives.
         skipped: documents of the windows that were no negatives, by why not.
         dropped: negatives that the example had before and has no longer.
-        unscored: the example had teacher scores, which do not fit its new negatives.
+        unscored: the example had teacher scores, and has a document now that they do not say anything about.
     """
 
     example: Example | None = None
@@ -268,7 +269,7 @@ def mine(
         published.left_out = write_jsonl(reasons, itertools.chain(before, without))
         if isinstance(nominations, Nominations):
             published.shared = nominations.shared
-        published.told = list(summary(_mined(job.db), mining.count))
+        published.told = list(summary(_mined(job.db), mining))
 
     return publish(
         out,
@@ -326,7 +327,7 @@ def committee_teacher(members: Sequence[Retriever]) -> Teacher:
     return teach
 
 
-def summary(mined: Iterable[Mined], count: int) -> Iterator[str]:
+def summary(mined: Iterable[Mined], mining: Mining) -> Iterator[str]:
     """Yield lines about a whole mining: short examples, what was left out and why, the scores of members."""
     examples = short = dropped = unscored = 0
     skipped: Counter[str] = Counter()
@@ -336,19 +337,20 @@ def summary(mined: Iterable[Mined], count: int) -> Iterator[str]:
         if each.example is None:
             continue
         examples += 1
-        short += len(each.example.negatives) < count
+        short += len(each.example.negatives) < mining.count
         dropped, unscored = dropped + each.dropped, unscored + each.unscored
         for member, (positives, negatives) in each.scores.items():
             scores[member, "positives"] += positives
             scores[member, "negatives"] += negatives
-    yield f"{short:,} of {examples:,} examples have fewer than {count} negatives"
+    yield f"{short:,} of {examples:,} examples have fewer than {mining.count} negatives"
     if skipped:
         told = ", ".join(f"{number:,} {why}" for why, number in skipped.most_common())
         yield f"documents of the windows that are no negatives: {told}"
     if dropped:
-        yield f"{dropped:,} negatives that the examples had are replaced (--keep-negatives keeps them)"
+        why = "taken out: excluded, or positive" if mining.keep else "replaced (--keep-negatives keeps them)"
+        yield f"{dropped:,} negatives that the examples had are {why}"
     if unscored:
-        yield f"{unscored:,} examples had teacher scores, which do not fit the new negatives (see --teacher)"
+        yield f"{unscored:,} examples had teacher scores, and have new documents without one (see --teacher)"
     if scores:
         names = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
         yield "".join([f"{'scores of':<34}", *(f"{name:>10}" for name in names)])
@@ -475,14 +477,16 @@ class _Hunt:
         query_id = nomination.query.query_id
         limited = mining.relative is not None or mining.margin is not None
         known = any(opinion.limit < math.inf for opinion in opinions) or bool(self._judges)
+        before = self._kept(asked)
         if not asked.text.strip() or not names or (limited and not known):
-            why = NO_QUERY if not asked.text.strip() else NO_OPINION if names else NO_MATCH
-            return Mined(reason=Reason(query_id=query_id, reason=why))
+            if not before:
+                why = NO_QUERY if not asked.text.strip() else NO_OPINION if names else NO_MATCH
+                return Mined(reason=Reason(query_id=query_id, reason=why))
+            names = ()  # nothing is found, and what is kept is all
         if mining.seed is not None:
             names = list(names)
             random.Random(f"{mining.seed} {query_id}").shuffle(names)
         skipped: Counter[str] = Counter()
-        before = self._kept(nomination)
         safe = self._safe([name for name in names if name not in before], asked, opinions, skipped)
         negatives = [*before, *itertools.islice(safe, max(0, mining.count - len(before)))]
         if not negatives or (mining.full and len(negatives) < mining.count):
@@ -527,12 +531,12 @@ class _Hunt:
                 else:
                     yield name
 
-    def _kept(self, nomination: Nomination) -> list[str]:
-        """Return the negatives that an example has and keeps."""
-        if not self._mining.keep or nomination.example is None:
+    def _kept(self, asked: _Asked) -> list[str]:
+        """Return the negatives that an example has and keeps: those that are not hidden."""
+        example = asked.nomination.example
+        if not self._mining.keep or example is None:
             return []
-        positives = {document.doc_id for document in nomination.positives}
-        return [d.doc_id for d in nomination.example.negatives if d.doc_id not in positives]
+        return [d.doc_id for d in example.negatives if d.doc_id not in asked.hidden]
 
     def _example(
         self,
@@ -545,14 +549,19 @@ class _Hunt:
         nomination = asked.nomination
         before = nomination.example or Example(query=nomination.query, positives=())
         held = {document.doc_id: document for document in before.negatives}
-        judged = [*(document.doc_id for document in nomination.positives), *names]
+        negatives = tuple(held[name] if name in kept else self._documents[name] for name in names)
+        documents = (*nomination.positives, *negatives)
+        if callable(self._teacher):
+            taught = self._teacher(asked.text, [document.doc_id for document in documents])
+        else:
+            taught = _known_scores(before, documents)
         example = msgspec.structs.replace(
             before,
             query=nomination.query,
             positives=nomination.positives,
-            negatives=tuple(held[name] if name in kept else self._documents[name] for name in names),
+            negatives=negatives,
             thought=nomination.thoughts[0] if len(nomination.thoughts) == 1 else None,
-            teacher_scores=self._teacher(asked.text, judged) if callable(self._teacher) else (),
+            teacher_scores=taught,
         )
         scores = {}
         for opinion in opinions:
@@ -580,6 +589,14 @@ class _Hunt:
                         f"member {quoted(member.name)}: document {quoted(document.doc_id)}, a positive of "
                         f"query {quoted(each.nomination.query.query_id)}, is not in its corpus"
                     )
+
+
+def _known_scores(example: Example, documents: Sequence[Document]) -> tuple[float, ...]:
+    """Return the teacher scores of an example for documents that it has; none where one is new to it."""
+    own = ((document.doc_id, document.full_text) for document in (*example.positives, *example.negatives))
+    known = dict(zip(own, example.teacher_scores, strict=False))  # there are as many scores, or none
+    scores = [known.get((document.doc_id, document.full_text)) for document in documents]
+    return tuple(score for score in scores if score is not None) if None not in scores else ()
 
 
 def _taught(member: Retriever) -> Teacher:
