@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from o1_records import InputError, Query
+from o1_records import InputError, Query, write_jsonl
 from o1_synth import ChatExpert, Checks, Job, Sampling, think
+from o1_synth.__main__ import main
 from o1_synth.chat.http import _proxy
 
 
@@ -52,6 +53,29 @@ def test_a_redirect_is_told_and_the_key_goes_nowhere_else(redirecting, tmp_path)
     with pytest.raises(InputError, match=r"status 307, which redirects to http://127.0.0.1:\d+/elsewhere"):
         ChatExpert(base_url, "echo", api_key="secret")
     assert "/elsewhere" not in [path for path, _ in seen]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
+def test_an_authorization_of_ones_own_goes_in_place_of_the_key(serve, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
+    write_jsonl(tmp_path / "q.jsonl", [Query(query_id="q", text="x")])
+    server = serve()
+    command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "t.jsonl")]
+    command += ["--base-url", server.base_url, "--model", "echo", "--samples", "1"]
+    command += [
+        "--header",
+        f"{name}: Basic dTpw",
+        "--header",
+        "Content-Type: application/json; charset=utf-8",
+    ]
+    assert main(command) == 0
+    assert len(server.heads) == 2, "the list of models and a request"
+    for head in server.heads:
+        lines = [line.partition(":") for line in head.splitlines()]
+        sent = [(name.lower(), value.strip()) for name, _, value in lines]
+        assert [value for name, value in sent if name == "authorization"] == ["Basic dTpw"]
+        types = [value for name, value in sent if name == "content-type"]
+        assert types == ["application/json; charset=utf-8"]
 
 
 def test_the_proxy_of_the_environment_is_asked_for_http(serve, tmp_path, monkeypatch):

@@ -45,7 +45,8 @@ class ChatExpert(ModelExpert):
         throttle: bounds on requests and tokens, of each server.
         stream: ask for a stream of tokens; False for servers that cannot.
         request: which fields a request has.
-        headers: further headers of every request.
+        headers: further headers of every request; an `Authorization`, however it is written, goes in place
+            of the key.
         api_key: default: the environment variable O1_API_KEY, else OPENAI_API_KEY. It is never stored.
 
     Raises InputError where a server does not answer or does not serve the model, and where two of them serve
@@ -74,7 +75,8 @@ class ChatExpert(ModelExpert):
         self.throttle = throttle or Throttle()
         self.stream = stream
         self.request = request or Request()
-        sent = {**_key(api_key), **(headers or {})}
+        # names in lower case, so that an `Authorization` of the user's own takes the place of the key's
+        sent = {**_key(api_key), **{name.lower(): value for name, value in (headers or {}).items()}}
         throttles = [self.throttle, *(Throttle(*self.throttle.limits) for _ in self.base_urls[1:])]
         self._servers = [
             _Server(Poster(address, sent, self.retry), limits)

@@ -130,7 +130,7 @@ def _ask(url: str, headers: Mapping[str, str], asked: str, body: bytes | None = 
 
     typed = {"content-type": "application/json"} if body is not None else {}
     try:
-        request = urllib.request.Request(url, data=body, headers={**headers, **typed})
+        request = urllib.request.Request(url, data=body, headers={**typed, **headers})
         opener = urllib.request.build_opener(NoRedirects)
         with opener.open(request, timeout=_LISTING_TIMEOUT) as response:
             return response.status, response.read()
@@ -199,7 +199,7 @@ class Poster:
         import aiohttp
 
         return aiohttp.ClientSession(
-            headers={**self._headers, "content-type": "application/json"},
+            headers={"content-type": "application/json", **self._headers},
             # no limit: the throttle bounds the requests, the timeout of `post` covers every phase.
             # Servers close idle connections after some seconds (uvicorn: 5), and a request may meet that.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
