@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from o1_records import Query, Thought, read_jsonl, write_jsonl
+from o1_records import Document, Query, Thought, read_jsonl, write_jsonl
 from o1_synth import Checks, Job, Prompt, Sampling, think
 from o1_synth.__main__ import main
 from o1_synth.chat.batch import BatchExpert
@@ -176,6 +176,19 @@ def test_a_file_that_is_no_batch_is_named(tmp_path, capsys, line, told):
     assert main([*command, "--batch", str(tmp_path / "batch"), "--model", "m"]) == 4
     error = capsys.readouterr().err
     assert told in error and "stray.jsonl" in error and "move it away" in error
+
+
+@pytest.mark.parametrize("step", ["think", "remix clean"])
+def test_a_preview_of_a_batch_is_refused_and_writes_nothing(tmp_path, capsys, step):
+    write_jsonl(tmp_path / "q.jsonl", QUERIES)
+    write_jsonl(tmp_path / "c.jsonl", [Document(doc_id="d", text="Cells divide. " * 20)])
+    before = set(tmp_path.iterdir())
+    asked = ["--queries", "q.jsonl"] if step == "think" else ["--corpus", "c.jsonl", "--domain", "biology"]
+    asked = [str(tmp_path / part) if part.endswith("jsonl") else part for part in asked]
+    command = [*step.split(), *asked, "--out", str(tmp_path / "t.jsonl"), "--model", "m"]
+    assert main([*command, "--batch", str(tmp_path / "batch"), "--preview", "2"]) == 4
+    assert "--preview has no answer to show with --batch" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_however_many_results_are_errors_the_others_are_read(tmp_path):

@@ -99,6 +99,34 @@ def test_other_checks_are_applied_to_finished_work_and_what_passes_is_not_asked_
     assert again.keys() == first.keys() and again["q1"].startswith(bad)
 
 
+class KilledWhile(Checks):
+    """The checks of `names`, in a process that ends after so many texts."""
+
+    texts = 2
+
+    def fault(self, query, text, finish_reason, sample=0):
+        self.texts -= 1
+        if self.texts < 0:
+            raise KeyboardInterrupt
+        return super().fault(query, text, finish_reason, sample)
+
+
+def test_a_run_that_is_killed_while_it_applies_other_checks_applies_them_the_next_time(serve, tmp_path):
+    bad = saying(number_0="I'm sorry, but I can't help.", number_3="I'm sorry, but I can't help.")
+    server, out = serve(say=bad), tmp_path / "t.jsonl"
+
+    def run(checks):
+        expert = ChatExpert(server.base_url, "echo")
+        return think(QUERIES, expert, out=out, samples=1, job=Job(checks=checks, redraws=0))
+
+    assert run(None).thoughts == 4
+    with pytest.raises(KeyboardInterrupt):
+        run(KilledWhile(names=("refusal",)))
+    summary = run(Checks(names=("refusal",)))
+    assert (summary.thoughts, summary.withdrawn) == (2, 2)
+    assert {it.query_id for it in read_jsonl(out, Thought)} == {"q1", "q2"}
+
+
 def beir(folder):
     (folder / "qrels").mkdir(parents=True)
     asked = {"t0": "old mills", "t1": "rivers in winter", "q1": "how does number 1 work"}

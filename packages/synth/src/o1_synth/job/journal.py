@@ -244,8 +244,11 @@ class Journal(JournalReader, Generic[RecordT]):
                 [(s, decoder.decode(body), bool(passed)) for *_, s, body, passed in rows],
             )
 
-    def change(self, changes: Iterable[tuple[Outcome, Rejected | None]]) -> None:
-        """Replace outcomes: a thought that fails a check now, with its text, or a text that passes now."""
+    def change(self, changes: Iterable[tuple[Outcome, Rejected | None]], *, notes: Mapping[str, str]) -> None:
+        """Replace outcomes: a thought that fails a check now, with its text, or a text that passes now.
+
+        The `notes` say by what they were changed. All of it is one transaction.
+        """
         with self.db.transaction():
             for outcome, text in list(changes):  # the tables are read meanwhile
                 if text is not None:
@@ -255,6 +258,7 @@ class Journal(JournalReader, Generic[RecordT]):
                     "INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, 0)",
                     outcome.key, outcome.sample, outcome.reason, outcome.body,
                 )  # fmt: skip
+            self.db.execute_many("INSERT OR REPLACE INTO note VALUES (?, ?)", notes.items())
 
     def ask_for_duplicates(self) -> None:
         """Let samples that were near-copies of others be asked for again."""

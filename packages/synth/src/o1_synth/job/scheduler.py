@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from o1_records import Document, InputError, Query, Record, Source, Thought, write_jsonl
+from o1_synth.chat.batch import BatchExpert
 from o1_synth.checks import Checking, Known, Siblings
 from o1_synth.expert import Expert, ExpertOn, NotSamplingError, Reason, key_of
 from o1_synth.job.draw import Drawn, Failure, Outcome, Rejected, Spent, draw, failure_of, fault_of
@@ -64,7 +65,8 @@ class Job:
         stop: once set, what is in flight is finished and nothing more is asked for.
         new_job: move earlier work with another model, prompt or sampling aside, with its outputs.
         prices: to show the cost.
-        preview: ask only about so many records, hand what came of it to `show`, and write nothing.
+        preview: ask only about so many records, hand what came of it to `show`, and write nothing. Refused
+            with a BatchExpert, which has no answer yet.
         show: what is called with each of them.
     """
 
@@ -224,6 +226,11 @@ def run_job(
     if job.checks is not None and job.checks is not checks:
         raise InputError(f"job.checks has no effect: {command} has checks of its own; leave it out")
     failures_path = path_beside(outputs[0], FAILURES)
+    if job.preview and isinstance(expert, BatchExpert):
+        raise InputError(
+            "--preview has no answer to show with --batch, and would write requests; leave it out and look "
+            f"into the requests that are written to {expert.folder} before you send them"
+        )
     if job.preview:
         _run(_preview(islice(records, job.preview), expert, checks, samples, job.show))
         return Summary(
@@ -316,8 +323,10 @@ def _check_again(journal: Journal[RecordT], checks: Checking[RecordT] | None) ->
     """Apply changed checks to finished work; return how many thoughts fail now, and how many texts pass."""
     digest = "none" if checks is None else checks.digest
     before = journal.note(_CHECKS)
-    journal.set_note(_CHECKS, digest)
-    if before in (None, digest):
+    if before == digest:
+        return 0, 0
+    if before is None:
+        journal.set_note(_CHECKS, digest)
         return 0, 0
     counts = [0, 0]
 
@@ -335,7 +344,7 @@ def _check_again(journal: Journal[RecordT], checks: Checking[RecordT] | None) ->
                     counts[1] += 1
                     yield Outcome(key, sample, "", body), None
 
-    journal.change(changes())
+    journal.change(changes(), notes={_CHECKS: digest})
     return counts[0], counts[1]
 
 
