@@ -5,7 +5,7 @@
 The sentences lie in tests/synth/labelled, one file a check, about half of them wrong. They are written by
 hand, said by Qwen2.5-Coder-0.5B-Instruct (a part of the refusals), or made of hand-written thoughts,
 passages and queries by the ways in which models fail (echo, scaffold, leak, language). Rules were changed
-while looking at them, except for those marked `new`, which were written after the last change.
+while looking at them, except for those marked `new`, for which no rule was changed.
 Lines of JSON: `recall` is the share of the wrong ones that are found, `precision` that of the found ones
 that are wrong, each with a 95 % Wilson interval.
 """

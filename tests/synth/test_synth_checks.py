@@ -35,6 +35,9 @@ THOUGHT = (
         "I cannot provide medical advice.",
         "As an AI language model, I do not have opinions.",
         "I am unable to answer.",
+        "As an AI developed by a company and trained on text, I do not support any party.",
+        "I'm Qwen, an AI designed by Alibaba Cloud.",
+        "Such a text goes against our content policy.",
     ],
 )
 def test_refusals_are_known(text):
@@ -43,7 +46,18 @@ def test_refusals_are_known(text):
 
 @pytest.mark.parametrize(
     "text",
-    [THOUGHT, "Sorry is a Justin Bieber song.", "I can see two ways to do it.", "I am a physicist's tool."],
+    [
+        THOUGHT,
+        "Sorry is a Justin Bieber song.",
+        "I can see two ways to do it.",
+        "I am a physicist's tool.",
+        "BERT is pretrained as a language model and then fine-tuned on question answering data.",
+        "GPT-2 is just a language model.",
+        "Use it as a chatbot and connect it to Slack with a webhook.",
+        "The app works as an assistant made by Google and runs offline.",
+        "Selling alcohol near schools violates zoning guidelines in most states, and fines follow.",
+        "Scraping the site goes against its terms of service.",
+    ],
 )
 def test_what_only_begins_alike_is_no_refusal(text):
     assert not is_refusal(text)

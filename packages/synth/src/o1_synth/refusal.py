@@ -62,6 +62,11 @@ _SERVE = (
     r"|disclose|reveal|share|provid\w+|offer|generate|create|write|produce|give (?:you|out|\w+ advice)"
     r"|tell you|walk you|view|predict|make phone calls)"
 )
+_MODEL = (
+    r"(?:just |only |merely )?an? (?:\w+ )?(?:ai(?: language model| assistant| model)?"
+    r"|artificial intelligence|language model|assistant|chatbot)"
+)
+_MADE_BY = r"(?:developed|created|designed|made|trained) by\b"
 _IN_SO_MANY_WORDS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -70,11 +75,11 @@ _IN_SO_MANY_WORDS = tuple(
         # "Sorry, but I don't have", "Unfortunately I can't"
         rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regrettably|afraid)\b[^.!?:]{{0,40}}"
         rf"\bi ?(?:{_CANNOT}|(?:do not|don't) (?:know|have|understand))\b",
-        # "As an AI language model developed by"
-        r"\b(?:as|being|i am|i'm|just|i'm \w+,) (?:just |only |merely )?an? (?:\w+ )?"
-        r"(?:ai(?: language model| assistant| model)?|artificial intelligence|language model"
-        r"|assistant|chatbot)"
-        r"(?:,? i\b|, my\b| and\b|\.| (?:developed|created|designed|made|trained) by\b)",
+        # "As an AI, I", "As an AI language model developed by X, I", but not "Use it as a chatbot and"
+        rf"\b(?:as|being|just) {_MODEL}"
+        rf"(?:,? i\b|, my\b| (?:and\b|{_MADE_BY})[^.!?]{{0,60}}, (?:i|my)\b)",
+        # "I'm just an AI and", "I'm Qwen, an AI designed by"
+        rf"\bi(?: am|'m)(?: \w+,)? {_MODEL}(?:,? i\b|, my\b| and\b|\.| {_MADE_BY})",
         # "I must decline", "I'm not a lawyer"
         r"\bi(?: am|'m|'ll)? ?(?:must|have to|need to|going to|will)(?: \w+ly)?(?: have to)?"
         r" (?:(?:decline|refuse|refrain)(?: to| from\b| this\b| here\b|[.,;]|$)|pass on this)",
@@ -88,7 +93,7 @@ _IN_SO_MANY_WORDS = tuple(
         r"|prices?|data on)\b",
         r"\bmy (?:knowledge cut-?off|training data|information stops|guidelines|programming|polic(?:y"
         r"|ies))\b",
-        r"\b(?:against|violates?) (?:\w+ )?(?:usage |content )?(?:guidelines|polic(?:y|ies)"
+        r"\b(?:against|violates?) (?:my|our) (?:\w+ )?(?:usage |content )?(?:guidelines|polic(?:y|ies)"
         r"|terms of (?:use|service))\b",
         r"\bnot enough (?:information|context|detail) in the (?:query|question|request)\b",
     )
