@@ -170,6 +170,49 @@ def test_of_documents_that_tie_at_the_last_place_any_is_as_good(folder):
     assert found_shares(others, exact, 20) == [min(better, 20) / 20]
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_length_of_the_vectors_does_not_change_the_recall_that_is_measured(metric):
+    vectors = np.random.default_rng(1).normal(size=(6_000, 32)).astype(np.float32)
+    ids = [f"d{row}" for row in range(6_000)]
+
+    def built(scale):
+        matrix = vectors * np.float32(scale)
+        return build(matrix, ids, factory="IVF64,Flat", metric=metric, k=10, recall=0.6).settings
+
+    whole = built(1)
+    assert built(2**-10) == whole  # a power of two changes no digit; another scale may change the clusters
+    for scale in (1e-3, 1e3):
+        assert built(scale).parameters == whole.parameters
+        assert built(scale).measured.recall == pytest.approx(whole.measured.recall, abs=0.01)
+    assert 0.8 <= whole.measured.recall < 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_documents_that_tie_but_for_rounding_tie_at_every_scale(metric, scale):
+    point, query = (RANDOM.normal(size=(1, 64)).astype(np.float32) for _ in range(2))
+    # the same document 40 times, but for the last digit
+    noise = RANDOM.uniform(-1e-7, 1e-7, size=(40, 64))
+    vectors = (scale * point * (1 + noise)).astype(np.float32)
+    ids = [f"d{row}" for row in range(40)]
+    for queries in (scale * query, scale * point):
+        squares = [float(np.square(queries).sum())] if metric == "l2" else None
+        exact = exact_hits([(ids, vectors)], queries, ["q"], k=10, metric=metric)
+        others = set(ids) - {hit.doc_id for hit in exact}
+        index = build(vectors, ids, metric=metric)
+        found = index.search(queries, ["q"], k=10, only=others)
+        assert found_shares(found, exact, 10, squares=squares) == [1.0]
+
+
+def test_one_long_document_does_not_make_the_others_tie():
+    lengths = np.array([1e7, *range(20, 0, -1)], dtype=np.float32)[:, None]
+    ids = [f"d{row}" for row in range(21)]
+    query = np.ones((1, 1), dtype=np.float32)
+    exact = exact_hits([(ids, lengths)], query, ["q"], k=10, metric="inner_product")
+    found = build(lengths, ids).search(query, ["q"], k=10, only=set(ids[10:]))
+    assert found_shares(found, exact, 10) == [0.0]
+
+
 def test_the_fastest_that_finds_enough_is_chosen_else_the_one_that_finds_most():
     trials = [
         Trial(parameters=name, recall=recall, milliseconds=ms)

@@ -123,6 +123,9 @@ def tune(
     if not values and every:
         raise InputError(f"factory {index.settings.factory!r} has no search parameters; nothing to tune")
     itself = sample == "documents"
+    squares = None
+    if index.settings.metric == "l2":
+        squares = np.square(as_numpy(query_vectors), dtype=np.float64).sum(axis=1).tolist()
 
     def trial(parameters: str) -> Trial:
         index.set_parameters(parameters)
@@ -131,7 +134,7 @@ def tune(
             began = time.perf_counter()
             hits = index.search(query_vectors, query_ids, k=k + itself)
             fastest = min(fastest, time.perf_counter() - began)
-        shares = found_shares(hits, exact, k, itself=itself)
+        shares = found_shares(hits, exact, k, itself=itself, squares=squares)
         recall = float(np.mean(shares)) if shares else 1.0
         milliseconds = 1000 * fastest / max(len(query_ids), 1)
         return Trial(parameters=parameters, recall=recall, milliseconds=milliseconds)
@@ -192,24 +195,32 @@ def exact_hits(
     return Hits(query_ids, documents, *best(documents, rows, scores, k))
 
 
-_TIE = 1e-5  # scores that differ by less are equal: the order of summation differs
+_TIE = 1e-5  # scores that differ by this share of their size are equal: the order of summation differs
 
 
-def found_shares(hits: Hits, exact: Hits, k: int, *, itself: bool = False) -> list[float]:
+def found_shares(
+    hits: Hits, exact: Hits, k: int, *, itself: bool = False, squares: Sequence[float] | None = None
+) -> list[float]:
     """Return the share of the exact k hits that were found, for each query that has any.
 
-    A document that ties with the last of them is as good as it. With `itself` the query is a document, which
-    is no hit of its own.
+    A document that ties with the last of them, but for rounding, is as good as it. Rounding goes with the
+    size of the exact scores (their median: one long document must not make the others tie), and of distances
+    also with the squared length of the query, since FAISS computes them from lengths and products.
+
+    Args:
+        hits: what was found.
+        exact: the exact hits of the same queries.
+        k: hits a query.
+        itself: the query is a document, which is no hit of its own.
+        squares: where scores are distances, the squared length of each query.
     """
     shares = []
-    both = zip(_pairs(hits, k, itself), _pairs(exact, k, itself), strict=True)
-    for mine, wanted in both:
+    sizes = [0.0] * len(exact.query_ids) if squares is None else squares
+    for mine, wanted, size in zip(_pairs(hits, k, itself), _pairs(exact, k, itself), sizes, strict=True):
         if wanted:
             last = min(wanted.values())
-            found = sum(
-                name in wanted or abs(score - last) <= _TIE * max(1, abs(last))
-                for name, score in mine.items()
-            )
+            tie = _TIE * (float(np.median(np.abs(list(wanted.values())))) + size)
+            found = sum(name in wanted or abs(score - last) <= tie for name, score in mine.items())
             shares.append(min(found, len(wanted)) / len(wanted))
     return shares
 
