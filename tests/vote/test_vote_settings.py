@@ -1,5 +1,6 @@
 """How an election was counted stays beside its ballots: explain, report and a recount keep to it."""
 
+import html
 import json
 
 import pytest
@@ -99,6 +100,65 @@ def test_a_recount_with_other_terms_says_both(folder, vote, held):
     (folder / "b.jsonl.settings.json").unlink()
     alone = vote(folder, "explain", "q1", *TOLD).stdout
     assert "counted by mean-rank; nothing beside the ballots says how the election counted" in alone
+
+
+def counts(folder, vote, *words):
+    """Return what report, pairs and explain say of how they count; all three say the same."""
+    files = {"report": "page.html", "pairs": "pairs.jsonl"}
+    done = {name: vote(folder, name, *TOLD, "--out", out, *words) for name, out in files.items()}
+    done["explain"] = vote(folder, "explain", "q1", *TOLD, *words)
+    assert [each.returncode for each in done.values()] == [0, 0, 0], done
+    (told,) = [line for line in done["explain"].stdout.splitlines() if line.startswith("counted by ")]
+    assert told in done["pairs"].stderr
+    assert html.escape(told) in (folder / "page.html").read_text()
+    return told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rule", "rrf"], "rrf; the election counted by {base}; {points}"),
+        (["--rule", "borda"], "borda, --margin 0.5; the election counted by mean-rank, --margin 0.5"),
+        (["--rule", "mean-rank"], "mean-rank, --margin 0.5, as in the election"),
+        (["--rule", "rrf", "--margin", "0.01"], "rrf, --margin 0.01; the election counted by {base}"),
+        (["--no-abstain"], "mean-rank --no-abstain; the election counted by {base}; {effect}"),
+        (["--rule", "rrf", "--no-abstain"], "rrf --no-abstain; the election counted by {base}; {effect}"),
+        (["--margin", "0"], "mean-rank; the election counted by mean-rank, --margin 0.5"),
+    ],
+    ids=str,
+)
+def test_a_margin_is_not_carried_over_to_other_points(folder, vote, held, words, told):
+    held("--member", "bm25", "--margin", "0.5", "--no-controls")
+    told = told.format(
+        base="mean-rank, --margin 0.5",
+        points="its margin is in points of mean-rank and is left out",
+        effect="its margin has no effect without abstention and is left out",
+    )
+    assert counts(folder, vote, *words) == f"counted by {told}"
+
+
+def test_a_thought_that_wins_by_another_rule_has_its_pair_although_the_election_had_a_margin(
+    folder, vote, held
+):
+    held("--member", "bm25", "--margin", "0.5", "--no-controls")
+    done = vote(folder, "pairs", *TOLD, "--out", "pairs.jsonl", "--rule", "rrf")
+    assert "pairs.jsonl: 1 pairs" in done.stderr
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["settings", "no settings"])
+@pytest.mark.parametrize("command", ["report", "pairs", "explain"])
+def test_weights_of_nobody_are_refused_in_a_recount(folder, vote, held, command, kept):
+    held("--member", "one=bm25", "--member", "two=bm25")
+    if not kept:
+        beside(folder / "b.jsonl").unlink()
+    (folder / "w.json").write_text('{"one": 2.0, "tow": 0.5}')
+    words = ["q1", *TOLD] if command == "explain" else [*TOLD, "--out", "out"]
+    done = vote(folder, command, *words, "--weights", "w.json")
+    assert done.returncode == 4
+    assert "weights: no member is called 'tow'; the members are one, two" in done.stderr
+    assert not (folder / "out").exists()
+    (folder / "w.json").write_text('{"one": 2.0, "two": 0.5}')
+    assert vote(folder, command, *words, "--weights", "w.json").returncode == 0
 
 
 def test_the_report_names_measure_members_and_files_and_compares_the_models(folder, vote, held):

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from o1_records import InputError, atomic_write, sha256_file
-from o1_vote.tally import Counting
+from o1_vote.tally import RULES, Counting
 
 SUFFIX = ".settings.json"
 
@@ -84,12 +84,23 @@ def read_settings(ballots: str | Path) -> Settings | None:
 
 
 def recounted(settings: Settings | None, **given: object) -> tuple[Counting, str]:
-    """Return how to count, and a sentence about it: as the election did, but for what is not None here."""
+    """Return how to count, and a sentence about it: as the election did, but for what is not None here.
+
+    A margin is in points of a rule and needs abstention, so that of the election is left out where the
+    rule has other points, and without abstention.
+    """
     told = {name: value for name, value in given.items() if value is not None}
     base = settings.counting if settings else Counting()
+    without = ""
+    if base.margin and "margin" not in told:
+        if not told.get("abstain", True):
+            without = "; its margin has no effect without abstention and is left out"
+        elif RULES.get(str(told.get("rule", base.rule))) is not RULES[base.rule]:
+            without = f"; its margin is in points of {base.rule} and is left out"
+        base = dataclasses.replace(base, margin=0.0) if without else base
     counting = dataclasses.replace(base, **told)  # type: ignore[arg-type]
     if settings is None:
         return counting, f"counted by {counting}; nothing beside the ballots says how the election counted"
-    if counting != base:
-        return counting, f"counted by {counting}; the election counted by {base}"
+    if counting != settings.counting:
+        return counting, f"counted by {counting}; the election counted by {settings.counting}{without}"
     return counting, f"counted by {counting}, as in the election"

@@ -201,6 +201,14 @@ class Counting:
         return ", ".join(words)
 
 
+def refuse_weights_of_nobody(weights: Mapping[str, float], names: Iterable[str]) -> None:
+    """Raise InputError for a weight whose member is none of `names`."""
+    known = list(names)
+    if strangers := sorted(set(weights) - set(known)):
+        there = f"the members are {', '.join(known)}" if known else "there are no members"
+        raise InputError(f"weights: no member is called {quoted(strangers[0])}; {there}")
+
+
 # --- points: what one member's scores are worth -------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ from o1_vote.measure import MEASURES, Measure, margin_to_corpus, name_of
 from o1_vote.members.protocol import LazyMember, Member, Recorded, Retriever
 from o1_vote.settings import Outcome, Settings, write_settings
 from o1_vote.settings import beside as settings_beside
-from o1_vote.tally import Counting
+from o1_vote.tally import Counting, refuse_weights_of_nobody
 
 Rule: TypeAlias = Callable[[Iterable[Ballot]], Mapping[str, str | None]]
 """Maps each query_id to the elected thought_id, or to None for no thought. It is given all ballots of some
@@ -352,10 +352,7 @@ def _refuse_weights_of_nobody(rule: Rule, names: Sequence[str]) -> None:
         weights = rule.weights
     elif isinstance(rule, functools.partial):
         weights = rule.keywords.get("weights", {})
-    if strangers := sorted(set(weights) - set(names)):
-        raise InputError(
-            f"weights: no member is called {quoted(strangers[0])}; the members are {', '.join(names)}"
-        )
+    refuse_weights_of_nobody(weights, names)
 
 
 def _refuse_to_leave_out(nominations: Nominations) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from o1_records import Ballot, InputError, Query, Thought, open_queries, quoted, read_jsonl
 from o1_vote.settings import Settings, read_settings, recounted
-from o1_vote.tally import Sheets, Verdict, ranks, sheets_of
+from o1_vote.tally import Sheets, Verdict, ranks, refuse_weights_of_nobody, sheets_of
 
 _WIDTH = 100
 _ALONE = "(no thought)"
@@ -31,16 +31,23 @@ def explain(
         queries: JSONL of the queries, or a BEIR folder.
         **counting: fields of `Counting` that are to be other than in the election; None is as there.
 
-    Raises InputError for a query that is unknown or has no ballot, and for settings of other ballots.
+    Raises InputError for a query that is unknown or has no ballot, a weight of nobody, and settings of other
+    ballots.
     """
     settings = read_settings(ballots)
     how, told = recounted(settings, **counting)
     query = next((query for query in open_queries(queries) if query.query_id == query_id), None)
     if query is None:
         raise InputError(f"{queries}: has no query {quoted(query_id)}")
-    own = [ballot for ballot in read_jsonl(ballots, Ballot) if ballot.query_id == query_id]
+    own: list[Ballot] = []
+    members: set[str] = set()
+    for ballot in read_jsonl(ballots, Ballot):
+        members.add(ballot.retriever)
+        if ballot.query_id == query_id:
+            own.append(ballot)
     if not own:
         raise InputError(f"{ballots}: has no ballot about query {quoted(query_id)}")
+    refuse_weights_of_nobody(how.weights, sorted(members))
     texts = {t.thought_id: t for t in read_jsonl(thoughts, Thought) if t.query_id == query_id}
     sheets = sheets_of(own)[query_id]
     return list(explanation(query, texts, sheets, how.decide(sheets), how=told, settings=settings))

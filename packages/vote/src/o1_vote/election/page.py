@@ -16,7 +16,7 @@ from o1_records.kit.text import words
 from o1_vote.election.survey import BINS, Disputed, Survey, Written
 from o1_vote.members.scores import sheets_by_query
 from o1_vote.settings import Settings, read_settings, recounted
-from o1_vote.tally import ranks
+from o1_vote.tally import ranks, refuse_weights_of_nobody
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1e23; --soft: #5d6673; --line: #d9dee5; --back: #fff;
@@ -54,14 +54,17 @@ def report(
         out: the HTML page to write.
         **counting: fields of `Counting` that are to be other than in the election; None is as there.
 
-    Raises InputError for a file without ballots, settings of other ballots and a thought that is there twice.
+    Raises InputError for a file without ballots, settings of other ballots, a weight of nobody and a thought
+    that is there twice.
     """
     settings = read_settings(ballots)
     how, told = recounted(settings, **counting)
     survey = Survey()
+    members: set[str] = set()
     with Database("", _THOUGHTS) as db:
         _keep_thoughts(db, thoughts)
         for query_id, sheets in sheets_by_query(ballots):
+            members.update(sheets)
             verdict = how.decide(sheets)
             survey.add(query_id, sheets, verdict)
             sql = "SELECT thought_id, model, words FROM thought WHERE query_id = ?"
@@ -69,6 +72,7 @@ def report(
             survey.count_thoughts(sheets, verdict.winner, written)
         if not survey.queries:
             raise InputError(f"{ballots}: has no ballot, so there is nothing to report; is it elect's file?")
+        refuse_weights_of_nobody(how.weights, sorted(members))
         shown = {dispute.query_id for dispute in survey.disputed}
         texts = {query.query_id: query.text for query in open_queries(queries) if query.query_id in shown}
         candidates: defaultdict[str, dict[str, Thought]] = defaultdict(dict)

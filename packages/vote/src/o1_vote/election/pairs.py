@@ -17,7 +17,7 @@ from o1_records.files import open_output
 from o1_records.kit.job import Database
 from o1_vote.members.scores import sheets_by_query
 from o1_vote.settings import read_settings, recounted
-from o1_vote.tally import Verdict
+from o1_vote.tally import Verdict, refuse_weights_of_nobody
 
 REJECTED = ("worst", "all", "random")
 """Which thoughts of a query are rejected: the one with the fewest points, each, or one by the query's id."""
@@ -91,13 +91,14 @@ def write_pairs(
         chat: write messages, which a trainer puts into the template of its model.
         **counting: fields of `Counting` that are to be other than in the election; None is as there.
 
-    Raises InputError for a prompt without {query}, ballots about a query or thought that is not there, and
-    settings of other ballots.
+    Raises InputError for a prompt without {query}, a weight of nobody, ballots about a query or thought that
+    is not there, and settings of other ballots.
     """
     if "{query}" not in prompt:
         raise InputError(f"the prompt {quoted(prompt)} has no {{query}}, so all queries would have the same")
     how, told = recounted(read_settings(ballots), **counting)
     pairs = abstained = level = 0
+    members: set[str] = set()
     with Database("", _SCHEMA) as db, open_output(out) as file:
         with db.transaction():
             for query in open_queries(queries):
@@ -105,6 +106,7 @@ def write_pairs(
             for each in read_jsonl(thoughts, Thought):
                 db.execute("INSERT INTO thought VALUES (?,?,?)", *each.key, msgspec.json.encode(each))
         for query_id, sheets in sheets_by_query(ballots):
+            members.update(sheets)
             verdict = how.decide(sheets)
             found = preferred(verdict, rejected=rejected, gap=gap, name=query_id)
             abstained += verdict.winner is None
@@ -112,6 +114,7 @@ def write_pairs(
             for row in _rows(db, query_id, found, prompt, chat):
                 file.write(msgspec.json.encode(row) + b"\n")
                 pairs += 1
+        refuse_weights_of_nobody(how.weights, sorted(members))  # before the file is there
     return Paired(pairs, abstained, level, told)
 
 
