@@ -11,6 +11,7 @@ from o1_records import Example as Record
 from o1_vote import BM25Member, elect
 from o1_vote.election import controls
 from o1_vote.members.cosine import CosineMember
+from o1_vote.members.scores import read_score_file
 from o1_vote.tally import Counting, majority
 
 RANDOM = np.random.default_rng(0)
@@ -127,6 +128,39 @@ def test_controls_where_they_would_have_no_effect_are_refused():
             InputError, match="controls need a Counting that abstains and has no tolerance yet"
         ):
             elect(QUERIES, [], members=committee(), rule=rule, controls=True, **GIVEN)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A member with the scores of an earlier election of BM25."""
+    earlier = elect(QUERIES, written("ok", EMPTY["ok"]), members=[BM25Member(DOCUMENTS)], **GIVEN)
+    write_jsonl(tmp_path / "scores.jsonl", earlier.ballots)
+    (member,) = read_score_file(tmp_path / "scores.jsonl", "recorded")
+    return member
+
+
+def test_controls_that_no_member_can_measure_are_refused(recorded):
+    thoughts = written("ok", EMPTY["ok"])
+    with pytest.raises(InputError, match="no effect where the scores of all members are recorded"):
+        elect(QUERIES, thoughts, members=[recorded], controls=True, **GIVEN)
+    assert elect(QUERIES, thoughts, members=[recorded], **GIVEN).controls == {}
+    # one who measures them is enough
+    assert elect(
+        QUERIES, thoughts, members=[recorded, *committee()], controls=True, **GIVEN
+    ).counting.tolerance
+
+
+@pytest.mark.parametrize("weights", [{}, {"noisy": 0.0, "recorded": 1.0}], ids=str)
+def test_nobody_says_how_controls_fared_with_a_member_that_did_not_measure_them(recorded, weights, tmp_path):
+    members = [committee()[1], recorded]
+    given = {**GIVEN, "members": members, "rule": Counting(weights=weights)}
+    election = elect(QUERIES, written("ok", EMPTY["ok"]), **given)
+    assert len(election.examples) == len(QUERIES)
+    assert election.controls == {}
+    assert election.counting.tolerance["noisy"] > 0
+    done = elect(QUERIES, written("ok", EMPTY["ok"]), out=tmp_path / "e.jsonl", **given)
+    told = "how often thoughts without content would have won is not known: recorded measured none"
+    assert done.told == [told]
 
 
 def test_the_command_says_how_controls_fared_and_leaves_them_out_on_request(tmp_path, vote):

@@ -35,7 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         version: of o1-vote.
         measure: what a ballot says.
         counting: how ballots were counted, the tolerance of each member included.
-        controls: how often thoughts without content would have won; empty where they were not measured.
+        controls: how often thoughts without content would have won; empty where they were not measured by
+            every member.
         members: what each member is, by name and in words.
         inputs: the files, where they are known, by what they are.
         relevance: the lowest grade of a positive.

@@ -72,7 +72,7 @@ class Election:
     """The outcome of an election in memory: every query is in `examples` or in `reasons`.
 
     `counting` is how ballots were counted, with the tolerance of each member where controls were measured;
-    `controls` says how often these would have won.
+    `controls` says how often these would have won; it is empty where they were not measured by every member.
     """
 
     examples: list[Example]
@@ -165,7 +165,8 @@ def elect(
         negatives: examples with hard negatives, for `margin_to_negatives`; a query without one is left out.
         relevance: the lowest grade of a positive.
         controls: measure thoughts without content on some queries, for the tolerance of the rule; on by
-            default where the rule has one, which is a `Counting` that abstains.
+            default where the rule has one, which is a `Counting` that abstains. Recorded scores bring the
+            tolerance that was measured with them.
         out: JSONL of examples to write.
         ballots: JSONL of ballots to write.
         reasons: JSONL of the queries that are left out; without it, leaving one out is an error.
@@ -190,7 +191,7 @@ def elect(
     join = Nominations(
         queries, thoughts, qrels, documents, negatives=negatives, every_document=whole, relevance=relevance
     )
-    controlled = _controlled(counting, controls)
+    controlled = _controlled(counting, members, controls)
     with join as nominations:
         if out is None:
             with Database("", _SCHEMA) as db:
@@ -237,6 +238,12 @@ def elect(
                     write_settings(ballots, settings)
             write_jsonl(out, published.counted(_examples(job.db, nominations, names, level)))
             published.shared = nominations.shared
+            recorded = _recorded(members)
+            if controlled and 0 < len(recorded) < len(members):
+                published.told.append(
+                    "how often thoughts without content would have won is not known: "
+                    f"{', '.join(recorded)} measured none"
+                )
             for kind, outcome in won.items():
                 published.told.append(
                     f"{kind}, as the only thought, would have won {outcome.won} of {outcome.queries} queries "
@@ -315,18 +322,30 @@ def _measure_of(measure: Measure | str) -> Measure:
     return MEASURES[measure]
 
 
-def _controlled(rule: Rule, controls: bool | None) -> bool:
+def _recorded(members: Iterable[Member]) -> list[str]:
+    """Return the names of the members whose scores are recorded, so that they can measure nothing else."""
+    return [member.name for member in members if not isinstance(member, (LazyMember, Retriever))]
+
+
+def _controlled(rule: Rule, members: Sequence[Member], controls: bool | None) -> bool:
     """Return whether controls are measured. Raises InputError where they are asked for and have no effect."""
     able = isinstance(rule, Counting) and rule.abstain and not rule.tolerance
     if controls and not able:
         raise InputError("controls need a Counting that abstains and has no tolerance yet; leave them out")
+    if controls and len(_recorded(members)) == len(members):
+        raise InputError(
+            "controls have no effect where the scores of all members are recorded; leave them out"
+        )
     return able if controls is None else controls
 
 
 def _levelled(
-    db: Database, rule: Rule, members: Iterable[Member], controlled: bool
+    db: Database, rule: Rule, members: Sequence[Member], controlled: bool
 ) -> tuple[Rule, dict[str, Outcome]]:
-    """Return the rule with the tolerance of each member, and how often controls would have won."""
+    """Return the rule with the tolerance of each member, and how often controls would have won.
+
+    Where scores of a member are recorded, nobody knows how the committee would have voted on controls.
+    """
     if not isinstance(rule, Counting) or not controlled:
         return rule, {}
     told = {
@@ -336,7 +355,7 @@ def _levelled(
     tolerance = {member.name: getattr(member, "tolerance", 0.0) for member in members}
     tolerance |= {name: tolerance_of(own) for name, own in told.items()}
     level = dataclasses.replace(rule, tolerance=tolerance)
-    return level, outcomes(told, level)
+    return level, {} if _recorded(members) else outcomes(told, level)
 
 
 def _about(db: Database, member: Member) -> dict[str, str]:
