@@ -89,6 +89,25 @@ def test_the_better_run_gets_the_weight(fuse):
 
 
 @pytest.mark.extra
+@pytest.mark.parametrize("fuse", FUSES)
+def test_at_weight_one_and_zero_only_one_ranking_is_judged(fuse):
+    first, second = {"q": {"a": 3.0, "b": 1.0}}, {"q": {"y": 9.0, "z": 7.0}}
+    for doc_id, dense, lexical in (("z", 0.0, 0.631), ("b", 0.631, 0.0)):
+        _, tried = tune_weight(first, second, [Qrel(query_id="q", doc_id=doc_id, relevance=1)], fuse)
+        assert (tried[1.0], tried[0.0]) == pytest.approx((dense, lexical), abs=1e-3)
+
+
+@pytest.mark.parametrize("method", SCALES)
+def test_a_run_of_weight_zero_adds_no_documents(method):
+    first, second = {"q": {"a": 3.0, "b": 1.0}}, {"q": {"z": 7.0}, "p": {"z": 7.0}}
+    runs = [as_hits(first), as_hits(second)]
+    alone = list(fuse_runs(runs[:1], method=method))
+    assert list(fuse_runs(runs, method=method, weights=[1.0, 0.0])) == alone
+    with pytest.raises(InputError, match="all weights are 0; at least one run must count"):
+        list(fuse_runs(runs, method=method, weights=[0.0, 0.0]))
+
+
+@pytest.mark.extra
 def test_the_command_fuses_vectors_with_bm25_over_query_and_thought(tmp_path):
     texts = {"a": "cats purr softly", "b": "dogs bark", "c": "engines purr loudly", "d": "tea cools"}
     write_jsonl(tmp_path / "corpus.jsonl", [Document(doc_id=d, text=t) for d, t in texts.items()])
@@ -154,8 +173,10 @@ def parts(tmp_path):
 
 @pytest.mark.extra
 def test_python_searches_and_fuses_without_the_command(parts):
-    found = hybrid(*parts, k=2, weight=0.0)
-    assert order(found.run)[0] == ("q", "b")
+    for fusion in FUSIONS:
+        found = hybrid(*parts, k=2, weight=0.0, fusion=fusion)
+        assert order(found.run) == [("q", "b")]  # BM25 finds no other
+        assert order(hybrid(*parts, k=1, weight=1.0, fusion=fusion).run) == [("q", "a")]
     assert (found.weight, found.tried) == (0.0, {})
     qrels = [Qrel(query_id="q", doc_id="a", relevance=1)]
     tuned = hybrid(*parts, k=2, qrels=qrels)
@@ -171,6 +192,11 @@ def test_python_searches_and_fuses_without_the_command(parts):
         ({"weight": 1.2}, r"weight must be between 0 and 1, got 1\.2"),
         ({"weight": 0.5, "qrels": []}, "weight has no effect where qrels choose it"),
         ({"lexical": "thought"}, "lexical 'thought' needs thoughts"),
+        (
+            {"thoughts": [Thought(query_id="q", thought_id="q#0", text="x", source=Source(model="m"))]}
+            | {"lexical": "query"},
+            "thoughts have no effect with lexical 'query'; leave them out, or choose 'thought' or 'both'",
+        ),
         ({"fusion": "best"}, "unknown fusion 'best'; choose one of rrf, minmax, z, sum, scores"),
         ({"qrels": []}, "none of the queries is judged"),
         (

@@ -200,15 +200,24 @@ def fuse_runs(
 ) -> Iterator[Hit]:
     """Return the k best documents of each query in several runs (see `METHODS`), in the total order.
 
-    BGE-Reasoner's fusion is `method="minmax", weights=[0.75, 0.25]`.
+    BGE-Reasoner's fusion is `method="minmax", weights=[0.75, 0.25]`. A run of weight 0 adds nothing, no
+    documents either.
 
-    Raises InputError for an unknown method, and for weights that are not one for each run.
+    Raises InputError for an unknown method, and for weights that are not one for each run or all 0.
     """
     if method not in METHODS:
         raise InputError(f"unknown fusion {quoted(method)}; choose one of {', '.join(METHODS)}")
     if weights is not None and len(weights) != len(runs):
         raise InputError(f"{len(weights)} weights for {len(runs)} runs; give one for each")
-    return fused_hits(METHODS[method]([as_run(run) for run in runs], list(weights or [1.0] * len(runs))), k=k)
+    if weights and not any(weights):
+        raise InputError("all weights are 0; at least one run must count")
+    weights = [1.0] * len(runs) if weights is None else list(weights)
+    return fused_hits(_weighed(METHODS[method], [as_run(run) for run in runs], weights), k=k)
+
+
+def _weighed(fuse: Fuse, runs: Sequence[Run], weights: Sequence[float]) -> dict[str, dict[str, float]]:
+    """Fuse runs; of one of weight 0 no document is left, not even with the score 0, where it would tie."""
+    return fuse([run if weight else {} for run, weight in zip(runs, weights, strict=True)], weights)
 
 
 def fused_hits(run: Run, *, k: int) -> Iterator[Hit]:
@@ -222,8 +231,8 @@ def tune_weight(
 ) -> tuple[float, dict[float, float]]:
     """Return the weight of the first run (the second has the rest of 1) with the best nDCG@10, and all.
 
-    Of equal ones, the one nearest to a half. Report the result on other queries than these. Needs the
-    `[hybrid]` extra (ir-measures).
+    With the weights 1 and 0 one run alone is judged. Of equal ones, the one nearest to a half is returned.
+    Report the result on other queries than these. Needs the `[hybrid]` extra (ir-measures).
 
     Raises InputError when no query of the runs is judged.
     """
@@ -242,7 +251,7 @@ def tune_weight(
     tried = {}
     for step in range(steps + 1):
         weight = step / steps
-        both = fuse([first, second], [weight, 1 - weight])
+        both = _weighed(fuse, [first, second], [weight, 1 - weight])
         top = {
             query_id: {hit.doc_id: -float(hit.rank) for hit in rank(query_id, both.get(query_id, {}), 10)}
             for query_id in judged
@@ -307,7 +316,7 @@ def hybrid(
         lexical: what BM25 reads of a query: "query", "thought", or "both" (where there are thoughts). A query
             without thoughts is searched by its own text.
         fusion: one of `FUSIONS`.
-        weight: of the dense hits, 0 to 1; by default a half.
+        weight: of the dense hits, 0 to 1; by default a half. With 1 and 0 one ranking comes back as it is.
         qrels: choose the weight on these judgements instead.
         excluded: for a query_id, documents that are not returned for it.
         k1: BM25's.
@@ -315,7 +324,7 @@ def hybrid(
 
     Raises:
         InputError: texts of queries or documents are missing, no query is judged, vectors and index do not
-            belong together.
+            belong together, an option has no effect.
     """
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"weight must be between 0 and 1, got {weight}")
@@ -323,6 +332,10 @@ def hybrid(
         raise InputError("weight has no effect where qrels choose it; give one of the two")
     if thoughts is None and lexical in ("thought", "both"):
         raise InputError(f"lexical {lexical!r} needs thoughts; give thoughts, or leave it out")
+    if thoughts is not None and lexical == "query":
+        raise InputError(
+            "thoughts have no effect with lexical 'query'; leave them out, or choose 'thought' or 'both'"
+        )
     if fusion not in FUSIONS:
         raise InputError(f"unknown fusion {quoted(fusion)}; choose one of {', '.join(FUSIONS)}")
     try:
@@ -332,7 +345,7 @@ def hybrid(
     wanted = set(vectors.owners())
     texts = [query for query in queries if query.query_id in wanted]
     _refuse_missing(wanted - {query.query_id for query in texts}, "queries", "queries that have vectors")
-    if thoughts is not None and lexical != "query":
+    if thoughts is not None:
         texts = _with_thoughts(texts, thoughts, alone=lexical == "thought")
     dense = as_run(search_from(index, vectors, k=k, excluded=excluded))
     indexed = set(index.documents)
@@ -345,7 +358,7 @@ def hybrid(
     if qrels is not None:
         weight, tried = tune_weight(dense, found, qrels, fuse)
     weight = WEIGHT if weight is None else weight
-    return Hybrid(fuse([dense, found], [weight, 1 - weight]), weight, tried)
+    return Hybrid(_weighed(fuse, [dense, found], [weight, 1 - weight]), weight, tried)
 
 
 def _with_thoughts(queries: Iterable[Query], thoughts: Iterable[Thought], *, alone: bool) -> list[Query]:
