@@ -11,6 +11,7 @@ import pytest
 from o1_index import build, build_from, exact_search, open_index
 from o1_index import engine as faiss_engine
 from o1_index.build import adopt
+from o1_index.tuning import tune
 from o1_records import InputError
 from o1_records.vectors import VectorSet, VectorWriter
 
@@ -103,8 +104,61 @@ def test_queries_that_get_fewer_than_k_hits_are_counted(caplog):
     assert 0 < short <= 40
     assert warnings(caplog) == [
         f"{short} of 40 queries got fewer than k=100 hits: IVF64,Flat nprobe=1 visits too few; "
-        "tune the index at this k"
+        "tune the index at this k",
+        "the recall of IVF64,Flat nprobe=1 was never measured; tune the index at k=100",
     ]
+
+
+def test_parameters_that_were_given_were_never_measured_which_is_said_once(caplog):
+    index = build(VECTORS, IDS, factory="IVF64,Flat", parameters="nprobe=8")
+    for _ in range(2):
+        index.search(QUERIES, NAMES, k=10)
+    assert warnings(caplog) == [
+        "the recall of IVF64,Flat nprobe=8 was never measured; tune the index at k=10"
+    ]
+
+
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "HNSW16,Flat"])
+@pytest.mark.parametrize("change", ["many added", "removed and compacted"])
+def test_what_was_measured_before_the_engine_changed_is_not_claimed_of_it(
+    factory, change, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("o1_index.index.RECENT", 30)
+    index = build(VECTORS, IDS, factory=factory, k=10)
+    parameters = index.settings.parameters
+    index.search(QUERIES, NAMES, k=10)
+    assert not index.info()["measured"].get("outdated")
+    assert warnings(caplog) == []
+    if change == "many added":
+        index.add(QUERIES, NAMES)
+    else:
+        index.remove(IDS[:1500])
+        index.compact()
+    index.save(tmp_path / "index")
+    for changed in (index, open_index(tmp_path / "index")):
+        caplog.clear()
+        assert changed.settings.parameters == parameters
+        assert changed.info()["measured"]["outdated"] is True
+        for _ in range(2):
+            changed.search(QUERIES, NAMES, k=10)
+        assert warnings(caplog) == [
+            f"the index has changed since the recall of {factory} {parameters} was measured; "
+            "tune it again at k=10"
+        ]
+    documents = (list(index.documents), index.fetch(list(index.documents)).vectors)
+    tune(index, QUERIES, NAMES, exact_search(documents, (NAMES, QUERIES), k=10), k=10, target=0.5)
+    caplog.clear()
+    index.search(QUERIES, NAMES, k=10)
+    assert "outdated" not in index.info()["measured"]
+    assert warnings(caplog) == []
+
+
+def test_documents_beside_the_engine_leave_what_was_measured(caplog):
+    index = build(VECTORS, IDS, factory="IVF64,Flat", k=10)
+    index.add(QUERIES, NAMES)
+    index.search(QUERIES, NAMES, k=10)
+    assert "outdated" not in index.info()["measured"]
+    assert warnings(caplog) == []
 
 
 def test_a_recall_that_nothing_reached_is_told_at_build_and_at_search(caplog):

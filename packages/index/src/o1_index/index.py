@@ -176,7 +176,8 @@ class Index:
         Where documents tie across the k-th place all of them are fetched, so that the order alone decides
         which come back. Where `only` and `where` leave few documents, all of those are compared, with every
         factory. What is known about the recall of an approximate factory is said in the log `o1_index`, once:
-        that nobody measured it at this k, that it is below what was aimed at, that queries got too few hits.
+        that nobody measured it (at this k, or since the engine changed), that it is below what was aimed at,
+        that queries got too few hits.
 
         Args:
             query_vectors: [len(query_ids), dim], a numpy array or a torch tensor.
@@ -424,21 +425,26 @@ class Index:
                 f"{short} of {len(found)} queries got fewer than k={k} hits: {name} visits too few; "
                 "tune the index at this k",
             )
-        if measured is None and not settings.parameters:
+        if measured is None:
             self._say("unmeasured", f"the recall of {name} was never measured; tune the index at k={k}")
-        elif measured is not None and min(k, count) > measured.k:
+        elif measured.outdated:
+            self._say(
+                "outdated",
+                f"the index has changed since the recall of {name} was measured; tune it again at k={k}",
+            )
+        elif min(k, count) > measured.k:
             self._say(
                 "k",
                 f"{name} was measured at k={measured.k} (recall {measured.recall:.3f}), not at k={k}, where "
                 "it finds a smaller share; tune the index at this k",
             )
-        elif measured is not None and measured.recall < measured.target:
+        elif measured.recall < measured.target:
             self._say("recall", f"expect a recall@{measured.k} of {measured.recall:.3f} from {name}")
 
     @contextlib.contextmanager
     def untold(self) -> Iterator[None]:
         """Say nothing about recall meanwhile; afterwards everything is said again."""
-        self._told = {"short", "unmeasured", "k", "recall"}
+        self._told = {"short", "unmeasured", "outdated", "k", "recall"}
         try:
             yield
         finally:
@@ -650,9 +656,12 @@ class Index:
         self._took_in(documents)
 
     def _took_in(self, documents: Documents) -> None:
-        """Note that the engine holds all documents now."""
+        """Note that the engine holds all documents now, and that its recall was not measured with them."""
         self._state = State(documents, np.zeros((0, self.dim), dtype=np.float32))
         self.unreachable = faiss_engine.unreachable(self.engine)
+        if self.settings.measured is not None:
+            measured = msgspec.structs.replace(self.settings.measured, outdated=True)
+            self.settings = msgspec.structs.replace(self.settings, measured=measured)
         self._spare, self._base = self._state.recent, None
 
     def _refuse_mapped(self, what: str) -> None:

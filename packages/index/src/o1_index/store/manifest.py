@@ -26,11 +26,12 @@ EASIER = 0.5
 """Where documents are searched for in the place of queries, half as many hits may be missed."""
 
 
-class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The share of the exact hits that the search parameters found, at `k` hits a query.
 
     `sample` says what was searched for: real queries, or documents in their place, which are easier. `target`
-    is the recall that had to be found with them.
+    is the recall that had to be found with them. `outdated` says that the engine has changed since; it is
+    written only then.
     """
 
     k: Count
@@ -38,6 +39,7 @@ class Measured(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queries: Count
     sample: Literal["queries", "documents"]
     target: float
+    outdated: bool = False
 
     @property
     def aim(self) -> float:
