@@ -155,6 +155,7 @@ def test_what_was_measured_before_the_engine_changed_is_not_claimed_of_it(
 
 def test_documents_beside_the_engine_leave_what_was_measured(caplog):
     index = build(VECTORS, IDS, factory="IVF64,Flat", k=10)
+    index.compact()  # nothing to take in or out
     index.add(QUERIES, NAMES)
     index.search(QUERIES, NAMES, k=10)
     assert "outdated" not in index.info()["measured"]

@@ -540,6 +540,8 @@ class Index:
                     kept = self._vectors_at(state, np.flatnonzero(keep))
                     self._built_again(kept, documents)
                     return
+                if keep.all() and not len(recent):
+                    return
                 if not keep[:held].all():
                     faiss_engine.compact(self.engine, keep[:held])
                 if len(recent):
