@@ -142,9 +142,9 @@ def prompt_with(prompt: str, instruction: str) -> str:
 
 def load_model(model: str | Path, loading: Loading) -> tuple[Any, str]:
     """Return a SentenceTransformer and the fingerprint of its vectors."""
+    folder = find_model(model, loading.revision)
     import torch
 
-    folder = find_model(model, loading.revision)
     dtype = _dtype(loading)
     device = loading.devices[0] if loading.devices else None
     encoder = sentence_model(folder, device=device, dtype=getattr(torch, dtype))
