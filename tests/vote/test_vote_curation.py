@@ -317,7 +317,7 @@ def test_a_removed_example_leaves_its_positives_to_the_one_that_is_kept(tmp_path
     assert "examples have 1 positives more, of removed ones with like queries" in told
 
 
-@pytest.mark.parametrize("near", ["0.7", "1"])
+@pytest.mark.parametrize("near", [pytest.param("0.7", marks=pytest.mark.extra), "1"])
 def test_an_example_with_a_near_duplicate_query_leaves_its_positives_too(tmp_path, vote, near):
     def document(name):
         return Document(doc_id=name, text=f"text {name}")
