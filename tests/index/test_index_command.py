@@ -206,7 +206,9 @@ def test_documents_are_added_replaced_and_removed_by_command(folder):
         [sys.executable, "-m", "o1_index", "compact", "--index", "index", "--prune"], cwd=folder
     )
     assert done.returncode == 0
-    assert [path.name for path in sorted((folder / "index").iterdir())] == ["current.json", "v000005"]
+    # nothing was left to take in or out, so the engine stays that of the version before
+    names = [path.name for path in sorted((folder / "index").iterdir())]
+    assert names == ["current.json", "v000004", "v000005"]
     assert list(open_index(folder / "index").search(new[:1], ["q"], k=9)) == list(
         index.search(new[:1], ["q"], k=9)
     )
