@@ -130,10 +130,9 @@ class ThinkingModel:
 
     def think(self, queries: Sequence[Query]) -> list[list[Thought]]:
         """Return the model's own thoughts about each query; blank ones are left out."""
-        own: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
-        for thought in self._embedder.think(queries, self._thinking):
-            own[thought.query_id].append(thought)
-        return [own[query.query_id] for query in queries]
+        from o1_model.retriever.thinkers import thoughts_by_query
+
+        return thoughts_by_query(self._embedder, queries, self._thinking)
 
 
 def _mixing(

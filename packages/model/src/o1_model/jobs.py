@@ -28,7 +28,7 @@ from o1_model.layout import FILE_NAME, Layout
 from o1_model.retriever.identity import without_place
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import open_thinker
+from o1_model.retriever.thinkers import open_thinker, thoughts_by_query
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.engines import Engine
 from o1_model.thinking.gate import Gate, Point, calibrate, curve, read_margins, refuse_budget
@@ -150,7 +150,7 @@ def think(
             made_from = {**_made_by(embedder), "engine": "" if engine is None else engine.name}
             during.enter_context(_thinking_by(embedder.decoder, engine, cache))
             cut = during.enter_context(embedder.counting())
-            chunk, make = CHUNK, partial(_own_thoughts, embedder, thinking)
+            chunk, make = CHUNK, partial(thoughts_by_query, embedder, thinking=thinking)
         made_from |= {name: str(value) for name, value in vars(thinking).items()} | {"queries": source}
         job = during.enter_context(Job(out, made_from, schema=_THOUGHTS, new_job=new_job))
         if job.finished:
@@ -183,13 +183,6 @@ def is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
     if loading.get("layout") is not None:
         return True
     return (model_folder(model, loading.get("revision")) / FILE_NAME).exists()
-
-
-def _own_thoughts(embedder: Embedder, thinking: Thinking, queries: Sequence[Query]) -> list[list[Thought]]:
-    own: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
-    for thought in embedder.think(queries, thinking):
-        own[thought.query_id].append(thought)
-    return list(own.values())
 
 
 def _think(

@@ -131,10 +131,17 @@ class CheckpointThinker:
 
     def think(self, queries: Sequence[Query], thinking: Thinking) -> list[list[Thought]]:
         """Return the checkpoint's own thoughts about each query."""
-        found: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
-        for thought in self.embedder.think(list({q.query_id: q for q in queries}.values()), thinking):
-            found[thought.query_id].append(thought)
-        return [found[query.query_id] for query in queries]
+        return thoughts_by_query(self.embedder, queries, thinking)
+
+
+def thoughts_by_query(
+    embedder: Embedder, queries: Sequence[Query], thinking: Thinking
+) -> list[list[Thought]]:
+    """Return a checkpoint's own thoughts about each query; blank ones are left out."""
+    found: dict[str, list[Thought]] = {query.query_id: [] for query in queries}
+    for thought in embedder.think(list({query.query_id: query for query in queries}.values()), thinking):
+        found[thought.query_id].append(thought)
+    return [found[query.query_id] for query in queries]
 
 
 # --- thoughts that are there already ------------------------------------------------------------------

@@ -5,25 +5,14 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from o1_records.kit.command import reads, writes
+from o1_records.kit.command import writes
 from o1_vote.commands import rules
 from o1_vote.election.pairs import REJECTED, write_pairs
-from o1_vote.settings import SUFFIX
 
 
 def declare(command: ArgumentParser) -> None:
     """Add the files of the election, how to count, which thoughts are rejected, where to write."""
-    reads(
-        command,
-        "--ballots",
-        required=True,
-        once=True,
-        beside=[SUFFIX],
-        help="JSONL of ballots that elect wrote",
-    )
-    reads(command, "--thoughts", required=True, once=True, help="JSONL of thoughts")
-    reads(command, "--queries", required=True, once=True, help="JSONL of queries, or a BEIR folder")
-    rules.declare(command, recount=True)
+    rules.declare_recount(command)
     add = command.add_argument
     add(
         "--rejected",

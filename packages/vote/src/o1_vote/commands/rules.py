@@ -10,6 +10,7 @@ import msgspec
 
 from o1_records import InputError
 from o1_records.kit.command import reads
+from o1_vote.settings import SUFFIX
 from o1_vote.tally import RULES, Counting
 
 
@@ -39,6 +40,21 @@ def declare(command: ArgumentParser, *, recount: bool = False) -> None:
     reads(command, "--weights", once=True, help="JSON of weights by member, as `calibrate` writes it")
     if recount:
         command.epilog = "What is not given is as in the election, whose settings are beside the ballots."
+
+
+def declare_recount(command: ArgumentParser) -> None:
+    """Add the files of an election that is counted again, and how."""
+    reads(
+        command,
+        "--ballots",
+        required=True,
+        once=True,
+        beside=[SUFFIX],
+        help="JSONL of ballots that elect wrote",
+    )
+    reads(command, "--thoughts", required=True, once=True, help="JSONL of thoughts")
+    reads(command, "--queries", required=True, once=True, help="JSONL of queries, or a BEIR folder")
+    declare(command, recount=True)
 
 
 def given(args: Namespace) -> dict[str, Any]:
