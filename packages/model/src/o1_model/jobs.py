@@ -314,11 +314,7 @@ def embed(
     embedder = _loaded(model, {**loading, "device": here})
     _refuse_unsaved(embedder)
 
-    def items() -> Iterator[Any]:
-        if corpus is None:
-            return _queries(queries or (), split)
-        return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
-
+    items = partial(_items, corpus, queries, split)
     source, total = _digest(shown(items(), "read") if progress else items())
     work = _Work(
         of_queries=queries is not None,
@@ -388,11 +384,7 @@ def _embed_by(
     if queries is None and (split or margins is not None):
         raise InputError("split and margins are for queries; leave them out")
 
-    def items() -> Iterator[Any]:
-        if corpus is None:
-            return _queries(queries or (), split)
-        return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
-
+    items = partial(_items, corpus, queries, split)
     source, total = _digest(shown(items(), "read") if progress else items())
     role = "document" if queries is None else "query"
     known = None if thoughts is None else _by_item(thoughts, items, role)
@@ -635,6 +627,13 @@ def _made_by(embedder: Embedder) -> dict[str, str]:
         "layout": msgspec.json.encode(embedder.layout).decode(),
         "dtype": embedder.fingerprint().dtype,
     }
+
+
+def _items(corpus: Corpus | None, queries: Asked | None, split: str | None) -> Iterator[Any]:
+    """Return what is embedded, from the beginning."""
+    if corpus is None:
+        return _queries(queries or (), split)
+    return open_documents(corpus) if isinstance(corpus, str | Path) else _unique(corpus)
 
 
 def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
