@@ -566,14 +566,13 @@ def _values(
     groups: dict[tuple[float, int, int, int, Reading], list[int]] = {}
     for row, choice in enumerate(choices):
         groups.setdefault(choice[1:], []).append(row)
-    step = max(1, BLOCK // len(judged.documents))
-    total = len(groups) * len(range(0, len(judged.queries), step))
-    bar = tqdm(total=total, unit="block", desc="weigh", disable=not progress)
+    blocks = list(_blocks(range(len(judged.queries)), len(judged.documents)))
+    bar = tqdm(total=len(groups) * len(blocks), unit="block", desc="weigh", disable=not progress)
     # documents' weights outermost: each needs another matrix of documents
     for b, of_b in itertools.groupby(groups, key=lambda group: group[0]):
         own_groups = list(of_b)
-        for start in range(0, len(judged.queries), step):
-            part = slice(start, start + step)
+        for block in blocks:
+            part = slice(block[0], block[-1] + 1)
             asked = judged.queries[part]
             plain = corpus.of_queries(asked, b)
             best = np.partition(plain, -2, axis=1)[:, -2:]
@@ -587,7 +586,7 @@ def _values(
                     theirs = corpus.of_thoughts(asked, thoughts, reading, b)
                 for row in rows:
                     scores = _mixed(plain, theirs, choices[row].weight)
-                    table[row, part] = judged.ndcg(scores, range(part.start, part.start + len(asked)))
+                    table[row, part] = judged.ndcg(scores, block)
                 bar.update()
     bar.close()
     return table, margins
