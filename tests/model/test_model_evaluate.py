@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,3 +135,27 @@ def test_the_mixture_is_measured_with_the_thoughts_that_v_t_has(folder, llama, r
         best = [part.documents[row].doc_id for row in np.argsort(-(documents @ mixed))[:10]]
         values.append(ndcg(best, part.judged[query.query_id]))
     assert found["nDCG@10_mixture"] == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_a_document_that_is_the_query_itself_is_left_out_unless_it_is_judged(folder, llama):
+    part = open_collection(arguments(folder))
+    alone = measure(llama, part, samples=0)["nDCG@10"]
+    # ArguAna's corpus has every query as a document of the same id
+    itself = [Document(doc_id=query.query_id, text=query.text) for query in part.queries]
+    wider = replace(part, documents=[*part.documents, *itself])
+    with_itself = mean_ndcg_of(llama, wider, judged=False)
+    assert measure(llama, wider, samples=0)["nDCG@10"] == pytest.approx(with_itself, abs=1e-6)
+    assert with_itself <= alone
+    judged = {name: {**own, name: 1} for name, own in part.judged.items()}
+    found = measure(llama, replace(wider, judged=judged), samples=0)["nDCG@10"]
+    assert found == pytest.approx(mean_ndcg_of(llama, replace(wider, judged=judged), judged=True), abs=1e-6)
+
+
+def mean_ndcg_of(model, part, *, judged):
+    """nDCG@10 by hand; the document with the query's id counts if it is judged."""
+    documents, values = model.encode_document(part.documents), []
+    for query, scores in zip(part.queries, model.encode_query(part.queries) @ documents.T, strict=True):
+        order = [part.documents[row].doc_id for row in np.argsort(-scores)]
+        best = [name for name in order if judged or name != query.query_id][:10]
+        values.append(ndcg(best, part.judged[query.query_id]))
+    return np.mean(values)

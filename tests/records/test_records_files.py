@@ -94,7 +94,7 @@ def test_a_beir_folder_reads_back_equal_and_opens_by_name(tmp_path):
     # its files by themselves, too
     assert list(open_queries(tmp_path / "queries.jsonl")) == queries
     assert list(open_documents(tmp_path / "corpus.jsonl")) == documents
-    (tmp_path / "other.jsonl").write_text('{"text": "query 0", "_id": 7}\n')
+    (tmp_path / "other.jsonl").write_text('\n{"text": "query 0", "_id": 7}\n')  # blank lines are no rows
     assert list(open_queries(tmp_path / "other.jsonl")) == [Query(query_id="7", text="query 0")]
     (tmp_path / "empty.jsonl").touch()
     assert list(open_queries(tmp_path / "empty.jsonl")) == []

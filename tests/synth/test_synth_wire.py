@@ -85,6 +85,8 @@ def test_what_is_no_whole_answer_is_an_error(received):
         ("<think>cut by max_tokens", "", "cut by max_tokens"),
         ("<think></think>the answer", "the answer", ""),
         ("the tag <think> is text here</think>", "the tag <think> is text here</think>", ""),
+        ("models end it with `</think>` as a rule", "models end it with `</think>` as a rule", ""),
+        ("it is said with `</think>`\n</think>\nthe answer", "the answer", "it is said with `</think>`"),
     ],
 )
 def test_reasoning_is_separated_from_the_answer(content, answer, reasoning):

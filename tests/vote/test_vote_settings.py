@@ -90,6 +90,19 @@ def test_an_explanation_and_a_report_count_as_the_election_did(folder, vote, hel
     )
 
 
+def test_candidates_are_called_level_only_where_the_count_took_them_for_level(folder, vote, held):
+    held("--member", "bm25")
+    settings = json.loads((folder / "b.jsonl.settings.json").read_text())
+    settings["counting"]["tolerance"] = {"bm25": 100.0}  # so that every candidate is level
+    (folder / "b.jsonl.settings.json").write_text(json.dumps(settings))
+    counted = vote(folder, "explain", "q1", *TOLD).stdout
+    assert ", level)" in counted
+    assert "tolerance: bm25 100.0000" in counted
+    without = vote(folder, "explain", "q1", *TOLD, "--no-abstain").stdout
+    assert ", level)" not in without
+    assert "tolerance" not in without
+
+
 def test_a_recount_with_other_terms_says_both(folder, vote, held):
     assert held("--member", "bm25", "--rule", "majority", "--no-abstain")["q1"] == "a"
     told = vote(folder, "explain", "q1", *TOLD).stdout

@@ -54,11 +54,13 @@ def _is_folder(path: str | Path) -> bool:
 
 
 def _is_beirs(path: str | Path) -> bool:
-    """Return whether the first line names its key as BEIR does; a pipe, read once, holds records."""
+    """Return whether the first row names its key as BEIR does; a pipe, read once, holds records."""
     if not Path(path).is_file() or is_parquet(path):
         return False
     with open_input(path) as file:
         first = file.readline(_FIRST)
+        while first.isspace():
+            first = file.readline(_FIRST)
     try:
         row = msgspec.json.decode(first)
     except (msgspec.MsgspecError, UnicodeError):

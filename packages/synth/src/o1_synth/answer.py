@@ -30,6 +30,7 @@ _TAGS = {
     "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
 }
+_QUOTES = "`'\""  # around a tag that is spoken of
 # harmony, the format of gpt-oss: <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>...
 _CHANNEL = re.compile(
     r"(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|start|channel|return|call)\|>|\Z)",
@@ -80,7 +81,7 @@ def split_reasoning(content: str) -> tuple[str, str]:
 
     Reasoning is a block in tags that opens the message, or what gpt-oss says in other channels than `final`.
     Without the closing tag, everything after the opening one is reasoning; without the opening tag, which
-    some chat templates put into the prompt, everything before the closing one is. A token that ends a turn
+    some chat templates put into the prompt, everything before the closing one is, unless it is in quotes. A token that ends a turn
     is removed from the end.
     """
     content = content.strip()
@@ -98,7 +99,7 @@ def split_reasoning(content: str) -> tuple[str, str]:
         if content.startswith(opening):
             reasoning, _, answer = content.removeprefix(opening).partition(closing)
             return answer.strip(), reasoning.strip()
-        before, closed, after = content.partition(closing)
-        if closed and opening not in before:
-            return after.strip(), before.strip()
+        found = re.search(rf"(?<![{_QUOTES}]){re.escape(closing)}(?![{_QUOTES}])", content)
+        if found and opening not in content[: found.start()]:
+            return content[found.end() :].strip(), content[: found.start()].strip()
     return content, ""

@@ -130,6 +130,8 @@ def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> f
     values = []
     for query, vector in zip(collection.queries, queries, strict=True):
         scores = dict(zip(doc_ids, (documents @ vector).tolist(), strict=True))
+        if query.query_id not in collection.judged[query.query_id]:
+            scores.pop(query.query_id, None)  # a document that is the query itself, as in ArguAna
         found = [hit.doc_id for hit in rank(query.query_id, scores, DEPTH)]
         values.append(ndcg(found, collection.judged[query.query_id]))
     return float(np.mean(values))

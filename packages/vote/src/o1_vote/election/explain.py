@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from o1_records import Ballot, InputError, Query, Thought, open_queries, quoted, read_jsonl
-from o1_vote.settings import Settings, read_settings, recounted
+from o1_vote.settings import read_settings, recounted
 from o1_vote.tally import Sheets, Verdict, ranks, refuse_weights_of_nobody, sheets_of
 
 _WIDTH = 100
@@ -50,7 +50,12 @@ def explain(
     refuse_weights_of_nobody(how.weights, sorted(members))
     texts = {t.thought_id: t for t in read_jsonl(thoughts, Thought) if t.query_id == query_id}
     sheets = sheets_of(own)[query_id]
-    return list(explanation(query, texts, sheets, how.decide(sheets), how=told, settings=settings))
+    tolerance = how.tolerance if how.abstain else {}
+    verdict = how.decide(sheets)
+    measured = settings.measure if settings else ""
+    return list(
+        explanation(query, texts, sheets, verdict, how=told, measured=measured, tolerance=tolerance)
+    )
 
 
 def explanation(
@@ -60,19 +65,20 @@ def explanation(
     verdict: Verdict,
     *,
     how: str,
-    settings: Settings | None = None,
+    measured: str,
+    tolerance: Mapping[str, float],
 ) -> Iterator[str]:
     """Yield the lines: the query, the winner, then each candidate with its points and its ballots.
 
     A ballot is shown as the raw score and the rank among all candidates, the query alone included; `level`
-    says that the score is within the tolerance of the member, and so as good as that of the query alone.
+    says that the score is within the tolerance of the member that the count used, and so as good as that of
+    the query alone. `measured`, if it is known, is what the scores are.
     """
     yield from _paragraph(f"query {query.query_id}", query.text)
     yield f"winner: {verdict.winner or _ALONE}: {verdict.why}"
     yield how
-    tolerance = settings.counting.tolerance if settings and settings.counting.abstain else {}
-    if settings:
-        yield f"measured: {settings.measure}"
+    if measured:
+        yield f"measured: {measured}"
     if any(tolerance.values()):
         yield "tolerance: " + ", ".join(f"{name} {limit:.4f}" for name, limit in tolerance.items())
     yield f"agreement of {len(sheets)} members (Krippendorff's alpha): {verdict.agreement:.3f}"
