@@ -1,7 +1,8 @@
 """A thinker learns which of its thoughts help retrieval: expert iteration, DPO, GRPO, with TRL's trainers.
 
+    python runs/thinker.py gold   --out FOLDER ...                   documents in the place of thoughts
     python runs/thinker.py elect  --thoughts FILE --out FOLDER ...   reward samples, elect the best
-    python runs/thinker.py clone  FOLDER --out ADAPTER ...           learn the elected (SFT)
+    python runs/thinker.py clone  FOLDER ... --out ADAPTER ...       learn what those wrote (SFT)
     python runs/thinker.py prefer FOLDER --out ADAPTER ...           prefer the best over the worst (DPO)
     python runs/thinker.py reward --out ADAPTER ...                  sample and be rewarded (GRPO)
     python runs/thinker.py merge  ADAPTER --out MODEL                the next thinker
@@ -45,21 +46,26 @@ def _main(argv: Sequence[str]) -> int:
     )
     stages = parser.add_subparsers(required=True)
     for name, work, about in (
+        ("gold", gold, "take the relevant documents as thoughts: what a thinker would write that knew them"),
         ("elect", elect_thoughts, "reward sampled thoughts, elect the best of each query"),
-        ("clone", clone, "learn the elected thoughts (TRL's SFT)"),
+        ("clone", clone, "learn the elected thoughts, or the documents (TRL's SFT)"),
         ("prefer", prefer, "learn to prefer the best thought over the worst (TRL's DPO)"),
         ("reward", reward_online, "sample thoughts and learn from their rewards (TRL's GRPO)"),
         ("merge", merge, "add an adapter to its model's weights"),
     ):
         stage = stages.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         stage.set_defaults(work=work)
-        if name in ("clone", "prefer"):
+        if name == "clone":
+            stage.add_argument("folders", type=Path, nargs="+", help="what `elect` and `gold` wrote")
+        if name == "prefer":
             stage.add_argument("folder", type=Path, help="what `elect` wrote")
         if name == "merge":
             stage.add_argument("adapter", type=Path, help="what `clone`, `prefer` or `reward` wrote")
         stage.add_argument("--out", type=Path, required=True, help="what is written; must not exist")
         if name != "merge":
             stage.add_argument("--model", required=True, help="the thinker: a folder or a hub id")
+        if name in ("gold", "elect", "reward"):
+            _asking(stage)
         if name in ("elect", "reward"):
             _judging(stage)
         if name == "elect":
@@ -78,14 +84,17 @@ def _main(argv: Sequence[str]) -> int:
     return done
 
 
-def _judging(stage: argparse.ArgumentParser) -> None:
-    stage.add_argument("--embedder", required=True, help="anything that o1-model embed takes")
+def _asking(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--collection", type=Path, required=True, help="a BEIR folder")
     stage.add_argument("--split", default="train", help="of its judgements; never those that are reported")
     stage.add_argument("--max-queries", type=int, help="use only so many of its queries")
     stage.add_argument(
         "--style", choices=sorted(QUERY_STYLES), required=True, help="what the thinker is asked for"
     )
+
+
+def _judging(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("--embedder", required=True, help="anything that o1-model embed takes")
     stage.add_argument("--weight", type=float, default=0.3, help="of the thought in the mixture")
     stage.add_argument("--reading", choices=READINGS, default="document", help="of the thought")
     stage.add_argument("--measure", choices=MEASURES, default="margin", help="what a thought should improve")
@@ -100,6 +109,29 @@ def _training(stage: argparse.ArgumentParser, *, lr: float) -> None:
     stage.add_argument("--rank", type=int, default=16, help="of LoRA, on all linear layers")
     stage.add_argument("--use-cpu", action="store_true", help="also where there is a GPU")
     stage.add_argument("--seed", type=int, default=0, help="of everything drawn")
+
+
+# --- documents in the place of thoughts ---------------------------------------------------------------
+
+
+def gold(args: argparse.Namespace) -> int:
+    """Write the relevant documents of each query as what to answer, those that fit into a thought."""
+    style, judged = style_of(args.style), open_judged(args.collection, args.split, queries=args.max_queries)
+    tokenizer = load_tokenizer(args.model)
+    prompt, documents = _prompts(args.model, style), judged.documents
+    pairs = {
+        (query.text, documents[place].text.strip())
+        for query, relevant in zip(judged.queries, judged.relevant, strict=True)
+        for place in relevant
+    }
+    fitting = sorted(
+        (q, text) for q, text in pairs if 0 < len(tokenizer(text)["input_ids"]) < style.max_tokens
+    )
+    if not fitting:
+        raise InputError(f"{args.collection}: no relevant document has less than {style.max_tokens} tokens")
+    rows = [{"prompt": prompt(query), "completion": text + _end(style)} for query, text in fitting]
+    report = {"queries": len(judged.queries), "documents": len(rows), "too_long": len(pairs) - len(rows)}
+    return _written(args.out, {ELECTED: rows}, report)
 
 
 # --- thoughts that were sampled, rewarded -------------------------------------------------------------
@@ -118,7 +150,7 @@ def elect_thoughts(args: argparse.Namespace) -> int:
         )
     text_of = {query.query_id: query.text for query in judged.queries}
     prompt = _prompts(args.model, style)
-    end = style.stop[0] if style.prefix and style.stop else ""
+    end = _end(style)
     rows = [(each, prompt(text_of[each.query_id])) for each in found.elected]
     ended = {
         (thought.query_id, thought.text)
@@ -140,10 +172,6 @@ def elect_thoughts(args: argparse.Namespace) -> int:
         for each, asked in rows
         if each.worse and each.gap >= args.least_gap
     ]
-    args.out.mkdir(parents=True)
-    for name, data in ((ELECTED, elected), (PAIRS, pairs)):
-        with atomic_write(args.out / name) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in data)
     report = {
         "queries": found.queries,
         "elected": len(elected),
@@ -154,8 +182,24 @@ def elect_thoughts(args: argparse.Namespace) -> int:
         "weight": args.weight,
         "reading": args.reading,
     }
-    with atomic_write(args.out / REPORT) as file:
+    return _written(args.out, {ELECTED: elected, PAIRS: pairs}, report)
+
+
+def _end(style: Style) -> str:
+    """Return how an answer that continues the style's prefix ends: a fence stands on a line of its own."""
+    return f"\n{style.stop[0]}" if style.prefix and style.stop else ""
+
+
+def _written(out: Path, files: dict[str, list[dict[str, str]]], report: dict[str, Any]) -> int:
+    """Write the rows that TRL reads, and the report, in a folder that is whole or absent."""
+    partial = _partial(out)
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        with atomic_write(partial / name) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    with atomic_write(partial / REPORT) as file:
         file.write(json.dumps(report, indent=1).encode())
+    partial.rename(out)
     print(json.dumps(report))
     return 0
 
@@ -177,12 +221,15 @@ def _prompts(model: str, style: Style) -> Callable[[str], str]:
 
 
 def clone(args: argparse.Namespace) -> int:
-    """Learn the elected thoughts: the loss is the thought's alone."""
+    """Learn the thoughts of all folders: the loss is the thought's alone."""
     from trl import SFTConfig, SFTTrainer
 
     settings = SFTConfig(**_settings(args), completion_only_loss=True, max_length=None)
     trainer = SFTTrainer(
-        model=args.model, args=settings, train_dataset=_rows(args.folder / ELECTED), peft_config=_lora(args)
+        model=args.model,
+        args=settings,
+        train_dataset=_rows(*(folder / ELECTED for folder in args.folders)),
+        peft_config=_lora(args),
     )
     return _trained(trainer, args)
 
@@ -259,10 +306,11 @@ def _lora(args: argparse.Namespace) -> Any:
     )
 
 
-def _rows(path: Path) -> Any:
+def _rows(*paths: Path) -> Any:
     from datasets import Dataset
 
-    return Dataset.from_list([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return Dataset.from_list([json.loads(line) for line in lines])
 
 
 def _trained(trainer: Any, args: argparse.Namespace) -> int:

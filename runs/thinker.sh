@@ -56,7 +56,7 @@ if [ "$then" = prefer ]; then
     --out "$out/adapter" "$@"
 elif [ "$then" = reward ]; then
   [ -d "$out/adapter" ] || "${launch[@]}" "$here/thinker.py" reward --model "$model" "${judging[@]}" \
-    --out "$out/adapter" "$@"
+    --samples "${SAMPLES:-8}" --out "$out/adapter" "$@"
 fi
 if [ "$then" != none ]; then
   [ -d "$out/model" ] || python "$here/thinker.py" merge "$out/adapter" --out "$out/model"

@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     qrels = [Qrel(query_id=f"q{n:02}", doc_id=f"d{n:02}", relevance=1) for n in range(N)]
     write_beir(
         folder / "toy",
-        documents=[Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)],
+        documents=[Document(doc_id=f"d{n:02}", text=words_of(n, 6 + n % 6)) for n in range(N)],
         queries=[Query(query_id=f"q{n:02}", text=words_of(100 + n, 3)) for n in range(N)],
         qrels={"train": qrels, "dev": qrels},
     )
@@ -76,3 +76,22 @@ def test_a_thinker_is_sampled_elected_cloned_and_rewarded(folder, then):
     made = (out / "after.json").stat().st_mtime_ns
     subprocess.run(command, env=environment, check=True)  # nothing is done again
     assert (out / "after.json").stat().st_mtime_ns == made
+
+
+def test_documents_are_cloned_in_the_place_of_thoughts(folder):
+    def stage(name, *words):
+        command = [sys.executable, str(SCRIPT.with_name("thinker.py")), name, "--model", str(folder / "chat")]
+        subprocess.run([*command, *map(str, words)], env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True)
+
+    gold = folder / "gold"
+    stage("gold", "--collection", folder / "toy", "--split", "train", "--style", "snippet", "--out", gold)
+    report = json.loads((gold / "report.json").read_text())
+    texts = {words_of(n, 6 + n % 6) for n in range(N)}
+    short = {text for text in texts if len(text.encode()) < 48}  # a byte is a token
+    assert 0 < len(short) < len(texts)
+    assert report == {"queries": N, "documents": len(short), "too_long": len(texts) - len(short)}
+    rows = [json.loads(line) for line in (gold / "elected.jsonl").open()]
+    assert {row["completion"] for row in rows} == {f"{text}\n```" for text in short}
+    assert all(row["prompt"].endswith("```python\n") for row in rows)
+    stage("clone", gold, gold, "--use-cpu", "--max-steps", "1", "--batch", "4", "--out", folder / "cloned")
+    assert (folder / "cloned" / "adapter_model.safetensors").exists()
