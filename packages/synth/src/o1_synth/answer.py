@@ -81,8 +81,8 @@ def split_reasoning(content: str) -> tuple[str, str]:
 
     Reasoning is a block in tags that opens the message, or what gpt-oss says in other channels than `final`.
     Without the closing tag, everything after the opening one is reasoning; without the opening tag, which
-    some chat templates put into the prompt, everything before the closing one is, unless it is in quotes. A token that ends a turn
-    is removed from the end.
+    some chat templates put into the prompt, everything before the closing one is, unless that is in
+    quotes. A token that ends a turn is removed from the end.
     """
     content = content.strip()
     while (shorter := _END_OF_TURN.sub("", content)) != content:
