@@ -452,6 +452,24 @@ def test_a_grade_below_the_one_asked_for_is_neither_positive_nor_negative(folder
     assert refused.returncode == 4
 
 
+def test_a_related_document_is_no_negative_of_a_query_that_asks_the_same(folder, vote):
+    twins = [QUERIES[0], Query(query_id="q1 again", text=QUERIES[0].text.upper())]
+    judged = [("q1", "d13", 2), ("q1", "d14", 1), ("q1 again", "d15", 2), ("q1 again", "d16", 1)]
+    qrels = [Qrel(query_id=query, doc_id=doc, relevance=grade) for query, doc, grade in judged]
+    write_jsonl(folder / "graded.jsonl", qrels)
+    write_jsonl(folder / "twins.jsonl", twins)
+    words = ["--queries", "twins.jsonl", "--qrels", "graded.jsonl", "--corpus", "set", "--member", "bm25"]
+    words += ["--relative", "1", "--near", "1", "--count", "29", "--relevance", "2"]
+    done = vote(folder, "mine", *words, "--out", "m.jsonl", "--reasons", "r.jsonl")
+    assert done.returncode == 0, done.stderr
+    examples = list(read_jsonl(folder / "m.jsonl", Example))
+    assert len(examples) == 2
+    for example in examples:
+        assert {document.doc_id for document in example.positives} <= {"d13", "d15"}
+        assert ids(example)
+        assert not set(ids(example)) & {"d13", "d14", "d15", "d16"}
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 QUERIES = [

@@ -379,15 +379,19 @@ def _fill_examples(db: Database, examples: Iterable[Example]) -> None:
 
 
 def _share_positives(db: Database) -> None:
-    """Give each query the positives of those that ask the same; a hard negative that is one is none."""
-    db.execute(
-        "INSERT OR IGNORE INTO judged SELECT other.query_id, ?, judged.place, judged.relevance, "
-        "judged.doc_id FROM judged JOIN query own USING (query_id) "
-        "JOIN query other ON other.same = own.same AND other.query_id != own.query_id "
-        "WHERE judged.kind = ? AND NOT EXISTS (SELECT 1 FROM judged known WHERE known.kind = ? "
-        "AND known.query_id = other.query_id AND known.doc_id = judged.doc_id)",
-        _SHARED, _POSITIVE, _POSITIVE,
-    )  # fmt: skip
+    """Give each query the positives and the related documents of those that ask the same.
+
+    A related document or a hard negative that is a positive is the positive alone.
+    """
+    for kind, shared in ((_POSITIVE, _SHARED), (_RELATED, _RELATED)):
+        db.execute(
+            "INSERT OR IGNORE INTO judged SELECT other.query_id, ?, judged.place, judged.relevance, "
+            "judged.doc_id FROM judged JOIN query own USING (query_id) "
+            "JOIN query other ON other.same = own.same AND other.query_id != own.query_id "
+            "WHERE judged.kind = ? AND NOT EXISTS (SELECT 1 FROM judged known WHERE known.kind = ? "
+            "AND known.query_id = other.query_id AND known.doc_id = judged.doc_id)",
+            shared, kind, _POSITIVE,
+        )  # fmt: skip
     db.execute(
         f"DELETE FROM judged WHERE kind IN (?, ?) AND EXISTS (SELECT 1 FROM judged known "
         f"WHERE known.{_IS_POSITIVE} AND known.query_id = judged.query_id AND known.doc_id = judged.doc_id)",
