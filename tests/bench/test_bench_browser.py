@@ -1,100 +1,18 @@
-"""The report in a real headless Chromium, spoken to over its DevTools pipe; no other package needed."""
-
-import contextlib
-import json
-import os
-import shutil
-import subprocess
-import time
+"""The report in a real headless Chromium."""
 
 import pytest
 
+from helpers.browser import NEEDED, WIDTHS, Browser
 from o1_bench import Collection, save_result, write_report
 from o1_bench.datasets.suites import SUITES
 from o1_bench.reporting.examples import worked_examples
 from o1_bench.results.result import Milliseconds, System
 from o1_records import Document, Qrel, Query, Source, Thought, rank
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-WIDTHS = {"phone": 390, "desk": 1280}
 TASKS = ("bright/biology", "bright/pony", "cosqa")
 COUNT = 16
 
-pytestmark = [
-    pytest.mark.extra,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is installed"),
-]
-
-
-class Browser:
-    """One tab of a headless Chromium; `events` is all that it told."""
-
-    def __init__(self, profile):
-        read, self._write = os.pipe()
-        self._read, write = os.pipe()
-        # Chromium reads commands from descriptor 3 and writes answers to 4
-        command = (
-            f'exec 3<&{read} 4>&{write}; exec "{CHROMIUM}" --headless --no-sandbox --disable-gpu '
-            f"--remote-debugging-pipe --disable-background-networking --user-data-dir={profile} about:blank"
-        )
-        self._process = subprocess.Popen(
-            ["bash", "-c", command], pass_fds=(read, write), stderr=subprocess.DEVNULL
-        )
-        os.close(read)
-        os.close(write)
-        self.events, self._rest, self._number, self._session = [], b"", 0, None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.ask(f"{domain}.enable")
-
-    def ask(self, method, **params):
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._number:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def _next(self):
-        while b"\0" not in self._rest:
-            more = os.read(self._read, 1 << 20)
-            assert more, "the browser ended"
-            self._rest += more
-        line, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(line)
-
-    def open(self, path, width, scheme):
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=844, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.events.clear()
-        self.ask("Page.navigate", url=path.as_uri())
-        deadline = time.monotonic() + 60
-        while self.evaluate("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def evaluate(self, expression):
-        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def close(self):
-        with contextlib.suppress(OSError, AssertionError):
-            self._session = None
-            self.ask("Browser.close")
-        os.close(self._write)
-        os.close(self._read)
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+pytestmark = [pytest.mark.extra, NEEDED]
 
 
 @pytest.fixture(scope="module")
@@ -156,23 +74,19 @@ def report(request, tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_a_report_fits_its_window_says_nothing_and_fetches_nothing(browser, report, width, scheme):
-    browser.open(report, width, scheme)
+    browser.open(report.as_uri(), width, scheme)
     assert browser.evaluate("document.title") == "Does thinking help?"
     # tables may scroll in their boxes, the page itself never sideways
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate("window.innerWidth") == width
-    asked = [e["params"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
-    urls = {request["request"]["url"] for request in asked}
-    assert report.as_uri() in urls
-    assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
-    told = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
-    assert [event for event in browser.events if event.get("method") in told] == []
+    assert browser.fetched() == {report.as_uri()}
+    assert browser.said() == []
 
 
 def test_light_and_dark_differ_and_both_can_be_read(browser, report):
     found = {}
     for scheme in ("light", "dark"):
-        browser.open(report, 1280, scheme)
+        browser.open(report.as_uri(), 1280, scheme)
         colours = "getComputedStyle(document.body)"
         found[scheme] = [browser.evaluate(f"{colours}.{part}") for part in ("color", "backgroundColor")]
         assert contrast(*found[scheme]) > 7
@@ -180,7 +94,7 @@ def test_light_and_dark_differ_and_both_can_be_read(browser, report):
 
 
 def test_a_report_prints_on_pages_with_everything_on_them(browser, report):
-    browser.open(report, 1280, "dark")
+    browser.open(report.as_uri(), 1280, "dark")
     browser.ask("Emulation.setEmulatedMedia", media="print")
     background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(255, 255, 255)"
@@ -222,7 +136,7 @@ SHOWN = """
 
 
 def test_all_of_brights_tasks_are_seen_at_once_on_a_desk(browser, bright):
-    browser.open(bright / "suite.html", 1280, "light")
+    browser.open((bright / "suite.html").as_uri(), 1280, "light")
     assert browser.evaluate(SHOWN) == list(SUITES["bright"])
     assert browser.evaluate(OVERHANG) < 1
 
@@ -230,7 +144,7 @@ def test_all_of_brights_tasks_are_seen_at_once_on_a_desk(browser, bright):
 @pytest.mark.parametrize("page", ["suite", "one"])
 def test_nothing_is_cut_off_on_paper(browser, bright, page):
     # the width of A4 between the browser's own margins
-    browser.open(bright / f"{page}.html", 717, "light")
+    browser.open((bright / f"{page}.html").as_uri(), 717, "light")
     browser.ask("Emulation.setEmulatedMedia", media="print")
     if page == "suite":
         assert browser.evaluate(SHOWN) == list(SUITES["bright"])
@@ -240,7 +154,7 @@ def test_nothing_is_cut_off_on_paper(browser, bright, page):
 
 
 def test_only_so_many_runs_are_drawn_as_can_be_looked_at_and_the_rest_is_said(browser, bright):
-    browser.open(bright / "one.html", 1280, "light")
+    browser.open((bright / "one.html").as_uri(), 1280, "light")
     assert browser.evaluate("document.querySelectorAll('.gains .gain').length") == 6
     assert "6 of 8 runs are drawn; the table has the counts of all." in browser.evaluate(
         "document.body.textContent"
@@ -248,7 +162,7 @@ def test_only_so_many_runs_are_drawn_as_can_be_looked_at_and_the_rest_is_said(br
 
 
 def test_names_are_not_bold_because_bold_means_best(browser, bright):
-    browser.open(bright / "suite.html", 1280, "light")
+    browser.open((bright / "suite.html").as_uri(), 1280, "light")
     weight = "[...document.querySelectorAll('{}')].map(e => +getComputedStyle(e).fontWeight)"
     assert max(browser.evaluate(weight.format("tbody th"))) < 600
     best = browser.evaluate(weight.format("td.best"))
