@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from o1_model.backbone import load_tokenizer
-from o1_model.retriever.calibrate import Judged, open_judged
 from o1_model.retriever.embedders import open_embedder
+from o1_model.retriever.judged import Judged, open_judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import MEASURES, Reward, elect
 from o1_model.retriever.thinker import style_of

@@ -6,9 +6,10 @@ import pytest
 from o1_model import Embedder
 from o1_model.__main__ import main
 from o1_model.ndcg import ideal, ndcg, ndcg_rows
-from o1_model.retriever.calibrate import calibrate, open_judged
+from o1_model.retriever.calibrate import calibrate
 from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.embedders import open_embedder
+from o1_model.retriever.judged import open_judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinkers import GivenThoughts
 from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
@@ -120,9 +121,9 @@ def test_scores_are_made_in_blocks_that_fit_into_memory(collection, monkeypatch)
 
     whole = calibrate(None, GivenThoughts(oracle()), collection, search="bm25")
     sizes = []
-    mixed = module._mixed
-    monkeypatch.setattr(module, "BLOCK", 3 * N)
-    monkeypatch.setattr(module, "_mixed", lambda *args: sizes.append(args[0].shape) or mixed(*args))
+    mixed = module.mixed
+    monkeypatch.setattr("o1_model.retriever.judged.BLOCK", 3 * N)
+    monkeypatch.setattr(module, "mixed", lambda *args: sizes.append(args[0].shape) or mixed(*args))
     blocks = calibrate(None, GivenThoughts(oracle()), collection, search="bm25")
     assert max(rows for rows, _ in sizes) == 3
     assert (blocks.gains, blocks.controls) == (whole.gains, whole.controls)

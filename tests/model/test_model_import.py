@@ -28,7 +28,7 @@ def test_what_needs_no_model_imports_nothing_heavy(code):
 
 
 def test_every_public_name_is_there_and_no_other():
-    functions = ["aggregate", "calibrate", "embed", "think"]
+    functions = ["aggregate", "calibrate", "confirm", "embed", "think"]
     assert sorted(o1_model.__all__) == ["Embedder", "Layout", "Thinking", "ThinkingRetriever", *functions]
     for name in o1_model.__all__:
         assert getattr(o1_model, name).__name__ == name

@@ -5,7 +5,7 @@ import pytest
 
 from o1_model import Embedder
 from o1_model.ndcg import ndcg
-from o1_model.retriever.calibrate import Judged
+from o1_model.retriever.judged import Judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import Reward, elect
 from o1_records import Document, InputError, Query, Source, Thought, rank

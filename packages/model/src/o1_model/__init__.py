@@ -5,13 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "Layout", "Thinking", "ThinkingRetriever", "aggregate", "calibrate", "embed", "think"]
+__all__ = [
+    "Embedder",
+    "Layout",
+    "Thinking",
+    "ThinkingRetriever",
+    "aggregate",
+    "calibrate",
+    "confirm",
+    "embed",
+    "think",
+]
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
     from o1_model.jobs import embed, think
     from o1_model.layout import Layout
     from o1_model.retriever.calibrate import calibrate
+    from o1_model.retriever.confirm import confirm
     from o1_model.retriever.retriever import ThinkingRetriever
     from o1_model.thinking.aggregate import aggregate
     from o1_model.thinking.settings import Thinking
@@ -23,6 +34,7 @@ _PLACES = {
     "ThinkingRetriever": "o1_model.retriever.retriever",
     "aggregate": "o1_model.thinking.aggregate",
     "calibrate": "o1_model.retriever.calibrate",
+    "confirm": "o1_model.retriever.confirm",
     "embed": "o1_model.jobs",
     "think": "o1_model.jobs",
 }

@@ -1,11 +1,11 @@
-"""The `o1-model` command: train, think, embed, gate, calibrate, serve, verify."""
+"""The `o1-model` command: train, think, embed, gate, calibrate, confirm, serve, verify."""
 
 from __future__ import annotations
 
 import sys
 
 from o1_model import __version__
-from o1_model.commands import calibrate, embed, gate, serve, think, train, verify
+from o1_model.commands import calibrate, confirm, embed, gate, serve, think, train, verify
 from o1_records.kit.command import Program
 
 main = Program(
@@ -16,6 +16,7 @@ main = Program(
         "embed": (embed, "write vectors of a corpus or of queries"),
         "gate": (gate, "learn for which queries thinking pays"),
         "calibrate": (calibrate, "find out whether thinking pays for a retriever, and how much of it"),
+        "confirm": (confirm, "measure what was calibrated on queries that chose nothing"),
         "serve": (serve, "serve /v1/embeddings"),
         "verify": (verify, "compare a checkpoint's vectors with its certificate"),
     },

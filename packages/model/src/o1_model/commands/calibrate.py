@@ -24,22 +24,7 @@ _READ = (
 
 def declare(command: ArgumentParser) -> None:
     """Add the retriever, the thinker, the judgements, and what to try."""
-    reads(
-        command,
-        "--model",
-        inside=_READ,
-        type=str,
-        help="the embedder: a sentence-transformers model, a checkpoint, or http://HOST/v1#NAME",
-    )
-    reads(
-        command,
-        "--thinker",
-        inside=_READ,
-        type=str,
-        required=True,
-        help="an instruct model, a .gguf file, a checkpoint that thinks, http://HOST/v1#NAME, or a file of "
-        "Thought records",
-    )
+    retriever(command)
     command.add_argument(
         "--style", action="append", default=[], help="a style of thoughts to try; repeatable"
     )
@@ -72,6 +57,26 @@ def declare(command: ArgumentParser) -> None:
         "thoughts so far",
     )
     new_job(command)
+
+
+def retriever(command: ArgumentParser) -> None:
+    """Add the embedder and the thinker, for `confirm` too."""
+    reads(
+        command,
+        "--model",
+        inside=_READ,
+        type=str,
+        help="the embedder: a sentence-transformers model, a checkpoint, or http://HOST/v1#NAME",
+    )
+    reads(
+        command,
+        "--thinker",
+        inside=_READ,
+        type=str,
+        required=True,
+        help="an instruct model, a .gguf file, a checkpoint that thinks, http://HOST/v1#NAME, or a file of "
+        "Thought records",
+    )
 
 
 def run(args: Namespace) -> int:
@@ -117,8 +122,8 @@ def table(found: Calibration) -> str:
         f"{found.measure} without thoughts: {found.base:.4f}",
         "",
         "gain on queries that chose nothing      mean   95 % interval",
-        *(f"  thoughts in {kind:24}{_shown(gain)}" for kind, gain in found.gains.items()),
-        *(f"  control: {name:27}{_shown(gain)}" for name, gain in found.controls.items()),
+        *(f"  thoughts in {kind:24}{shown(gain)}" for kind, gain in found.gains.items()),
+        *(f"  control: {name:27}{shown(gain)}" for name, gain in found.controls.items()),
         "",
         "weight of thoughts  " + "".join(f"{weight:>8}" for weight in found.by_weight),
         "gain, not held out  " + "".join(f"{gain:+8.4f}" for gain in found.by_weight.values()),
@@ -138,5 +143,6 @@ def table(found: Calibration) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(gain: Gain) -> str:
+def shown(gain: Gain) -> str:
+    """Return a gain with its interval, in columns."""
     return f"{gain.mean:+8.4f}   {gain.low:+.4f} to {gain.high:+.4f}"

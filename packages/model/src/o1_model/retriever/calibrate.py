@@ -9,122 +9,50 @@ documents, which are decided on first.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from o1_model.ndcg import ideal, ndcg_rows
-from o1_model.retriever.calibration import Calibration, Gain, Share
+from o1_model.retriever.asked import (
+    Asked,
+    AskedThoughts,
+    ask,
+    control_texts,
+    texts_about,
+    texts_of,
+    tokens_of,
+)
+from o1_model.retriever.calibration import SEARCHES, Calibration, Search, Share
 from o1_model.retriever.embedders import CheckpointModel, EmbeddingModel, open_embedder
 from o1_model.retriever.identity import digest_of
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
+from o1_model.retriever.judged import Floats, Judged, gain_of, open_judged
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
-from o1_model.retriever.scores import BM25Corpus, Corpus, DenseCorpus, HybridCorpus, Scores
+from o1_model.retriever.scores import Corpus, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import GivenThoughts, open_thinker
 from o1_model.thinking.gate import Signal, curve
 from o1_model.thinking.gate import calibrate as calibrate_gate
 from o1_model.thinking.settings import Thinking
-from o1_records import (
-    Document,
-    DocumentThought,
-    InputError,
-    Query,
-    Thought,
-    open_documents,
-    open_qrels,
-    open_queries,
-    read_jsonl,
-)
+from o1_records import DocumentThought, InputError, Query
 from o1_records.keys import draw, same_query
-from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
-from o1_records.kit.job import Job
 from o1_records.mixture import Mixture, Reading
 from o1_records.styles import Style
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
 
-logger = logging.getLogger(__name__)
-
-Search = Literal["dense", "bm25", "hybrid"]
-SEARCHES: tuple[Search, ...] = ("dense", "bm25", "hybrid")
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 DOCUMENT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHARES = (0.1, 0.3, 0.5, 0.7)
 FOLDS = 5
-RESAMPLES = 10_000
 TIMED = 8  # queries that are timed one by one
-CHUNK = 32  # queries thought about at a time; lost at most by a kill
-BLOCK = 1 << 25  # scores in memory at a time
-Floats = NDArray[np.float64]
-
-_THOUGHTS = (
-    "CREATE TABLE IF NOT EXISTS thoughts "
-    "(style TEXT, query_id TEXT, body BLOB NOT NULL, PRIMARY KEY (style, query_id)) WITHOUT ROWID;"
-)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What is calibrated on: queries with at least one relevant document in the corpus, and the corpus.
-
-    `relevant` maps rows of documents to their relevance, for each query; `best` is the gain of its ideal
-    ranking, of documents that are not in the corpus too.
-    """
-
-    name: str
-    split: str
-    queries: Sequence[Query]
-    documents: Sequence[Document]
-    relevant: Sequence[Mapping[int, int]]
-    best: Sequence[float]
-
-    def ndcg(self, scores: Scores, places: Sequence[int]) -> Floats:
-        """Return nDCG@10 of rows of scores that are those of the queries at these places."""
-        relevant = [self.relevant[place] for place in places]
-        return ndcg_rows(scores, relevant, [self.best[place] for place in places])
-
-
-def open_judged(folder: str | Path, split: str, *, queries: int | None = None) -> Judged:
-    """Read a BEIR folder; with `queries`, only so many of its queries, chosen by their ids.
-
-    Queries without a relevant document in the corpus are left out, and counted in the log. Raises InputError
-    where fewer than ten are left.
-    """
-    documents = list(open_documents(folder))
-    # equal scores go to the larger doc_id, as everywhere
-    documents.sort(key=lambda document: document.doc_id, reverse=True)
-    row_of = {document.doc_id: row for row, document in enumerate(documents)}
-    judged: dict[str, dict[int, int]] = {}
-    relevances: dict[str, list[int]] = {}
-    for qrel in open_qrels(folder, split):
-        own = judged.setdefault(qrel.query_id, {})
-        if qrel.relevance > 0:
-            relevances.setdefault(qrel.query_id, []).append(qrel.relevance)
-            if qrel.doc_id in row_of:
-                own[row_of[qrel.doc_id]] = qrel.relevance
-    asked = sorted(open_queries(folder, split), key=lambda query: draw(query.query_id))
-    kept = [query for query in asked if judged.get(query.query_id)]
-    if len(kept) < len(asked):
-        logger.warning("%s: %d queries have no relevant document", folder, len(asked) - len(kept))
-    kept = kept[:queries]
-    if len(kept) < 2 * FOLDS:
-        raise InputError(f"{folder}: {len(kept)} judged queries in split {split!r}; at least 10 are needed")
-    relevant = [judged[query.query_id] for query in kept]
-    best = [ideal(relevances[query.query_id]) for query in kept]
-    return Judged(Path(folder).resolve().name, split, kept, documents, relevant, best)
 
 
 def calibrate(
@@ -196,25 +124,16 @@ def calibrate(
     judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
     if isinstance(model, CheckpointModel) and isinstance(thinker, str | Path) and thinker == embedder:
         thinker = model.embedder  # loaded once
-    asked = _asked(thinker, styles, samples, max_tokens, device)
+    asked = ask(thinker, styles, samples, max_tokens, device)
     retriever = None if model is None else ThinkingRetriever(model)
-    about = None if document_thoughts is None else _about(document_thoughts, judged.documents)
+    about = None if document_thoughts is None else texts_about(document_thoughts, judged.documents)
     how = f"{search}, identifiers split" if split_identifiers else search
     about_model = {"search": how, "embedder": "" if model is None else digest_of(model.fingerprint)}
-    with _Thoughts(judged, asked, out, about_model, new_job=new_job) as found:
+    with AskedThoughts(judged, asked, out, about_model, new_job=new_job) as found:
         if not found.think(stop, progress=progress):
             return None
-        with_thought = sum(any(own) for own in zip(*(found.of(each) for each in asked), strict=True))
-        if with_thought < 2 * FOLDS:
-            raise InputError(
-                f"{asked[0].thinker.name}: thoughts about {with_thought} of {len(judged.queries)} queries, "
-                "but at least 10 are needed; are they about this split?"
-            )
-        if without := len(judged.queries) - with_thought:
-            logger.warning(
-                "%d of %d queries have no thought; they dilute every gain", without, len(judged.queries)
-            )
-        corpus = _corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
+        found.refuse_few()
+        corpus = open_corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
         calibration = _calibrated(
             corpus,
             judged,
@@ -233,133 +152,6 @@ def calibrate(
     return calibration
 
 
-# --- thoughts -----------------------------------------------------------------------------------------
-
-
-class _Asked(NamedTuple):
-    """A thinker that is asked for a style, and how it thinks."""
-
-    thinker: Thinker
-    thinking: Thinking
-    style: Style | None
-
-    @property
-    def key(self) -> str:
-        return digest_of(self.thinker.fingerprint)[:16]
-
-
-def _asked(
-    thinker: Any, styles: Sequence[str | Style], samples: int, max_tokens: int | None, device: str | None
-) -> list[_Asked]:
-    named = isinstance(thinker, str | Path)
-    if not named and styles:
-        raise InputError("the thinker is opened already, with a style of its own; leave out styles")
-    first = open_thinker(thinker, styles[0] if styles else None, device=device if named else None)
-    opened: list[Thinker] = [first]
-    for style in styles[1:]:
-        if isinstance(first, Instruct | VLLMInstruct):  # loaded once
-            opened.append(first.asking(style))
-        else:
-            opened.append(open_thinker(thinker, style, device=device))
-    made = []
-    for each in opened:
-        thinking = each.usual
-        if samples != thinking.samples:
-            thinking = replace(thinking, samples=samples, temperature=thinking.temperature or 0.7)
-        if max_tokens is not None and isinstance(each, GivenThoughts):
-            raise InputError(f"{each.name}: thoughts that are there have their length; leave out max_tokens")
-        if max_tokens is not None:
-            thinking = replace(thinking, max_tokens=max_tokens)
-        made.append(_Asked(each, thinking, getattr(each, "style", None)))
-    return made
-
-
-class _Thoughts:
-    """Thoughts about all queries by all that are asked, in a journal if there is a file to write."""
-
-    def __init__(
-        self,
-        judged: Judged,
-        asked: Sequence[_Asked],
-        out: str | Path | None,
-        about_model: Mapping[str, str],
-        *,
-        new_job: bool,
-    ) -> None:
-        self._queries, self._asked, self._new_job = judged.queries, asked, new_job
-        self._about_model = dict(about_model)
-        self._out = out
-        self._kept: dict[tuple[str, str], list[Thought]] = {}
-        self._job: Job | None = None
-
-    def __enter__(self) -> _Thoughts:
-        if self._out is not None:
-            self._job = Job(self._out, self._made_from(), schema=_THOUGHTS, new_job=self._new_job)
-            for style, query_id, body in self._job.db.rows("SELECT style, query_id, body FROM thoughts"):
-                self._kept[style, query_id] = msgspec.json.decode(bytes(body), type=list[Thought])
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._job is not None:
-            self._job.close()
-
-    def think(self, stop: threading.Event | None, *, progress: bool) -> bool:
-        """Think about what is left; return whether all is done."""
-        total = len(self._queries) * len(self._asked)
-        with tqdm(
-            total=total, initial=len(self._kept), unit="query", desc="think", disable=not progress
-        ) as bar:
-            for each in self._asked:
-                left = [query for query in self._queries if (each.key, query.query_id) not in self._kept]
-                for start in range(0, len(left), CHUNK):
-                    if stop is not None and stop.is_set():
-                        return False
-                    chunk = left[start : start + CHUNK]
-                    made = each.thinker.think(chunk, each.thinking)
-                    self._keep(each.key, chunk, made)
-                    bar.update(len(chunk))
-        return True
-
-    def of(self, asked: _Asked) -> list[list[Thought]]:
-        """Return the thoughts about each query."""
-        return [self._kept[asked.key, query.query_id] for query in self._queries]
-
-    def _made_from(self) -> dict[str, str]:
-        said = [(query.query_id, query.text, query.instruction) for query in self._queries]
-        return {
-            "queries": hashlib.sha256(msgspec.json.encode(said)).hexdigest(),
-            **self._about_model,
-            "thinkers": ",".join(each.key for each in self._asked),
-            "thinking": " ".join(str(each.thinking) for each in self._asked),
-        }
-
-    def _keep(self, style: str, queries: Sequence[Query], made: Sequence[list[Thought]]) -> None:
-        rows = list(zip(queries, made, strict=True))
-        self._kept.update({(style, query.query_id): own for query, own in rows})
-        if self._job is not None:
-            with self._job.db.transaction():
-                self._job.db.execute_many(
-                    "INSERT INTO thoughts VALUES (?, ?, ?)",
-                    [(style, query.query_id, msgspec.json.encode(own)) for query, own in rows],
-                )
-
-
-def _about(thoughts: str | Path | Iterable[DocumentThought], documents: Sequence[Document]) -> Texts:
-    """Return the texts of the thoughts about each document."""
-    own: dict[str, list[str]] = {document.doc_id: [] for document in documents}
-    strangers = 0
-    for thought in read_jsonl(thoughts, DocumentThought) if isinstance(thoughts, str | Path) else thoughts:
-        if thought.doc_id in own:
-            own[thought.doc_id].append(thought.text)
-        else:
-            strangers += 1
-    if not any(own.values()):
-        raise InputError(f"none of the {strangers} thoughts is about a document of the corpus")
-    if without := sum(not each for each in own.values()):
-        logger.warning("%d of %d documents have no thought", without, len(own))
-    return list(own.values())
-
-
 # --- choosing -----------------------------------------------------------------------------------------
 
 
@@ -372,22 +164,6 @@ class _Choice(NamedTuple):
     samples: int
     tokens: int
     reading: Reading
-
-
-def _corpus(
-    search: Search,
-    retriever: ThinkingRetriever | None,
-    documents: Sequence[Document],
-    about: Texts | None,
-    *,
-    split_identifiers: bool,
-) -> Corpus:
-    if retriever is None:
-        return BM25Corpus(documents, about, split_identifiers=split_identifiers)
-    dense = DenseCorpus(retriever, documents, about)
-    if search == "dense":
-        return dense
-    return HybridCorpus(dense, BM25Corpus(documents, about, split_identifiers=split_identifiers))
 
 
 class _Table:
@@ -423,8 +199,8 @@ class _Table:
 def _calibrated(
     corpus: Corpus,
     judged: Judged,
-    asked: Sequence[_Asked],
-    found: _Thoughts,
+    asked: Sequence[Asked],
+    found: AskedThoughts,
     *,
     weights: Sequence[float],
     document_weights: Sequence[float],
@@ -436,7 +212,7 @@ def _calibrated(
 ) -> Calibration:
     variants = list(_variants(asked, corpus.readings))
     texts = {
-        (place, samples, tokens): _texts(asked[place], found.of(asked[place]), samples, tokens)
+        (place, samples, tokens): texts_of(asked[place], found.of(asked[place]), samples, tokens)
         for place, samples, tokens, _ in variants
     }
     choices = [
@@ -505,24 +281,22 @@ def _calibrated(
         queries=len(judged.queries),
         documents=len(judged.documents),
         base=float(base.mean()),
-        gains={kind: _gain(own - base) for kind, own in held_out.items()},
-        controls={name: _gain(own - base) for name, own in controls.items()},
+        gains={kind: gain_of(own - base) for kind, own in held_out.items()},
+        controls={name: gain_of(own - base) for name, own in controls.items()},
         by_weight={
             str(each.weight): float((own - base).mean())
             for each, own in zip(table.choices, table.values, strict=True)
             if each[1:] == choice[1:] or (not each.weight and each.document_weight == choice.document_weight)
         },
         shares=shares,
-        tokens=_tokens(chosen, found.of(chosen), choice),
+        tokens=tokens_of(chosen, found.of(chosen), choice.samples, choice.tokens),
         ms_thinking=ms_thinking,
         ms_embedding=ms_embedding,
         why="; ".join(reasons),
     )
 
 
-def _variants(
-    asked: Sequence[_Asked], readings: Sequence[Reading]
-) -> Iterator[tuple[int, int, int, Reading]]:
+def _variants(asked: Sequence[Asked], readings: Sequence[Reading]) -> Iterator[tuple[int, int, int, Reading]]:
     """Yield what is asked, samples, tokens and reading, cheaper ones first."""
     for place, each in enumerate(asked):
         most, longest = each.thinking.samples, each.thinking.max_tokens
@@ -532,24 +306,6 @@ def _variants(
         lengths = sorted({longest // 4, longest // 2, longest}) if cut else [longest]
         for count, tokens, reading in itertools.product(samples, lengths, readings):
             yield place, count, tokens, reading
-
-
-def _texts(
-    asked: _Asked, thoughts: Sequence[Sequence[Thought]], samples: int, tokens: int
-) -> list[list[str]]:
-    """Return the texts of the first samples, as if each had been cut after so many tokens."""
-    kept = [[thought for n, thought in enumerate(own) if _number(thought, n) < samples] for own in thoughts]
-    if tokens == asked.thinking.max_tokens or not isinstance(asked.thinker, Instruct | VLLMInstruct):
-        return [[thought.text for thought in own] for own in kept]
-    read = asked.thinker.text
-    cut = [[read(thought.token_ids[:tokens]) for thought in own] for own in kept]
-    return [[text for text in own if text.strip()] for own in cut]
-
-
-def _number(thought: Thought, place: int) -> int:
-    """Return the number of a sample; blank ones have been left out before it."""
-    number = thought.thought_id.rpartition("#")[2]
-    return int(number) if number.isdecimal() else place
 
 
 def _values(
@@ -566,7 +322,7 @@ def _values(
     groups: dict[tuple[float, int, int, int, Reading], list[int]] = {}
     for row, choice in enumerate(choices):
         groups.setdefault(choice[1:], []).append(row)
-    blocks = list(_blocks(range(len(judged.queries)), len(judged.documents)))
+    blocks = list(judged.blocks(range(len(judged.queries))))
     bar = tqdm(total=len(groups) * len(blocks), unit="block", desc="weigh", disable=not progress)
     # documents' weights outermost: each needs another matrix of documents
     for b, of_b in itertools.groupby(groups, key=lambda group: group[0]):
@@ -585,26 +341,11 @@ def _values(
                 if any(choices[row].weight for row in rows):
                     theirs = corpus.of_thoughts(asked, thoughts, reading, b)
                 for row in rows:
-                    scores = _mixed(plain, theirs, choices[row].weight)
+                    scores = mixed(plain, theirs, choices[row].weight)
                     table[row, part] = judged.ndcg(scores, block)
                 bar.update()
     bar.close()
     return table, margins
-
-
-def _mixed(plain: Scores, theirs: Scores | None, weight: float) -> Scores:
-    if theirs is None or not weight:
-        return plain
-    with_thought = theirs.any(axis=1, keepdims=True)  # without one, the query alone counts
-    mixed: Scores = np.where(with_thought, (1 - weight) * plain + weight * theirs, plain)
-    return mixed
-
-
-def _blocks(places: Sequence[int], documents: int) -> Iterator[Sequence[int]]:
-    """Yield places of queries, so many that their scores fit into memory."""
-    step = max(1, BLOCK // documents)
-    for start in range(0, len(places), step):
-        yield places[start : start + step]
 
 
 def _controls(
@@ -618,26 +359,17 @@ def _controls(
     names = ["empty", "other", "filler", "copy"]
     values = {name: np.zeros(len(judged.queries)) for name in names}
     for choice, places, row in table.by_fold(rows):
-        real = texts[choice.place, choice.samples, choice.tokens]
-        by_id = {
-            query.query_id: list(own) for query, own in zip(judged.queries, real, strict=True) if len(own)
-        }
-        made = {
-            "empty": empty_thoughts(by_id),
-            "other": shuffled_thoughts(by_id),
-            "filler": filler_thoughts(by_id),
-            "copy": copied_thoughts(by_id, judged.queries),
-        }
-        for block in _blocks(places, len(judged.documents)):
+        made = control_texts(judged.queries, texts[choice.place, choice.samples, choice.tokens])
+        for block in judged.blocks(places):
             asked = [judged.queries[place] for place in block]
             plain = corpus.of_queries(asked, choice.document_weight) if choice.weight else None
             for name in names:
                 if plain is None:
                     values[name][block] = table.values[row, block]
                     continue
-                own = [made[name].get(query.query_id, []) for query in asked]
+                own = [made[name][place] for place in block]
                 theirs = corpus.of_thoughts(asked, own, choice.reading, choice.document_weight)
-                values[name][block] = judged.ndcg(_mixed(plain, theirs, choice.weight), block)
+                values[name][block] = judged.ndcg(mixed(plain, theirs, choice.weight), block)
     return values
 
 
@@ -646,7 +378,7 @@ def _other_documents(corpus: Corpus, judged: Judged, table: _Table, rows: Sequen
     other = corpus.with_others_thoughts()
     values = np.zeros(len(judged.queries))
     for choice, places, _ in table.by_fold(rows):
-        for block in _blocks(places, len(judged.documents)):
+        for block in judged.blocks(places):
             asked = [judged.queries[place] for place in block]
             values[block] = judged.ndcg(other.of_queries(asked, choice.document_weight), block)
     return values
@@ -655,24 +387,11 @@ def _other_documents(corpus: Corpus, judged: Judged, table: _Table, rows: Sequen
 def _refused(values: Floats, without: Floats, controls: Mapping[str, Floats]) -> str:
     """Return why thoughts are not to be used, "" if they gain over none and over every control."""
     for name, others in {"no thought": without, **controls}.items():
-        gain = _gain(values - others)
+        gain = gain_of(values - others)
         if gain.low <= 0:
             interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
             return f"held out, they gain {gain.mean:+.4f} over {name} ({interval}): not surely above 0"
     return ""
-
-
-def _gain(differences: Floats) -> Gain:
-    """Return a mean and its 95 % interval (percentiles of a paired bootstrap, seed 0)."""
-    random = np.random.default_rng(0)
-    means = np.concatenate(
-        [
-            differences[random.integers(0, len(differences), (1000, len(differences)))].mean(axis=1)
-            for _ in range(RESAMPLES // 1000)
-        ]
-    )
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Gain(mean=float(differences.mean()), low=float(low), high=float(high))
 
 
 def _latency(
@@ -691,16 +410,3 @@ def _latency(
             work(query)
         spent.append(1000 * (time.perf_counter() - began) / (len(timed) - 1))
     return spent[0], spent[1]
-
-
-def _tokens(asked: _Asked, thoughts: Sequence[Sequence[Thought]], choice: _Choice) -> float:
-    """Return the mean of the tokens written about a query, of thoughts that were cut only those kept."""
-    cut = isinstance(asked.thinker, Instruct | VLLMInstruct)
-    counts = [
-        min(written, choice.tokens) if cut else written
-        for own in thoughts
-        for n, thought in enumerate(own)
-        if _number(thought, n) < choice.samples
-        for written in [thought.source.completion_tokens or len(thought.token_ids)]
-    ]
-    return sum(counts) / len(thoughts)

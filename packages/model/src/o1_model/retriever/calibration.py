@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -17,6 +17,9 @@ from o1_records.styles import Style
 if TYPE_CHECKING:
     from o1_model.retriever.embedders import EmbeddingModel
     from o1_model.retriever.thinker import Thinker
+
+Search = Literal["dense", "bm25", "hybrid"]
+SEARCHES: tuple[Search, ...] = ("dense", "bm25", "hybrid")
 
 CALIBRATION_FILE = "o1_calibration.json"
 """In a checkpoint's folder: its calibration. It is no part of the model's digest."""
@@ -69,7 +72,7 @@ class Calibration(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     embedder_digest: str
     thinker: str
     thinker_digest: str
-    search: str = "dense"
+    search: Search = "dense"
     split_identifiers: bool = False
     style: Style | None = None
     thinking: Thinking

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_model.retriever.calibrate import Judged
+from o1_model.retriever.judged import Judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_records import InputError, Thought
 from o1_records.kit.controls import copied_thoughts, shuffled_thoughts
@@ -32,7 +32,7 @@ class Reward:
 
     Args:
         retriever: its embedder and mixture count; it needs no thinker.
-        judged: the queries and the corpus (`o1_model.retriever.calibrate.open_judged`).
+        judged: the queries and the corpus (`o1_model.retriever.judged.open_judged`).
         measure: "margin", or "nDCG@10".
         temperature: t of the margin.
 

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from o1_model.retriever.calibration import Search
 from o1_model.retriever.embedders import EmbeddingModel, JointModel, Vectors, readings_of
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_records import Document, InputError, Query
@@ -168,6 +169,32 @@ class HybridCorpus:
         """Return the mean of both z-scores of thoughts; BM25 has one reading only."""
         dense = self._dense.of_thoughts(queries, thoughts, reading, document_weight)
         return _half(dense, self._lexical.of_thoughts(queries, thoughts, "document", document_weight))
+
+
+def open_corpus(
+    search: Search,
+    retriever: ThinkingRetriever | None,
+    documents: Sequence[Document],
+    about: Texts | None,
+    *,
+    split_identifiers: bool,
+) -> Corpus:
+    """Return a corpus for a way to search; `about` are the thoughts of each document, in its order."""
+    if retriever is None:
+        return BM25Corpus(documents, about, split_identifiers=split_identifiers)
+    dense = DenseCorpus(retriever, documents, about)
+    if search == "dense":
+        return dense
+    return HybridCorpus(dense, BM25Corpus(documents, about, split_identifiers=split_identifiers))
+
+
+def mixed(plain: Scores, theirs: Scores | None, weight: float) -> Scores:
+    """Return scores of queries with those of thoughts mixed in; without a thought, the query's alone."""
+    if theirs is None or not weight:
+        return plain
+    with_thought = theirs.any(axis=1, keepdims=True)
+    scores: Scores = np.where(with_thought, (1 - weight) * plain + weight * theirs, plain)
+    return scores
 
 
 class _Remembering:

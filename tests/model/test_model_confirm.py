@@ -1,0 +1,163 @@
+"""What was calibrated, measured on queries that chose nothing: every row is what its name says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from o1_model import Embedder, ThinkingRetriever, calibrate, confirm
+from o1_model.__main__ import main
+from o1_model.ndcg import ideal, ndcg_rows
+from o1_model.retriever.judged import open_judged
+from o1_model.retriever.thinkers import GivenThoughts
+from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, write_jsonl
+from o1_records.beir import write_beir
+from o1_records.mixture import Mixture, mix_vectors
+
+TEXT = "open zip file read write list sort keys close text bytes in of the how do i a"
+WORDS = TEXT.split(" ")
+N = 40
+
+
+def words_of(seed, count):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, count))
+
+
+def thought(n):
+    """Most of the text of the right document."""
+    text = " ".join(words_of(n % N, 8).split()[:6])
+    return Thought(query_id=f"q{n:02}", thought_id=f"q{n:02}#0", text=text, source=Source(model="somebody"))
+
+
+def comment(n):
+    text = words_of(1000 + n, 3)  # what the query of dev says
+    return DocumentThought(
+        doc_id=f"d{n:02}", thought_id=f"d{n:02}#0", text=text, source=Source(model="somebody")
+    )
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Queries that say nothing about their document: q00 to q39 are dev's, q40 to q79 are test's."""
+    folder = tmp_path_factory.mktemp("confirm") / "toy"
+    documents = [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)]
+    queries = [Query(query_id=f"q{n:02}", text=words_of(1000 + n, 3)) for n in range(2 * N)]
+    qrels = [Qrel(query_id=f"q{n:02}", doc_id=f"d{n % N:02}", relevance=1) for n in range(2 * N)]
+    write_beir(folder, documents=documents, queries=queries, qrels={"dev": qrels[:N], "test": qrels[N:]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(plain_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("confirm") / "tiny"
+    Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12).save_pretrained(folder)
+    return folder
+
+
+def given(first, last):
+    return GivenThoughts([thought(n) for n in range(first, last)])
+
+
+@pytest.fixture(scope="module")
+def calibration(collection, checkpoint):
+    return calibrate(checkpoint, given(0, N), collection, device="cpu")
+
+
+def test_the_rows_are_those_of_the_retriever_itself(collection, checkpoint, calibration):
+    assert calibration.mixture.weight > 0
+    found = confirm(calibration, checkpoint, given(N, 2 * N), collection, device="cpu")
+    assert found.query_ids == [query.query_id for query in open_judged(collection, "test").queries]
+    assert found.calibrated_on == "toy/dev"
+    names = [(row.name, row.kind) for row in found.rows]
+    controls = [(f"{name} thoughts", "control") for name in ("empty", "other", "filler", "copy")]
+    assert names == [
+        ("no thought", "baseline"), ("mixture", "system"), ("thoughts alone", "system"), *controls,
+    ]  # fmt: skip
+    judged = open_judged(collection, "test")
+    retriever = ThinkingRetriever(checkpoint, given(N, 2 * N), mixture=calibration.mixture, device="cpu")
+    documents = retriever.embedder.documents(judged.documents)
+    best = [ideal([1])] * N
+    plain = retriever.embedder.queries(judged.queries)
+    mixture = retriever.encode_query(judged.queries)
+    for row, vectors in zip(found.rows, (plain, mixture), strict=False):
+        values = ndcg_rows(vectors @ documents.T, judged.relevant, best)
+        np.testing.assert_allclose(row.values, values, atol=1e-6)
+        assert row.mean == pytest.approx(values.mean(), abs=1e-6)
+        assert row.gain.mean == pytest.approx(values.mean() - found.rows[0].mean, abs=1e-6)
+    assert found.rows[1].gain.low > 0
+    assert all(row.gain.mean < found.rows[1].gain.mean for row in found.rows if row.kind == "control")
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("search", ["bm25", "hybrid"])
+def test_bm25_and_hybrids_are_measured_too(collection, checkpoint, search):
+    model, device = (None, None) if search == "bm25" else (checkpoint, "cpu")
+    calibration = calibrate(model, given(0, N), collection, search=search, device=device)
+    found = confirm(calibration, model, given(N, 2 * N), collection, device=device)
+    assert found.search == search
+    assert found.rows[1].gain.low > 0
+
+
+def test_documents_that_think_stand_alone_and_together(collection, checkpoint):
+    about = [comment(n) for n in range(N)]
+    calibration = calibrate(
+        checkpoint, given(0, N), collection, document_thoughts=about, device="cpu", split="dev"
+    )
+    how = {"document_thoughts": about, "weight": 0.3, "document_weight": 0.5, "device": "cpu"}
+    found = confirm(calibration, checkpoint, given(N, 2 * N), collection, **how)
+    rows = {row.name: row for row in found.rows}
+    assert {"documents think", "mixture", "mixture, documents think", "other documents' thoughts"} <= set(
+        rows
+    )
+    assert found.calibrated_on == ""  # the weights were given
+    judged = open_judged(collection, "test")
+    retriever = ThinkingRetriever(
+        checkpoint,
+        given(N, 2 * N),
+        mixture=Mixture(weight=0.3, reading=calibration.mixture.reading),
+        device="cpu",
+    )
+    texts = [[words_of(1000 + int(document.doc_id[1:]), 3)] for document in judged.documents]
+    plain = retriever.embedder.documents(judged.documents)
+    documents = mix_vectors(plain, retriever.read_as_documents(texts), 0.5)
+    values = ndcg_rows(retriever.encode_query(judged.queries) @ documents.T, judged.relevant, [1.0] * N)
+    np.testing.assert_allclose(rows["mixture, documents think"].values, values, atol=1e-6)
+    with pytest.raises(InputError, match=r"have a weight of 0\.5; give document_thoughts"):
+        confirm(calibration, checkpoint, given(N, 2 * N), collection, document_weight=0.5, device="cpu")
+    with pytest.raises(InputError, match="have a weight of 0; leave out document_thoughts"):
+        confirm(
+            calibration, checkpoint, given(N, 2 * N), collection,
+            document_thoughts=about, document_weight=0, device="cpu",
+        )  # fmt: skip
+
+
+def test_what_was_not_calibrated_is_refused(collection, checkpoint, calibration, plain_models, tmp_path):
+    with pytest.raises(InputError, match="toy/dev chose these weights; measure on another split"):
+        confirm(calibration, checkpoint, given(0, N), collection, split="dev", device="cpu")
+    Embedder.from_backbone(plain_models["bert"], query_length=12, thought_length=12).save_pretrained(
+        tmp_path / "bert"
+    )
+    with pytest.raises(InputError, match="of the embedder tiny"):
+        confirm(calibration, tmp_path / "bert", given(N, 2 * N), collection, device="cpu")
+    with pytest.raises(InputError, match="for dense search: an embedder is for the others"):
+        confirm(calibration, None, given(N, 2 * N), collection)
+    with pytest.raises(InputError, match="thoughts about 0 of 40 queries, but at least 10"):
+        confirm(calibration, checkpoint, given(0, N), collection, device="cpu")
+
+
+def test_the_command_prints_every_row_and_goes_on_with_its_thoughts(
+    collection, checkpoint, calibration, tmp_path, capsys
+):
+    calibration.save(tmp_path / "calibration.json")
+    write_jsonl(tmp_path / "thoughts.jsonl", [thought(n) for n in range(N, 2 * N)])
+    words = ["confirm", "--calibration", str(tmp_path / "calibration.json"), "--model", str(checkpoint)]
+    words += ["--thinker", str(tmp_path / "thoughts.jsonl"), "--collection", str(collection)]
+    words += ["--device", "cpu", "--out", str(tmp_path / "test.json")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    for part in ("no thought", "mixture", "thoughts alone", "control: other thoughts", "chosen on toy/dev"):
+        assert part in shown
+    rows = json.loads((tmp_path / "test.json").read_text())["rows"]
+    assert all(len(row["values"]) == N for row in rows)
+    assert main([*words, "--weight", "0.2"]) == 0
+    assert "weight 0.2, reading" in capsys.readouterr().out
