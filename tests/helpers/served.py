@@ -12,13 +12,13 @@ import time
 import numpy as np
 
 
-def running(model, **limits):
-    """A server in a thread; gives its address and a function that stops it."""
+def running(model, collection=None, **limits):
+    """A server in a thread, perhaps with a page that searches; gives its address and what stops it."""
     import uvicorn
 
     from o1_model.serving.server import Serving, application
 
-    app = application(model, Serving(**limits))
+    app = application(model, Serving(**limits), collection)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

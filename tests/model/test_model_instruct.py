@@ -61,6 +61,18 @@ def test_greedy_thoughts_are_those_that_transformers_writes(chat_model, referenc
     assert (thinker.tokens > 0, thinker.seconds > 0) == (True, True)
 
 
+def test_thoughts_are_heard_while_they_are_written(chat_model):
+    thinker = Instruct(chat_model, PLAIN, device="cpu")
+    thinking = Thinking(samples=2, max_tokens=12, temperature=3.0, seed=1)
+    heard = {0: [], 1: []}
+    own = thinker.think_aloud(QUERIES[0], thinking, lambda sample, text: heard[sample].append(text))
+    assert own == thinker.think(QUERIES[:1], thinking)[0]
+    for sample, thought in enumerate(own):
+        assert len(heard[sample]) > 3
+        whole = [text for text in heard[sample] if thought.text.startswith(text)]
+        assert whole == heard[sample]  # no half of a character
+
+
 def test_what_a_style_avoids_is_never_written(chat_model, reference):
     free = Instruct(chat_model, PLAIN, device="cpu")
     said = {chr(token) for own in free.think(QUERIES, free.usual) for each in own for token in each.token_ids}

@@ -42,7 +42,7 @@ from o1_model.layout import (
     query_row,
 )
 from o1_model.thinking.aggregate import Weigh, aggregate, apart, evenly, stacked, truncated
-from o1_model.thinking.decode import Decoded, Told, Trace
+from o1_model.thinking.decode import Aloud, Decoded, Trace, in_text
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.gate import Opens, Signal
 from o1_model.thinking.records import Brought, Thoughts, by_query, record, thought_ids, vocabulary_digest
@@ -478,33 +478,25 @@ class Embedder:
         kept in it, so that `encode_query` with the same settings costs nothing afterwards.
         """
         thinking, asked = self.capped(thinking or Thinking()), self._asked(query)
-        written: SimpleQueue[tuple[Sequence[int], Sequence[int]] | None] = SimpleQueue()
+        written: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
         left = threading.Event()
 
-        def told(samples: Sequence[int], tokens: Sequence[int]) -> None:
+        def aloud(sample: int, text: str) -> None:
             if left.is_set():
                 raise _ConsumerLeftError
-            written.put((samples, tokens))
+            written.put((sample, text))
 
-        ids: list[list[int]] = [[] for _ in range(thinking.samples)]
         shown = [""] * thinking.samples
-
-        def piece(sample: int, text: str) -> Iterator[tuple[int, str]]:
-            # a character of several tokens is shown when it is whole
-            if text.startswith(shown[sample]) and not text.endswith("\ufffd") and text != shown[sample]:
-                yield sample, text[len(shown[sample]) :]
-                shown[sample] = text
-
         with ThreadPoolExecutor(1, thread_name_prefix="stream") as thread:
-            job = thread.submit(self._decode, asked, thinking, None, PACE, told)
+            job = thread.submit(self._decode, asked, thinking, aloud=aloud)
             job.add_done_callback(lambda _: written.put(None))
             try:
-                while (step := written.get()) is not None:
-                    for sample, token in zip(*step, strict=True):
-                        ids[sample].append(token)
-                        yield from piece(sample, self._words.decode(ids[sample]))
-                for sample, trace in enumerate(job.result()[0].traces):  # also what the cache knew
-                    yield from piece(sample, self._words.decode(trace.token_ids))
+                while (said := written.get()) is not None:
+                    sample, text = said
+                    if text.startswith(shown[sample]) and text != shown[sample]:
+                        yield sample, text[len(shown[sample]) :]
+                        shown[sample] = text
+                job.result()  # raises what went wrong
             finally:
                 left.set()
 
@@ -529,13 +521,25 @@ class Embedder:
             if (text := self.text_of(trace))
         ]
 
-    def decode(self, queries: AnyQueries, thinking: Thinking) -> Parts:
+    def decode(
+        self,
+        queries: AnyQueries,
+        thinking: Thinking,
+        *,
+        gate: Opens | None = None,
+        aloud: Aloud | None = None,
+    ) -> Parts:
         """Return v_q [queries, dim] and the decoded thoughts of each query with their v_t.
 
         Thoughts end at the layout's `thought_length`, whatever `max_tokens` allows: encoded again
-        they would be cut there.
+        they would be cut there. With `gate` only those queries have thoughts that it opens for. `aloud`
+        hears (sample, text so far) of a single query while it is thought about, and every whole thought at
+        the end. Raises InputError for several queries with `aloud`.
         """
-        return self._split(self._decode(self._asked(queries), thinking))
+        asked = self._asked(queries)
+        if aloud is not None and len(asked.queries) > 1:
+            raise InputError("one query at a time can be listened to; give a single one with aloud")
+        return self._split(self._decode(asked, thinking, gate, aloud=aloud))
 
     def decode_rows(self, prompts: Sequence[Row], thinking: Thinking, gate: Opens | None = None) -> Parts:
         """Do the same for rows of `layout.prompt_row`, about which the gate opens."""
@@ -628,15 +632,19 @@ class Embedder:
         thinking: Thinking,
         gate: Opens | None = None,
         pace: Pace = PACE,
-        told: Told | None = None,
+        aloud: Aloud | None = None,
     ) -> list[Decoded]:
         prompts = [prompt_row(self.layout, text.ids, prompt=text.prompt) for text in asked.texts]
+        told = None if aloud is None else in_text(self._words.decode, thinking.samples, aloud)
         decoded = self.decoder(prompts, asked.names, self.capped(thinking), gate, pace, told)
         refuse_broken(np.array([each.v_q.numpy() for each in decoded]), asked.names)
         pairs = [
             (name, trace) for name, each in zip(asked.names, decoded, strict=True) for trace in each.traces
         ]
         refuse_broken(np.array([trace.vector.numpy() for _, trace in pairs]), [name for name, _ in pairs])
+        if aloud is not None:  # also what the cache knew, or an engine wrote
+            for sample, trace in enumerate(decoded[0].traces):
+                aloud(sample, self._words.decode(trace.token_ids))
         return decoded
 
     def _query_row(self, text: TextIds, thought: Sequence[int] | None = None) -> Row:

@@ -1,4 +1,4 @@
-"""`o1-model serve`: an OpenAI-compatible server of one checkpoint."""
+"""`o1-model serve`: an OpenAI-compatible server of one checkpoint, and a page that searches with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from o1_model.commands import options
 from o1_model.serving.settings import Serving
 from o1_records import InputError
-from o1_records.kit.command import at_least, reads
+from o1_records.kit.command import EVERYTHING, at_least, reads
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
@@ -49,6 +49,19 @@ def declare(command: ArgumentParser) -> None:
     reads(command, "--gate", once=True, help="think only about queries that this file opens for (`gate`)")
     options.thinking(command)
     options.engine(command)
+    reads(
+        command,
+        "--index",
+        inside=EVERYTHING,
+        help="answer GET / with a page that searches: a folder of vectors (`embed`), or an index of o1-index",
+    )
+    reads(
+        command,
+        "--corpus",
+        once=True,
+        help="the documents of --index, a BEIR folder or JSONL; kept in memory",
+    )
+    add("--max-searches", type=at_least(1), default=Serving.max_searches, help="searches at a time; then 429")
     add("--batch-tokens", type=at_least(1), default=Serving.batch_tokens, help="tokens of a shared batch")
     add("--max-waiting", type=at_least(1), default=Serving.max_waiting, help="inputs in the queue; then 429")
     add("--max-inputs", type=at_least(1), default=Serving.max_inputs, help="inputs of a request; then 413")
@@ -59,6 +72,9 @@ def declare(command: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Serve until SIGTERM."""
     options.refuse_idle_thinking(args)
+    if (args.index is None) != (args.corpus is None):
+        raise InputError("--index and --corpus are for the page that searches; give both, or none")
+    from o1_model.serving.search import Collection
     from o1_model.serving.server import serve
     from o1_model.thinking.gate import load_gate
     from o1_model.thinking.records import ThoughtCache
@@ -77,6 +93,7 @@ def run(args: Namespace) -> int:
         api_keys=tuple(keys),
         cors_origins=tuple(args.cors_origin),
         token_ids=args.token_ids,
+        max_searches=args.max_searches,
     )
     model: Embedder | ThinkingRetriever
     if mixed:
@@ -92,7 +109,11 @@ def run(args: Namespace) -> int:
         model.decoder.engine = options.engine_of(args)
         if args.cache is not None:
             model.decoder.cache = ThoughtCache(args.cache)
+    collection = None if args.index is None else Collection(args.index, args.corpus)
+    if collection is not None:
+        print(f"search in a browser: http://{args.host}:{args.port}/", file=sys.stderr)
     # uvicorn drains, then raises the signal again for whoever listened before it
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    serve(model, serving, host=args.host, port=args.port, drain_seconds=args.drain_seconds)
+    where = {"host": args.host, "port": args.port, "drain_seconds": args.drain_seconds}
+    serve(model, serving, **where, collection=collection)
     return 0

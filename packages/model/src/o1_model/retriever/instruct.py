@@ -7,9 +7,10 @@ run it.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from o1_model.backbone import load_lm, load_tokenizer
 from o1_model.encoding.encode import within_memory
 from o1_model.retriever.thinker import sample_of, style_digest, style_of
+from o1_model.thinking.decode import Aloud, Told, in_text
 from o1_model.thinking.decoder import THINKING_TOKENS
 from o1_model.thinking.engines import Written, seed_of
 from o1_model.thinking.generate import Ends, generate
@@ -94,10 +96,18 @@ class _Chat:
 
     def think(self, queries: Sequence[Query], thinking: Thinking) -> list[list[Thought]]:
         """Return the thoughts about each query; equal texts are thought about once."""
+        return self._thoughts(queries, thinking, self._write)
+
+    def _thoughts(
+        self,
+        queries: Sequence[Query],
+        thinking: Thinking,
+        write: Callable[[Sequence[Sequence[int]], Thinking], list[list[Written]]],
+    ) -> list[list[Thought]]:
         began = time.perf_counter()
         texts = list(dict.fromkeys(query.text for query in queries))
         prompts = [self.prompt(text) for text in texts]
-        written = dict(zip(texts, self._write(prompts, thinking), strict=True))
+        written = dict(zip(texts, write(prompts, thinking), strict=True))
         lengths = dict(zip(texts, map(len, prompts), strict=True))
         self.seconds += time.perf_counter() - began
         self.tokens += sum(len(each.token_ids) for own in written.values() for each in own)
@@ -193,7 +203,14 @@ class Instruct(_Chat):
         how = {} if quantized is None else {"quantization": str(quantized)}
         return {**super().fingerprint, "dtype": str(self._lm.dtype).removeprefix("torch."), **how}
 
-    def _write(self, prompts: Sequence[Sequence[int]], thinking: Thinking) -> list[list[Written]]:
+    def think_aloud(self, query: Query, thinking: Thinking, aloud: Aloud) -> list[Thought]:
+        """Return the thoughts about one query; `aloud` hears what is kept of them while they are written."""
+        told = in_text(self.text, thinking.samples, aloud)
+        return self._thoughts([query], thinking, functools.partial(self._write, told=told))[0]
+
+    def _write(
+        self, prompts: Sequence[Sequence[int]], thinking: Thinking, told: Told | None = None
+    ) -> list[list[Written]]:
         self._refuse_longer(prompts, thinking)
         found: list[list[Written]] = [[] for _ in prompts]
         ends = Ends(self._last, self._may_reach, self._reached)
@@ -201,7 +218,7 @@ class Instruct(_Chat):
 
         def run(places: list[int]) -> None:
             group = [prompts[place] for place in places]
-            made = generate(self._lm, group, thinking, ends, banned=never, pad_id=self._last[0])
+            made = generate(self._lm, group, thinking, ends, banned=never, pad_id=self._last[0], told=told)
             for place, own in zip(places, made, strict=True):
                 found[place] = own
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, Query, Source, Thought, quoted
 from o1_records.styles import QUERY_STYLES, Style
+
+if TYPE_CHECKING:  # imported at run time only where something is decoded: it needs PyTorch
+    from o1_model.thinking.decode import Aloud
 
 
 class Thinker(Protocol):
@@ -33,6 +36,14 @@ class Thinker(Protocol):
 
     def think(self, queries: Sequence[Query], thinking: Thinking) -> list[list[Thought]]:
         """Return the thoughts about each query, at most `thinking.samples`; blank ones are left out."""
+
+
+@runtime_checkable
+class ThinksAloud(Thinker, Protocol):
+    """A thinker that can be listened to."""
+
+    def think_aloud(self, query: Query, thinking: Thinking, aloud: Aloud) -> list[Thought]:
+        """Return what `think` returns for one query; `aloud` hears it while it is written."""
 
 
 def style_of(style: str | Style) -> Style:

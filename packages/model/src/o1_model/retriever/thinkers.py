@@ -24,6 +24,7 @@ from o1_records.styles import QUERY_STYLES, Style
 
 if TYPE_CHECKING:
     from o1_model.embedder import Embedder
+    from o1_model.thinking.decode import Aloud
 
 
 def open_thinker(
@@ -132,6 +133,12 @@ class CheckpointThinker:
     def think(self, queries: Sequence[Query], thinking: Thinking) -> list[list[Thought]]:
         """Return the checkpoint's own thoughts about each query."""
         return thoughts_by_query(self.embedder, queries, thinking)
+
+    def think_aloud(self, query: Query, thinking: Thinking, aloud: Aloud) -> list[Thought]:
+        """Do so for one query; `aloud` hears them while they are written."""
+        return self.embedder.thoughts(
+            [query], self.embedder.decode(query, thinking, aloud=aloud)[1], thinking
+        )
 
 
 def thoughts_by_query(

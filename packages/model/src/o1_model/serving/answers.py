@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -22,10 +22,12 @@ from o1_model.encoding.encode import Vectors, refuse_broken
 from o1_model.layout import TextIds, document_ids, document_row, prompt_row, query_ids, query_row, text_ids
 from o1_model.serving.batcher import Batcher
 from o1_model.thinking.aggregate import aggregate, stacked, truncated
-from o1_model.thinking.decode import Trace
+from o1_model.thinking.decode import Aloud, Trace
 from o1_model.thinking.gate import Gate
 from o1_model.thinking.settings import Thinking
 from o1_records import Document, InputError, Query
+from o1_records.mixture import Mixture
+from o1_records.vectors import Encoder
 
 TOKENIZER_THREADS = max(2, min(8, os.cpu_count() or 2))
 
@@ -56,6 +58,50 @@ class Answer:
     thoughts: list[str]
     tokens: int
     cut: bool
+
+
+class ListenerLeftError(Exception):
+    """Nobody listens to a thought any more."""
+
+
+@dataclass(frozen=True)
+class Considered:
+    """The thoughts about one query, the unit vector of each [thoughts, dim], and the tokens of each."""
+
+    thoughts: list[str]
+    vectors: Vectors
+    tokens: list[int]
+
+
+class Heard:
+    """What a thread of the model says while it thinks, for those who listen in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._said: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        self._left = False
+
+    def __call__(self, sample: int, text: str) -> None:
+        """Say something, in the thread. Raises ListenerLeftError when nobody listens any more."""
+        if self._left:
+            raise ListenerLeftError
+        self._loop.call_soon_threadsafe(self._said.put_nowait, (sample, text))
+
+    @asynccontextmanager
+    async def of(self, thinking: asyncio.Future[Any]) -> AsyncIterator[AsyncIterator[tuple[int, str]]]:
+        """Listen until `thinking` is done; who leaves before ends it."""
+        thinking.add_done_callback(lambda _: self._said.put_nowait(None))
+
+        async def said() -> AsyncIterator[tuple[int, str]]:
+            while (each := await self._said.get()) is not None:
+                yield each
+
+        try:
+            yield said()
+        finally:
+            self._left = True
+            if not thinking.done():
+                thinking.cancel()
 
 
 class AsyncEmbedder:
@@ -103,6 +149,16 @@ class AsyncEmbedder:
         return None
 
     @property
+    def encoder(self) -> Encoder:
+        """What makes the vectors of its queries."""
+        return self.embedder.fingerprint(role="query")
+
+    @property
+    def mixture(self) -> Mixture:
+        """How thoughts enter a query: their mean takes its place."""
+        return Mixture(weight=1, reading="joint")
+
+    @property
     def about(self) -> Mapping[str, Any]:
         """What `/info` says of it."""
         layout = msgspec.to_builtins(self.embedder.layout)
@@ -148,24 +204,46 @@ class AsyncEmbedder:
         self, query: str | Query, thinking: Thinking | None = None
     ) -> AsyncIterator[tuple[int, str]]:
         """Yield what `Embedder.stream` yields; meanwhile the model does nothing else."""
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
-        left = threading.Event()
+        heard = Heard()
 
         def write() -> None:
             for piece in self.embedder.stream(query, thinking):
-                if left.is_set():
-                    return
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+                heard(*piece)
 
         writing = asyncio.ensure_future(self.batcher.alone(write))
-        writing.add_done_callback(lambda _: pieces.put_nowait(None))
-        try:
-            while (piece := await pieces.get()) is not None:
+        async with heard.of(writing) as pieces:
+            async for piece in pieces:
                 yield piece
-            await writing
-        finally:
-            left.set()
+        await writing
+
+    async def think_aloud(
+        self, query: Query, thinking: Thinking, gate: Gate | None, aloud: Aloud
+    ) -> Considered:
+        """Return the thoughts about a query if the gate opens; `aloud` hears them in the model's thread.
+
+        Meanwhile the model does nothing else; what `aloud` raises ends the thinking. Raises QueueFullError.
+        """
+
+        def think() -> Considered:
+            traces = self.embedder.decode(query, thinking, gate=gate, aloud=aloud)[1]
+            return Considered(
+                [self.embedder.text_of(trace) for trace in traces[0]],
+                stacked(traces)[0],
+                [len(trace.token_ids) for trace in traces[0]],
+            )
+
+        return await self.batcher.alone(think)
+
+    async def read(self, query: Query, thoughts: Sequence[str]) -> Considered:
+        """Return given thoughts about a query with their vectors. Raises QueueFullError."""
+
+        def read() -> Considered:
+            vectors, _ = self.embedder.encode_query_samples([query], thoughts=[list(thoughts)])
+            most = self.embedder.layout.thought_length
+            ids = text_ids(self.embedder.tokenizer, thoughts, most)
+            return Considered(list(thoughts), vectors, [min(len(own), most) for own in ids])
+
+        return await self.batcher.alone(read)
 
     async def answers(
         self,

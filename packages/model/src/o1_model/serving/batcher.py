@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 Kind = TypeVar("Kind", bound=Hashable)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class QueueFullError(Exception):
@@ -101,9 +102,13 @@ class Batcher(Generic[Kind, Item, Answer]):
             self.waiting -= len(request.waiting)
             request.waiting.clear()
 
-    async def alone(self, work: Callable[[], None]) -> None:
-        """Run something on the model's thread, between two batches."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def alone(self, work: Callable[[], Result]) -> Result:
+        """Run something on the model's thread, between two batches; it counts as one item that waits.
+
+        Raises QueueFullError when it does not fit.
+        """
+        with self.room(1):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
         """Stop; requests that still wait are cancelled. Drain by awaiting them first."""

@@ -13,10 +13,15 @@ from o1_model.encoding.encode import refuse_broken
 from o1_model.retriever.embedders import encoder_of
 from o1_model.retriever.identity import digest_of
 from o1_model.retriever.retriever import ThinkingRetriever
-from o1_model.serving.answers import Answer, Work
+from o1_model.retriever.thinker import ThinksAloud
+from o1_model.serving.answers import Answer, Considered, Work
 from o1_model.serving.batcher import Batcher
+from o1_model.thinking.decode import Aloud
+from o1_model.thinking.gate import Gate
 from o1_model.thinking.settings import Thinking
 from o1_records import Document, InputError, Query
+from o1_records.mixture import Mixture
+from o1_records.vectors import Encoder
 
 CHARACTERS = 4  # about so many make a token, of whatever tokenizer the models have
 
@@ -72,6 +77,16 @@ class AsyncRetriever:
         return self._retriever.thinking if self._retriever.thinks else None
 
     @property
+    def encoder(self) -> Encoder:
+        """What makes the vectors of its queries, before thoughts are mixed in."""
+        return encoder_of(self._retriever.embedder, role="query")
+
+    @property
+    def mixture(self) -> Mixture:
+        """How thoughts enter a query."""
+        return self._retriever.mixture
+
+    @property
     def about(self) -> Mapping[str, Any]:
         """What `/info` says of it."""
         what = self._retriever.fingerprint
@@ -114,6 +129,41 @@ class AsyncRetriever:
             answers.append(answer)
         refuse_broken(np.stack([answer.vector for answer in answers]))
         return answers
+
+    async def think_aloud(
+        self, query: Query, thinking: Thinking, gate: Gate | None, aloud: Aloud
+    ) -> Considered:
+        """Return the thoughts about a query; `aloud` hears them in the model's thread.
+
+        A thinker that cannot be listened to (a server, a file, vLLM) is heard when it has finished. What
+        `aloud` raises ends the thinking. Raises InputError without a thinker, and QueueFullError.
+        """
+        if gate is not None:
+            raise InputError("a gate is for a checkpoint that thinks by itself; leave it out")
+        thinker = self._retriever.thinker
+        if thinker is None:
+            raise InputError(f"{self.name} does not think")
+
+        def think() -> Considered:
+            if isinstance(thinker, ThinksAloud):
+                found = thinker.think_aloud(query, thinking, aloud)
+            else:
+                [found] = thinker.think([query], thinking)
+                for sample, thought in enumerate(found):
+                    aloud(sample, thought.text)
+            tokens = [each.source.completion_tokens or len(each.token_ids) for each in found]
+            return self._considered(query, [thought.text for thought in found], tokens)
+
+        return await self.batcher.alone(think)
+
+    async def read(self, query: Query, thoughts: Sequence[str]) -> Considered:
+        """Return given thoughts with their vectors; their tokens are estimates. Raises QueueFullError."""
+        tokens = [1 + len(text) // CHARACTERS for text in thoughts]
+        return await self.batcher.alone(lambda: self._considered(query, list(thoughts), tokens))
+
+    def _considered(self, query: Query, thoughts: list[str], tokens: list[int]) -> Considered:
+        [vectors] = self._retriever.read([query], [thoughts], self.mixture.reading)
+        return Considered(thoughts, vectors, tokens)
 
     async def close(self) -> None:
         """Stop the thread; calls that still wait are cancelled."""

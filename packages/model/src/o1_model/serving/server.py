@@ -1,5 +1,7 @@
 """An OpenAI-compatible server: POST /v1/embeddings, /v1/models, /info, /openapi.json, /health, /metrics.
 
+With a collection it also searches: GET / is a page, which asks POST /v1/search (server-sent events).
+
 Requests of many clients share batches (`answers.py`); the model runs on one thread, so that a long
 batch never blocks the answers to others. Needs the `[serve]` extra (Starlette, uvicorn,
 prometheus-client).
@@ -24,13 +26,17 @@ from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.serving.answers import Answer, AsyncEmbedder, Work
 from o1_model.serving.batcher import QueueFullError
 from o1_model.serving.mixed import AsyncRetriever
+from o1_model.serving.page import page
+from o1_model.serving.search import Collection, searching
 from o1_model.serving.settings import Serving
 from o1_model.serving.wire import (
     EmbeddingRequest,
+    SearchRequest,
     ThinkOptions,
     decode_request,
     embedding,
     error_body,
+    event,
     openapi,
     response,
 )
@@ -45,7 +51,7 @@ try:
     from starlette.middleware import Middleware
     from starlette.middleware.cors import CORSMiddleware
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 except ModuleNotFoundError as error:
     raise MissingExtraError("o1-model", "serve", "the server") from error
@@ -67,6 +73,23 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
         super().__init__(message)
         self.status = status
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+
+
+class Stream(StreamingResponse):
+    """Server-sent events; `ended` is called once, however they end."""
+
+    def __init__(self, events: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        # not kept, not collected on the way by a proxy
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._ended = ended
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 class Counts:
@@ -93,7 +116,9 @@ class Counts:
 class Server:
     """The state behind the routes: the model for many callers, and the counters."""
 
-    def __init__(self, model: Embedder | ThinkingRetriever, serving: Serving) -> None:
+    def __init__(
+        self, model: Embedder | ThinkingRetriever, serving: Serving, collection: Collection | None = None
+    ) -> None:
         gate = serving.gate
         if gate is not None and gate.signal == "margin":
             raise InputError(
@@ -107,6 +132,9 @@ class Server:
             self.model = AsyncEmbedder(model, **shared)
         if (serving.think is not None or gate is not None) and not self.model.thinks:
             raise InputError(f"{self.model.name} does not think; leave out --think")
+        if collection is not None:
+            collection.refuse_other_encoder(self.model.name, self.model.encoder)
+        self.collection, self.searches = collection, 0
         self.serving = serving
         self.think = serving.think or self.model.thinking
         self.names = serving.names or (self.model.name,)
@@ -116,7 +144,7 @@ class Server:
 
     async def embeddings(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
-        asked = decode_request(await self._body(request))
+        asked = decode_request(await self._body(request), EmbeddingRequest)
         work = self._work(asked)
         inputs = self._inputs(asked, work)
         # more than an empty queue holds: 429 would tell the client to try again for ever
@@ -138,6 +166,49 @@ class Server:
             cut,
         )
         return JSONResponse(body, headers={CUT: str(len(cut))} if cut else None)
+
+    async def search(self, request: Request) -> Response:
+        """Answer POST /v1/search: server-sent events of `search.searching`, or `error` as the last one."""
+        asked = decode_request(await self._body(request), SearchRequest)
+        work = self._search_work(asked)  # refuses what is wrong before the stream begins
+        if self.searches >= self.serving.max_searches:
+            raise Refusal(429, f"{self.searches} searches are running; try again in 5 s", 5)
+        self.searches += 1
+        return Stream(self._events(asked, work), self._searched)
+
+    def _searched(self) -> None:
+        self.searches -= 1
+
+    async def _events(self, asked: SearchRequest, work: Work) -> AsyncIterator[bytes]:
+        assert self.collection is not None
+        query = Query(query_id="-", text=asked.query, instruction=asked.instruction)
+        how: Any = {"k": asked.k, "thoughts": asked.thoughts, "weight": asked.weight}
+        try:
+            async for name, data in searching(self.model, self.collection, query, work, **how):
+                yield event(name, data)
+        except (InputError, BrokenVectorsError, QueueFullError) as error:
+            yield event("error", {"message": str(error)})
+
+    def _search_work(self, asked: SearchRequest) -> Work:
+        if isinstance(asked.think, ThinkOptions) and (asked.think.with_query or asked.think.return_thoughts):
+            raise InputError("thoughts are always returned, and mixed in by a weight; leave out the field")
+        work = self._work(
+            EmbeddingRequest(
+                input=asked.query,
+                input_type="query",
+                instruction=asked.instruction,
+                think=asked.think,
+                thoughts=None if asked.thoughts is None else [*asked.thoughts],
+            )
+        )
+        if asked.weight is not None and asked.thoughts is None and work.think is None:
+            raise InputError("a weight is for thoughts; leave it out, or think")
+        return work
+
+    async def page(self, request: Request) -> Response:
+        """Answer GET /: the page that searches. It needs no key, its requests do."""
+        html, policy = page(keys=bool(self.serving.api_keys))
+        return HTMLResponse(html, headers=policy)
 
     async def models(self, request: Request) -> Response:
         """Answer GET /v1/models: the one model, under each of its names."""
@@ -165,13 +236,19 @@ class Server:
                 "think": None if self.think is None else asdict(self.think),
                 "gate": gate,
                 "token_ids": serving.token_ids,
+                "thinks": self.model.thinks,
+                "mixture": msgspec.to_builtins(self.model.mixture) if self.model.thinks else None,
+                "searches": None if self.collection is None else self.collection.about,
+                "max_searches": serving.max_searches,
                 "version": __version__,
             }
         )
 
     async def openapi(self, request: Request) -> Response:
         """Answer GET /openapi.json."""
-        return JSONResponse(openapi(__version__, keys=bool(self.serving.api_keys)))
+        return JSONResponse(
+            openapi(__version__, keys=bool(self.serving.api_keys), searches=self.collection is not None)
+        )
 
     async def health(self, request: Request) -> Response:
         """Answer GET /health: the server takes requests."""
@@ -264,10 +341,17 @@ class Server:
         }
 
 
-def application(model: Embedder | ThinkingRetriever, serving: Serving | None = None) -> Starlette:
-    """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
+def application(
+    model: Embedder | ThinkingRetriever,
+    serving: Serving | None = None,
+    collection: Collection | None = None,
+) -> Starlette:
+    """Return the ASGI application; `serve` runs it, a test or a larger application may mount it.
+
+    With a collection it searches, too. Raises InputError for one whose vectors another model made.
+    """
     serving = serving or Serving()
-    server = Server(model, serving)
+    server = Server(model, serving, collection)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -283,6 +367,11 @@ def application(model: Embedder | ThinkingRetriever, serving: Serving | None = N
         Route("/health", server.health),
         Route("/metrics", server.metrics),
     ]
+    if collection is not None:
+        routes += [
+            Route("/", server.page),
+            Route("/v1/search", _answering(server, server.search), methods=["POST"]),
+        ]
     handlers: Any = {HTTPException: _http_error, 500: _server_error}
     pages = [
         Middleware(
@@ -300,10 +389,11 @@ def serve(
     host: str,
     port: int,
     drain_seconds: int = 30,
+    collection: Collection | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients wait for, for at most `drain_seconds`."""
     config = uvicorn.Config(
-        application(model, serving),
+        application(model, serving, collection),
         host=host,
         port=port,
         log_level="info",

@@ -19,7 +19,8 @@ class Serving:
     `default_input_type` is what a text is when the client does not say. Queries think as `think` says unless
     the client says otherwise; the `gate` decides about which. `names` are the model's on this server (by
     default the checkpoint's). With `api_keys`, a client needs one of them. `cors_origins` are the web pages
-    that may ask. `token_ids` lets clients send token ids of this checkpoint's tokenizer.
+    that may ask. `token_ids` lets clients send token ids of this checkpoint's tokenizer. At most
+    `max_searches` are answered at a time (then 429).
     """
 
     default_input_type: Literal["query", "document"] = "document"
@@ -33,3 +34,4 @@ class Serving:
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     token_ids: bool = False
+    max_searches: int = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -93,10 +93,31 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [item for item in self.input if isinstance(item, str)]
 
 
-def decode_request(body: bytes) -> EmbeddingRequest:
+Asked = Annotated[str, Meta(min_length=1, max_length=10_000)]
+
+
+class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A body of POST /v1/search: what is searched for, how many documents are wanted, and how to think.
+
+    `think`, `instruction` and `thoughts` are as in EmbeddingRequest; `weight` is the share of the thoughts
+    in the query, by default the server's.
+    """
+
+    query: Annotated[str, Meta(pattern=r"\S", max_length=10_000)]
+    k: Annotated[int, Meta(ge=1, le=100)] = 10
+    instruction: Annotated[str, Meta(max_length=10_000)] = ""
+    think: bool | ThinkOptions | None = None
+    thoughts: Annotated[list[Asked], Meta(min_length=1, max_length=64)] | None = None
+    weight: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+Body = TypeVar("Body", EmbeddingRequest, SearchRequest)
+
+
+def decode_request(body: bytes, kind: type[Body]) -> Body:
     """Parse a body. Raises InputError, saying what is wrong and where."""
     try:
-        return msgspec.json.decode(body, type=EmbeddingRequest)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"body: {error}") from error
 
@@ -136,14 +157,25 @@ def error_body(status: int, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "code": status}}
 
 
-def openapi(version: str, *, keys: bool) -> dict[str, Any]:
+def event(name: str, data: dict[str, Any]) -> bytes:
+    """Return one server-sent event."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))
+
+
+def openapi(version: str, *, keys: bool, searches: bool) -> dict[str, Any]:
     """Return the server's interface as an OpenAPI document; with `keys` it asks for one."""
     _, components = msgspec.json.schema_components(
-        [EmbeddingRequest], ref_template="#/components/schemas/{name}"
+        [EmbeddingRequest, SearchRequest], ref_template="#/components/schemas/{name}"
     )
-    for name in ("EmbeddingRequest", "ThinkOptions"):
+    for name in ("EmbeddingRequest", "SearchRequest", "ThinkOptions"):
         components[name].pop("title", None)
-    body = {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}}}
+
+    def body(kind: str) -> dict[str, Any]:
+        return {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind}"}}},
+        }
+
     one = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
     def answers(what: str, *refusals: int) -> dict[str, Any]:
@@ -154,7 +186,7 @@ def openapi(version: str, *, keys: bool) -> dict[str, Any]:
         "/v1/embeddings": {
             "post": {
                 "summary": "Vectors of texts",
-                "requestBody": {"required": True, "content": body},
+                "requestBody": body("EmbeddingRequest"),
                 **answers("The vectors, in the order of the inputs", *REFUSALS),
             }
         },
@@ -164,6 +196,14 @@ def openapi(version: str, *, keys: bool) -> dict[str, Any]:
         "/health": {"get": answers("The server takes requests")},
         "/metrics": {"get": answers("Counters for Prometheus")},
     }
+    if searches:
+        paths["/v1/search"] = {
+            "post": {
+                "summary": "Documents without and with thoughts, as server-sent events",
+                "requestBody": body("SearchRequest"),
+                **answers("Events: plain, thought (any number of times), thinking, error", *REFUSALS),
+            }
+        }
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "o1-model", "version": version},

@@ -31,6 +31,8 @@ from o1_model.thinking.settings import Thinking
 
 Told = Callable[[Sequence[int], Sequence[int]], None]
 """Hears what is chosen while it is chosen: numbers of rows (prompts x samples) and their next tokens."""
+Aloud = Callable[[int, str], None]
+"""Hears a thought while it is written: the number of its sample and its text so far."""
 
 TRIES = 6  # uniform draws a step; at top-p 0.9, 0.1 ** 6 of the steps need more
 
@@ -109,6 +111,22 @@ def think_rows(
             traces[number] = list(islice(rows, thinking.samples))
     vectors = normalise(raw).cpu()
     return [Decoded(*parts) for parts in zip(vectors, signals, traces, strict=True)]
+
+
+def in_text(text: Callable[[Sequence[int]], str], samples: int, aloud: Aloud) -> Told:
+    """Return what hears the tokens of one prompt's samples and says them to `aloud`, as `text` reads them.
+
+    A character of several tokens is said when it is whole.
+    """
+    ids: list[list[int]] = [[] for _ in range(samples)]
+
+    def told(rows: Sequence[int], tokens: Sequence[int]) -> None:
+        for sample, token in zip(rows, tokens, strict=True):
+            ids[sample].append(token)
+            if not (said := text(ids[sample])).endswith("\N{REPLACEMENT CHARACTER}"):
+                aloud(sample, said)
+
+    return told
 
 
 # --- the decoding loop --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from o1_model.thinking.decode import filled, nucleus, select, spread, stream
+from o1_model.thinking.decode import Told, filled, nucleus, select, spread, stream
 from o1_model.thinking.engines import Written
 from o1_model.thinking.settings import Thinking
 
@@ -45,11 +45,12 @@ def generate(
     *,
     banned: Sequence[int] = (),
     pad_id: int = 0,
+    told: Told | None = None,
 ) -> list[list[Written]]:
     """Return `thinking.samples` continuations of each prompt, in one batch.
 
     A prompt's token ids, the seed and the number of the sample are all that the random draws depend on.
-    `banned` ids are never chosen.
+    `banned` ids are never chosen; `told` hears every token that does not end its continuation.
     """
     device, samples, longest = lm.device, thinking.samples, thinking.max_tokens
     batch = _prefilled(lm, prompts, pad_id)
@@ -78,6 +79,9 @@ def generate(
                 said[row].append(token)
             if ended or (ends.may_reach(token) and ends.reached(said[row])):
                 finished[row], going[place] = True, False
+        if told is not None:
+            more = ~torch.isin(chosen, last)
+            told(live[more].tolist(), chosen[more].tolist())
         if not going.any() or step == longest - 1:
             break
         if not going.all():
