@@ -6,7 +6,7 @@ import pytest
 from o1_bench import Collection, Options, run
 from o1_bench.__main__ import main
 from o1_bench.results.verify import verify_result
-from o1_bench.running.mixture import MixedLexical, mixed
+from o1_bench.running.mixture import MixedLexical, MixedVectors
 from o1_bench.running.retrieve import bm25
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.beir import write_beir
@@ -81,7 +81,7 @@ def unit(vectors):
 def test_vectors_are_mixed_as_the_records_say_in_each_reading(reading):
     model = Model()
     own = [GIVEN.get(query.query_id, []) for query in QUERIES]
-    found = mixed(model, Mixture(weight=0.3, reading=reading))(QUERIES, thoughts=own)
+    found = MixedVectors(model, Mixture(weight=0.3, reading=reading))(QUERIES, thoughts=own)
     plain = Model()
     read = {
         "document": lambda query, text: plain.documents([Document(doc_id="x", text=text)]),
@@ -106,13 +106,13 @@ def test_vectors_are_mixed_as_the_records_say_in_each_reading(reading):
 def test_a_thought_that_is_read_as_a_query_has_the_querys_instruction():
     model = Model()
     asked = [Query(query_id="q", text="open", instruction="find")]
-    mixed(model, Mixture(reading="query"))(asked, thoughts=[["zip"]])
+    MixedVectors(model, Mixture(reading="query"))(asked, thoughts=[["zip"]])
     assert model.asked == [("query", "open", "find"), ("query", "zip", "find")]
 
 
 def test_without_any_thought_nothing_changes():
     model = Model()
-    found = mixed(model, Mixture())(QUERIES, thoughts=None)
+    found = MixedVectors(model, Mixture())(QUERIES, thoughts=None)
     assert np.allclose(found, unit(model.queries(QUERIES)), atol=1e-6)
 
 
@@ -251,7 +251,7 @@ class Mixing(Model):
     def __init__(self, weight):
         super().__init__()
         self.fingerprint = {"weights": 1, "mixture": {"weight": weight, "reading": "document"}}
-        self._mixed = mixed(Model(), Mixture(weight=weight))
+        self._mixed = MixedVectors(Model(), Mixture(weight=weight))
 
     def queries(self, queries, thoughts=None, *, with_query=False):
         return super().queries(queries) if thoughts is None else self._mixed(queries, thoughts=thoughts)

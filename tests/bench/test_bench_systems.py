@@ -513,26 +513,10 @@ def test_an_option_without_an_effect_is_refused(folder, model, capsys, monkeypat
 def tiny_encoder(tmp_path_factory):
     """A real sentence-transformers model with random weights, built here."""
     pytest.importorskip("sentence_transformers")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, set_seed
+    from helpers.tiny import save_sentence_model
 
-    from helpers.tiny import word_tokenizer
-
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = word_tokenizer(sorted(set(" ".join([*TEXTS, "how to"]).split())))
-    tokenizer.save_pretrained(folder / "bert")
-    set_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=32,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder / "bert")
-    transformer = Transformer(str(folder / "bert"), max_seq_length=16)
-    pooling = Pooling(16, pooling_mode="mean")
-    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
-    model.save_pretrained(str(folder / "tiny-encoder"))
-    return folder / "tiny-encoder"
+    words = sorted(set(" ".join([*TEXTS, "how to"]).split()))
+    return save_sentence_model(tmp_path_factory.mktemp("encoder"), words)
 
 
 @pytest.mark.extra

@@ -63,3 +63,23 @@ def save_model(folder, kind="llama", *, tokenizer=None, **config):
     tokenizer.save_pretrained(folder)
     language_model(kind, len(tokenizer), **config).save_pretrained(folder)
     return folder
+
+
+def save_sentence_model(folder, words, *, pooling="mean"):
+    """Write a tiny sentence-transformers model with random weights that knows `words`; returns the folder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, set_seed
+
+    tokenizer = word_tokenizer(words)
+    tokenizer.save_pretrained(folder / "bert")
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"), max_seq_length=16)
+    model = SentenceTransformer(modules=[transformer, Pooling(16, pooling_mode=pooling)], device="cpu")
+    model.save_pretrained(str(folder / "tiny-encoder"))
+    return folder / "tiny-encoder"

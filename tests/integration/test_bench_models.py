@@ -11,7 +11,7 @@ from o1_bench.__main__ import main
 from o1_bench.controls import empty_thoughts, thought_texts
 from o1_bench.results.result import System
 from o1_bench.results.verify import verify_result
-from o1_bench.running.mixture import mixed
+from o1_bench.running.mixture import MixedVectors
 from o1_index import build
 from o1_model import Embedder, Thinking, ThinkingRetriever
 from o1_model.bench import open_model
@@ -121,7 +121,7 @@ def test_the_mixture_that_is_measured_is_the_one_that_a_retriever_embeds(checkpo
     if control:
         thoughts = [["" for _ in own] for own in thoughts]
     theirs = ThinkingRetriever(checkpoint, mixture=mixture, device="cpu")
-    measured = mixed(open_model(str(checkpoint)), mixture)(QUERIES, thoughts=thoughts)
+    measured = MixedVectors(open_model(str(checkpoint)), mixture)(QUERIES, thoughts=thoughts)
     assert np.allclose(measured, theirs.encode_query(QUERIES, thoughts=thoughts), atol=1e-5)
 
 

@@ -14,6 +14,7 @@ from o1_bench.compare import paired_test
 from o1_bench.datasets.beir import load_beir
 from o1_bench.datasets.stdlib import build_stdlib
 from o1_bench.datasets.suites import fetch, load_collection
+from o1_bench.reporting.explore import explore
 from o1_bench.reporting.leaderboard import leaderboard
 from o1_bench.reporting.page import report, write_report
 from o1_bench.results.result import Result, load_result, load_results, save_result
@@ -38,6 +39,7 @@ __all__ = [
     "build_stdlib",
     "compare_runs",
     "evaluate",
+    "explore",
     "fetch",
     "leaderboard",
     "load_beir",

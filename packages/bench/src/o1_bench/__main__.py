@@ -8,6 +8,7 @@ import o1_bench
 from o1_bench.commands import (
     bm25,
     compare,
+    explore,
     export,
     fetch,
     leaderboard,
@@ -29,6 +30,7 @@ main = Program(
         "compare": (compare, "test runs against a baseline, query by query"),
         "table": (table, "results as text, Markdown, LaTeX or CSV"),
         "report": (report, "write one HTML file about results"),
+        "explore": (explore, "write one HTML file to look at single queries and their thoughts"),
         "leaderboard": (leaderboard, "published figures beside ours"),
         "export": (export, "write results as mteb, BEIR, FlagEmbedding or BRIGHT have them"),
         "verify": (verify, "recompute the metrics of results from their files"),

@@ -15,11 +15,12 @@ from o1_bench._partly import PartlyDoneError
 from o1_bench.datasets.suites import files_read
 from o1_bench.protocol import PROTOCOLS
 from o1_bench.results.result import EXCLUDED, QRELS, RESULT, RUN, THOUGHTS, Result, find_results
+from o1_bench.results.trace import TRACE
 from o1_bench.score import Measure, parse_measure
 from o1_records import InputError
 from o1_records.kit.command import at_least, between, reads
 
-RESULT_FILES = (RUN, QRELS, EXCLUDED, THOUGHTS, RESULT)
+RESULT_FILES = (RUN, QRELS, EXCLUDED, THOUGHTS, RESULT, TRACE)
 COLLECTION = "a BEIR folder, or ROOT/NAME such as data/bright/biology"
 
 

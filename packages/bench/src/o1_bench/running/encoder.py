@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -122,6 +122,13 @@ class Stopwatch:
             return None
 
 
+class Pieces(NamedTuple):
+    """The tokens of a text, and a vector of each [tokens, dim]; their sum is the text's unit vector."""
+
+    names: tuple[str, ...]
+    vectors: Vectors
+
+
 class TextEncoder(ABC):
     """An encoder of plain texts, with something before queries and documents.
 
@@ -213,6 +220,17 @@ class TextEncoder(ABC):
         asked = [self._read(text, "query", prompt) for text in texts]
         return asked, [self._read(each.full_text, "document", self._document_prompt) for each in documents]
 
+    def query_pieces(
+        self, queries: Sequence[Query], thoughts: Sequence[Sequence[str]] | None = None
+    ) -> list[Pieces] | None:
+        """Return the tokens of queries, as `queries` reads them; None where vectors are no sums of tokens."""
+        texts, prompt = self._asked(queries, thoughts)
+        return self._pieces(texts, "query", prompt)
+
+    def document_pieces(self, documents: Sequence[Document]) -> list[Pieces] | None:
+        """Return the tokens of documents, as `documents` reads them; None as for `query_pieces`."""
+        return self._pieces([each.full_text for each in documents], "document", self._document_prompt)
+
     def _documents(self, texts: Sequence[str]) -> Vectors:
         return self._encode(texts, "document", self._document_prompt)
 
@@ -236,6 +254,10 @@ class TextEncoder(ABC):
     @abstractmethod
     def _read(self, text: str, role: Role, prompt: str | None) -> str:
         """Return the text that the model reads for one."""
+
+    def _pieces(self, texts: Sequence[str], role: Role, prompt: str | None) -> list[Pieces] | None:
+        """Return the tokens of texts and their vectors, where a text's vector is their sum."""
+        return None
 
     def _prompt_of_model(self, role: str) -> str:
         return ""
@@ -316,6 +338,37 @@ class SentenceEncoder(TextEncoder):
             **({} if prompt is None else {"prompt": prompt}),
         )
         return np.asarray(vectors, dtype=np.float32)
+
+    def _pieces(self, texts: Sequence[str], role: Role, prompt: str | None) -> list[Pieces] | None:
+        """Return the tokens of texts where the model is a transformer and the mean of its states."""
+        kinds = [type(module).__name__ for module in self._loaded]
+        if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+            return None
+        pooling = self._loaded[1]
+        if pooling.pooling_mode != "mean" or not pooling.include_prompt:
+            return None
+        import torch
+
+        own = self._prompt_of_model(role) if prompt is None else prompt
+        found = []
+        for start in range(0, len(texts), self._batch):
+            block = list(texts[start : start + self._batch])
+            features = self._loaded.preprocess(block, prompt=own or None, task=role)
+            ids = features["input_ids"].tolist()
+            with torch.inference_mode():
+                moved = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in features.items()}
+                read = self._loaded[0](moved)
+            states, masks = (
+                read["token_embeddings"].float().cpu().numpy(),
+                read["attention_mask"].cpu().numpy(),
+            )
+            for row, of_row, mask in zip(ids, states, masks.astype(bool), strict=True):
+                kept = of_row[mask]
+                tokens = [token for token, there in zip(row, mask, strict=True) if there]
+                length = max(float(np.linalg.norm(kept.sum(axis=0))), 1e-12)
+                names = self._loaded.tokenizer.convert_ids_to_tokens(tokens)
+                found.append(Pieces(tuple(names), kept / length))
+        return found
 
     def _read(self, text: str, role: Role, prompt: str | None) -> str:
         own = self._prompt_of_model(role) if prompt is None else prompt

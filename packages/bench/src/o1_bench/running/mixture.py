@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from o1_bench.running.about import About
-from o1_bench.running.pipeline import Embed, Vectors
+from o1_bench.running.pipeline import Vectors
 from o1_bench.running.retrieve import LexicalSearch
 from o1_records import Document, Hit, Query
 from o1_records.mixture import Mixture, mix_scores, mix_vectors, read_thoughts, unit_rows
@@ -33,26 +33,11 @@ class Reads(Protocol):
         ...
 
 
-class _Unit:
-    """The same model, all its vectors of unit length."""
+class MixedVectors:
+    """What embeds queries with their thoughts mixed in; all vectors are scaled to unit length first.
 
-    def __init__(self, model: Reads) -> None:
-        self._model = model
-
-    def queries(self, queries: Sequence[Query]) -> Vectors:
-        return unit_rows(self._model.queries(queries))
-
-    def documents(self, documents: Sequence[Document]) -> Vectors:
-        return unit_rows(self._model.documents(documents))
-
-    def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> Vectors:
-        return unit_rows(self._model.queries(queries, [[text] for text in thoughts]))
-
-
-def mixed(model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> Embed:
-    """Return what embeds queries with their thoughts mixed in; all vectors are scaled to unit length first.
-
-    A query without thoughts keeps its own vector.
+    A query without thoughts keeps its own vector. `read` holds v_q [dim] and the vectors of the thoughts
+    [k, dim] of every query that was embedded, so that what each did can be told afterwards.
 
     Args:
         model: what embeds.
@@ -61,15 +46,42 @@ def mixed(model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> Embe
             tokens), empty thoughts are left out, unless they are read in one row with their query.
     """
 
-    def embed(queries: Sequence[Query], *, thoughts: Texts | None) -> Vectors:
-        own = [list(each) for each in thoughts] if thoughts is not None else [[] for _ in queries]
-        if not reads_nothing and mixture.reading != "joint":
-            own = [[text for text in each if text.strip()] for each in own]
-        v_q = unit.queries(queries)
-        return mix_vectors(v_q, read_thoughts(unit, queries, own, mixture.reading), mixture.weight)
+    def __init__(self, model: Reads, mixture: Mixture, *, reads_nothing: bool = True) -> None:
+        self.model, self.mixture, self._reads_nothing = model, mixture, reads_nothing
+        self.read: dict[str, tuple[Vectors, Vectors]] = {}
 
-    unit = _Unit(model)
-    return embed
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the vectors, as far as the model says."""
+        mixture = {"weight": self.mixture.weight, "reading": self.mixture.reading}
+        return {"mixture": mixture, **getattr(self.model, "fingerprint", {})}
+
+    def __call__(self, queries: Sequence[Query], *, thoughts: Texts | None) -> Vectors:
+        """Return the mixed vectors [queries, dim]."""
+        own = [self.readable(each) for each in thoughts] if thoughts is not None else [[] for _ in queries]
+        v_q = self.queries(queries)
+        theirs = read_thoughts(self, queries, own, self.mixture.reading)
+        each = zip(queries, v_q, theirs, strict=True)
+        self.read |= {query.query_id: (of_query, of_thoughts) for query, of_query, of_thoughts in each}
+        return mix_vectors(v_q, theirs, self.mixture.weight)
+
+    def readable(self, thoughts: Sequence[str]) -> list[str]:
+        """Return those of a query's thoughts that have a vector."""
+        if self._reads_nothing or self.mixture.reading == "joint":
+            return list(thoughts)
+        return [text for text in thoughts if text.strip()]
+
+    def queries(self, queries: Sequence[Query]) -> Vectors:
+        """Return unit vectors of queries [queries, dim]."""
+        return unit_rows(self.model.queries(queries))
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """Return unit vectors of documents [documents, dim]."""
+        return unit_rows(self.model.documents(documents))
+
+    def joint(self, queries: Sequence[Query], thoughts: Sequence[str]) -> Vectors:
+        """Return unit vectors of queries, each with its thought in one row [queries, dim]."""
+        return unit_rows(self.model.queries(queries, [[text] for text in thoughts]))
 
 
 class MixedLexical:
@@ -86,19 +98,19 @@ class MixedLexical:
 
     def __init__(self, search: LexicalSearch, thoughts: Mapping[str, Sequence[str]], weight: float) -> None:
         self.thoughts = thoughts
-        self._search, self._weight = search, weight
+        self.search, self.weight = search, weight
         told = search.about
         fingerprint = {**told.fingerprint, "mixture": {"weight": weight, "of": "standard scores"}}
         self.about: About = replace(told, fingerprint=fingerprint)
 
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Yield the k best documents of each query."""
-        search = self._search
+        search = self.search
         for query in queries:
             asked = search.scores(query.text)
             read = [search.scores(text) for text in self.thoughts.get(query.query_id, ())]
             # with thoughts alone, what only the query finds is not found
-            counted = read if read and self._weight == 1 else [asked, *read]
+            counted = read if read and self.weight == 1 else [asked, *read]
             found = np.any([scores > 0 for scores in counted], axis=0)
-            scores = np.where(found, mix_scores(asked, read, self._weight), -np.inf)
+            scores = np.where(found, mix_scores(asked, read, self.weight), -np.inf)
             yield from search.best(query.query_id, scores, k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,8 +48,9 @@ class LexicalSearch:
             raise MissingExtraError("o1-bench", "bm25", "BM25") from error
         began = time.perf_counter()
         self._index: Any = BM25(collection.documents, **settings)
+        self.doc_ids: Sequence[str] = self._index.doc_ids
         self._excluded = collection.excluded
-        self._rows = {doc_id: row for row, doc_id in enumerate(self._index.doc_ids)}
+        self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
         self._weights = _QueryWeights(self._index, collection, settings) if query_weights else None
         self.about = About(
             fingerprint={"model": "bm25s", **settings, "query_weights": query_weights},
@@ -79,13 +81,30 @@ class LexicalSearch:
         )
         return scores
 
+    def shares(self, text: str, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
+        """Return what each term of a text adds to the scores of some documents [rows]."""
+        terms = self._index.tokenize([text])[0]
+        weights = Counter(terms) if self._weights is None else self._weights.of(terms)
+        held, vocabulary = self._index._index.scores, self._index._index.vocab_dict
+        shares = {}
+        for term, weight in weights.items():
+            if term not in vocabulary:
+                continue
+            column = vocabulary[term]
+            start, end = held["indptr"][column : column + 2]
+            found, added = held["indices"][start:end], held["data"][start:end]
+            at = np.minimum(np.searchsorted(found, rows), max(len(found) - 1, 0))
+            if len(found) and (there := found[at] == rows).any():
+                shares[term] = np.where(there, weight * added[at], 0).astype(np.float32)
+        return shares
+
     def best(self, query_id: str, scores: NDArray[np.floating[Any]], k: int) -> list[Hit]:
         """Return the k best documents by scores [documents], without a query's excluded ones and -inf."""
         for doc_id in self._excluded.get(query_id, ()):
             if doc_id in self._rows:
                 scores[self._rows[doc_id]] = -np.inf
-        rows = _first(scores, k)
-        return rank(query_id, {self._index.doc_ids[row]: float(scores[row]) for row in rows}, k)
+        rows = first_rows(scores, k)
+        return rank(query_id, {self.doc_ids[row]: float(scores[row]) for row in rows}, k)
 
     def _sample(self, queries: Sequence[Query], documents: Sequence[Document]) -> tuple[list[str], list[str]]:
         """Return the terms that count; BM25 reads no instruction."""
@@ -114,16 +133,24 @@ class _QueryWeights:
             count += 1
         self._mean, self._count = lengths / count, count
 
-    def scores(self, text: str) -> NDArray[np.float32]:
-        """Return the score of every document [documents]: 0 for those that share no term with the text."""
-        terms = [term for term in self._index.tokenize([text])[0] if term in self._vocabulary]
+    def of(self, terms: Sequence[str]) -> dict[str, float]:
+        """Return the weight of each term of a query; those that no document has are left out."""
+        terms = [term for term in terms if term in self._vocabulary]
         length = self._k1 * (1 - self._b + self._b * len(terms) / self._mean)
-        total = np.zeros(self._count, dtype=np.float64)
-        for term in dict.fromkeys(terms):
-            column, times = self._vocabulary[term], terms.count(term)
+        weights = {}
+        for term, times in Counter(terms).items():
+            column = self._vocabulary[term]
             start, end = self._columns["indptr"][column : column + 2]
             idf = math.log(1 + (self._count - (end - start) + 0.5) / ((end - start) + 0.5))
-            weight = idf * times / (times + length)
+            weights[term] = idf * times / (times + length)
+        return weights
+
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """Return the score of every document [documents]: 0 for those that share no term with the text."""
+        total = np.zeros(self._count, dtype=np.float64)
+        for term, weight in self.of(self._index.tokenize([text])[0]).items():
+            column = self._vocabulary[term]
+            start, end = self._columns["indptr"][column : column + 2]
             total[self._columns["indices"][start:end]] += weight * self._columns["data"][start:end]
         return total.astype(np.float32)
 
@@ -334,32 +361,32 @@ class ExactSearch:
         *,
         excluded: Mapping[str, Set[str]] | None = None,
     ) -> None:
-        self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._doc_ids = list(doc_ids)
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.doc_ids = list(doc_ids)
         self._excluded = excluded or {}
-        self._rows = {doc_id: row for row, doc_id in enumerate(self._doc_ids)}
-        if len(self._rows) != len(self._vectors) or len(self._doc_ids) != len(self._vectors):
-            raise InputError(f"{len(self._rows)} different doc_ids for {len(self._vectors)} vectors")
+        self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
+        if len(self._rows) != len(self.vectors) or len(self.doc_ids) != len(self.vectors):
+            raise InputError(f"{len(self._rows)} different doc_ids for {len(self.vectors)} vectors")
 
     @property
     def nbytes(self) -> int:
         """The size of the vectors in bytes."""
-        return int(self._vectors.nbytes)
+        return int(self.vectors.nbytes)
 
     def __call__(self, vectors: Vectors, query_ids: Sequence[str], *, k: int) -> Iterator[Hit]:
         """Yield the k best documents of each query, best first."""
-        step = max(1, _BLOCK // max(1, len(self._doc_ids)))
+        step = max(1, _BLOCK // max(1, len(self.doc_ids)))
         for start in range(0, len(query_ids), step):
             block = np.asarray(vectors[start : start + step], dtype=np.float32)
-            products = block @ self._vectors.T
+            products = block @ self.vectors.T
             for query_id, scores in zip(query_ids[start : start + step], products, strict=True):
                 for doc_id in self._excluded.get(query_id, frozenset()) & self._rows.keys():
                     scores[self._rows[doc_id]] = -np.inf
-                rows = _first(scores, k)
-                yield from rank(query_id, {self._doc_ids[row]: float(scores[row]) for row in rows}, k)
+                rows = first_rows(scores, k)
+                yield from rank(query_id, {self.doc_ids[row]: float(scores[row]) for row in rows}, k)
 
 
-def _first(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
+def first_rows(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     """Return the rows of the k best scores, and of all that tie with the k-th, so that doc_id decides."""
     least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else -np.inf
     return np.flatnonzero((scores >= least) & (scores > -np.inf))

@@ -28,7 +28,7 @@ from o1_bench.results.result import RUN, THOUGHTS, Kind, Milliseconds, Result, S
 from o1_bench.running.about import About
 from o1_bench.running.encoder import EncodedCollection, SentenceEncoder, TextEncoder, readable_name
 from o1_bench.running.endpoint import EndpointEncoder
-from o1_bench.running.mixture import MixedLexical, mixed
+from o1_bench.running.mixture import MixedLexical, MixedVectors
 from o1_bench.running.pipeline import Pipeline, Vectors
 from o1_bench.running.rerank import Reranked, Reranker
 from o1_bench.running.retrieve import Appended, Fused, bm25, from_run
@@ -361,7 +361,7 @@ class _Lexical(ModelUnderTest):
         if task.thoughts:
             yield from task.with_mixtures(
                 self.name, lambda texts, mixture: MixedLexical(search, texts, mixture.weight), self._mixtures,
-                task.texts(), task.paid, how="of standard scores",
+                task.thoughts, task.paid, how="of standard scores",
             )  # fmt: skip
 
 
@@ -424,10 +424,10 @@ class _OfTexts(ModelUnderTest):
             yield from task.with_mixtures(
                 self.name,
                 lambda texts, mixture: pipeline(
-                    mixed(model, mixture, reads_nothing=False), _told(mixture), texts
+                    MixedVectors(model, mixture, reads_nothing=False), _told(mixture), texts
                 ),
                 self._mixtures,
-                task.texts(),
+                task.thoughts,
                 task.paid,
             )
 
@@ -496,13 +496,13 @@ class _Thinking(ModelUnderTest):
                 index_seconds=encoded.seconds,
                 sample=model.sample,
             )
-            embed = model.queries if mixture is None else mixed(model, mixture)
+            embed = model.queries if mixture is None else MixedVectors(model, mixture)
             return Pipeline(embed=embed, search=encoded.search, thoughts=texts, about=about, **think)
 
         yield task.run(System(name=name), pipeline(None))
         yield from task.with_given_thoughts(name, pipeline, "given thoughts")
         if task.thoughts:
-            yield from task.with_mixtures(name, pipeline, self._mixtures, task.texts(), task.paid)
+            yield from task.with_mixtures(name, pipeline, self._mixtures, task.thoughts, task.paid)
         if not task.think:
             return
         sampling = {key: model.fingerprint[key] for key in _OF_THOUGHTS if key in model.fingerprint}
@@ -512,7 +512,8 @@ class _Thinking(ModelUnderTest):
         kept = task.folder_of(own.name) / THOUGHTS
         if not kept.exists():  # every thought came out blank
             return
-        texts = task.texts(read_jsonl(kept, Thought))
+        thoughts = list(read_jsonl(kept, Thought))
+        texts = task.texts(thoughts)
 
         def paid(name: str, note: str, kind: Kind) -> System:
             return System(
@@ -523,7 +524,7 @@ class _Thinking(ModelUnderTest):
 
         for control, (changed, says) in task.controls_of(texts).items() if task.controls else ():
             yield task.run(paid(f"{name}, {control} thoughts", says, "control"), pipeline(changed))
-        yield from task.with_mixtures(name, pipeline, self._mixtures, texts, paid, what="own thought")
+        yield from task.with_mixtures(name, pipeline, self._mixtures, thoughts, paid, what="own thought")
 
 
 def _told(mixture: Mixture) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from msgspec.structs import replace
 from o1_bench.collection import Collection, digest
 from o1_bench.controls import Control, Texts, controls_of, thought_texts
 from o1_bench.results.exchange import slug
-from o1_bench.results.result import Kind, Milliseconds, Result, System
+from o1_bench.results.result import RUN, Kind, Milliseconds, Result, System
+from o1_bench.results.trace import save_trace, traces
 from o1_bench.running.evaluate import evaluate
 from o1_bench.running.pipeline import Pipeline
 from o1_bench.running.retrieve import Retrieve
+from o1_bench.running.trace import trace
 from o1_bench.score import Measure
 from o1_records import InputError, Thought, read_jsonl
 from o1_records.mixture import Mixture, Reading
@@ -101,7 +103,7 @@ class Task:
         name: str,
         retrieve: Callable[[Texts, Mixture], Retrieve | Pipeline],
         mixtures: Sequence[Mixture],
-        texts: Texts,
+        thoughts: Sequence[Thought],
         paid: Callable[[str, str, Kind], System],
         *,
         how: str = "",
@@ -109,15 +111,18 @@ class Task:
     ) -> Iterator[Result]:
         """Run a system with thoughts mixed in by each weight, and with the controls at the same weights.
 
+        Beside the result of each mixture goes what the thoughts did to each query (`results.trace`).
+
         Args:
             name: of the system.
             retrieve: makes it of texts and a mixture.
             mixtures: a weight of 1 is the thoughts alone, without controls.
-            texts: the thoughts.
+            thoughts: what is mixed in.
             paid: the system of a name, a note and a kind, with what the thoughts cost.
             how: what is mixed, for the note; by default how the thoughts are read.
             what: what results call the thoughts.
         """
+        texts = self.texts(thoughts)
         for mixture in mixtures:
             weight = mixture.weight
             read = how or _READ[mixture.reading]
@@ -128,10 +133,22 @@ class Task:
                 )
                 continue
             note = f"{1 - weight:.3g} query + {weight:.3g} thought, {read}"
-            yield self.run(paid(f"{name}, {weight:g} {what}", note, "system"), retrieve(texts, mixture))
+            system = paid(f"{name}, {weight:g} {what}", note, "system")
+            yield self._run_traced(system, retrieve(texts, mixture), texts, thoughts)
             for kind, (changed, says) in self.controls_of(texts).items() if self.controls else ():
                 control = paid(f"{name}, {weight:g} {kind} {what}", says, "control")
-                yield self.run(control, retrieve(changed, mixture))
+                yield self._run_traced(control, retrieve(changed, mixture), changed)
+
+    def _run_traced(
+        self, system: System, retrieve: Retrieve | Pipeline, texts: Texts, thoughts: Sequence[Thought] = ()
+    ) -> Result:
+        """Run a mixture, and write beside its result what the thoughts did to each query."""
+        result, folder = self.run(system, retrieve), self.folder_of(system.name)
+        if not traces(folder, result.files[RUN]):
+            told = trace(self.collection, retrieve, run=result.files[RUN], texts=texts, thoughts=thoughts)
+            if told is not None:
+                save_trace(folder, told)
+        return result
 
     def controls_of(self, texts: Texts) -> dict[str, Control]:
         """Return the controls of the thoughts about the queries."""
