@@ -28,14 +28,14 @@ ALL_EXTRAS = {
     "records": "[vectors,bm25,parquet,zstd]",
     "synth": "[transformers]",
     "vote": "[dense,static,dedup]",
-    "model": "[weights,serve,mteb,sentence-transformers,bm25]",
+    "model": "[weights,gguf,serve,mteb,sentence-transformers,bm25]",
     "index": "[cpu,hybrid,parquet,serve]",
     "bench": "[bm25,report,st,hub,irds]",
 }
 
 # tests that no other session owns
-AT_HAND = "not gpu and not vllm and not trl and not peers"
-ALONE = "not gpu and not vllm and not extra and not peers"
+AT_HAND = "not gpu and not vllm and not trl and not ray and not peers"
+ALONE = "not gpu and not vllm and not ray and not extra and not peers"
 
 # what integration tests talk to our parts with: other clients, other runtimes
 OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
@@ -98,7 +98,7 @@ def tests(session: nox.Session, package: str) -> None:
         "pytest",
         f"tests/{package}",
         "-m",
-        "not gpu and not vllm and not extra and not peers",
+        ALONE,
         *session.posargs,
     )
 
@@ -204,6 +204,15 @@ def vllm(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Stages on a local Ray whose workers are killed (O1_FAULTS=full: twenty a stage)."""
+    extras = {"synth": "[ray]", "vote": "[ray,static]", "model": "[ray]"}
+    packages = [f"./packages/{name}{extras.get(name, '')}" for name in ["records", *extras]]
+    install(session, *TEST_TOOLS, "psutil", *packages)
+    session.run("pytest", "tests/integration/test_ray.py", "-m", "ray", *session.posargs)
+
+
+@nox.session
 def peers(session: nox.Session) -> None:
     """Parity with other people's own code in one environment: readers, miners, scorers, clients."""
     others = ["FlagEmbedding>=1.4.2", "beir>=2.2", "mteb>=2.26", "datasets>=5", "ranx>=0.3.21"]
@@ -211,6 +220,21 @@ def peers(session: nox.Session) -> None:
     packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
     install(session, *TEST_TOOLS, *others, *packages)
     session.run("pytest", "tests/peers", "-m", "peers", *session.posargs)
+
+
+@nox.session
+def peers_speed(session: nox.Session) -> None:
+    """Speed, memory and agreement beside the strongest peers (benchmarks/peers): a table and a picture.
+
+    Peers that cannot live beside these versions have a Python of their own: O1_OPENVINO_PYTHON,
+    O1_ONNX_PYTHON, O1_INFINITY_PYTHON, O1_LLAMA_PYTHON and O1_VLLM_PYTHON name them.
+    """
+    others = ["ranx>=0.3.21", "pytrec_eval-terrier", "usearch>=2.26", "hnswlib>=0.8", "mteb>=2.26"]
+    others += ["datasets>=5", "FlagEmbedding>=1.4.2", "peft", "aiohttp"]
+    packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
+    install(session, *others, *packages)
+    out = ["--out", "docs/peers", *session.posargs]
+    session.run("python", "benchmarks/peers/all.py", *out)
 
 
 @nox.session

@@ -1,0 +1,165 @@
+"""BM25, indexing and searching: `o1_records.bm25` against bm25s, with the same stemmer and stop words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from harness import Arrays, Disagreement, Job, Side, Size, Work, main, passages, refuse_difference
+
+K1, B, DEPTH = 0.9, 0.4, 100
+PASSAGES = "passages.txt"
+
+
+def prepare(folder: Path, size: Size) -> None:
+    """Write passages, a line each, of words with Zipf's frequencies after those of real English."""
+    real = passages(2000, 60)
+    words, counts = np.unique(" ".join(real).split(), return_counts=True)
+    random = np.random.default_rng(0)
+    lengths = np.clip(56 * random.lognormal(0, 0.42, size["documents"]), 3, 400).astype(int)
+    drawn = random.choice(words, lengths.sum(), p=counts / counts.sum())
+    ends = np.cumsum(lengths)
+    with open(folder / PASSAGES, "w", encoding="utf-8") as file:
+        for start, end in zip(ends - lengths, ends, strict=True):
+            file.write(" ".join(drawn[start:end]) + "\n")
+
+
+def read(folder: Path) -> list[str]:
+    with open(folder / PASSAGES, encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def queries(texts: list[str], size: Size) -> list[str]:
+    chosen = texts[:: max(1, len(texts) // size["queries"])][: size["queries"]]
+    # short words may all be stop words, and bm25s cannot take a query without a term
+    words = ([word for word in text.split() if len(word) > 4 and word.isalpha()] for text in chosen)
+    return [" ".join(own[:6]) for own in words]
+
+
+def our_index(texts: list[str]):
+    from o1_records import Document
+    from o1_records.bm25 import BM25
+
+    return BM25((Document(doc_id=f"{row:08}", text=text) for row, text in enumerate(texts)), k1=K1, b=B)
+
+
+def our_indexing(folder: Path, size: Size) -> Work:
+    texts = read(folder)
+
+    def work() -> Arrays:
+        index = our_index(texts)
+        return {"scores": np.stack([index.scores(text) for text in queries(texts, size)[:5]])}
+
+    return work
+
+
+def our_searching(folder: Path, size: Size) -> Work:
+    from o1_records import Query
+
+    texts = read(folder)
+    index = our_index(texts)
+    asked = [Query(query_id=f"{n:05}", text=text) for n, text in enumerate(queries(texts, size))]
+    return lambda: {"scores": _table([hit.score for hit in index.search([query], DEPTH)] for query in asked)}
+
+
+def _table(rows) -> np.ndarray:
+    return np.array([[*row, *[0.0] * (DEPTH - len(row))] for row in rows], dtype=np.float32)
+
+
+def their_tokens(texts: list[str]):
+    import bm25s
+    import Stemmer
+
+    stemmer = Stemmer.Stemmer("english")
+    return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
+
+
+def their_index(texts: list[str], backend: str):
+    import bm25s
+
+    index = bm25s.BM25(k1=K1, b=B, method="lucene", backend=backend)
+    index.index(their_tokens(texts), show_progress=False)
+    return index
+
+
+def their_indexing(folder: Path, size: Size) -> Work:
+    texts = read(folder)
+
+    def work() -> Arrays:
+        index = their_index(texts, "numpy")
+        some = their_tokens(queries(texts, size)[:5])
+        words = {number: word for word, number in some.vocab.items()}
+        scores = [index.get_scores([words[number] for number in ids]) for ids in some.ids]
+        return {"scores": np.stack(scores)}
+
+    return work
+
+
+def their_searching(backend: str) -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        texts = read(folder)
+        index = their_index(texts, backend)
+        asked = queries(texts, size)
+        k = min(DEPTH, len(texts))
+
+        def searched(some: list[str]) -> Arrays:
+            _, scores = index.retrieve(their_tokens(some), k=k, show_progress=False)
+            return {"scores": _table(scores.tolist())}
+
+        searched(asked[:2])  # compiles, with numba
+        return lambda: searched(asked)
+
+    return start
+
+
+def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
+    own = found["ours"]["scores"]
+    if not own.any():
+        raise Disagreement("no document has a score above 0")
+    return {
+        side: refuse_difference(f"{side}: scores", own, theirs["scores"], 1e-3)
+        for side, theirs in found.items()
+        if side != "ours"
+    }
+
+
+NEEDS = ["bm25s", "PyStemmer"]
+SIZES = {"full": {"documents": 60_000, "queries": 200}, "smoke": {"documents": 300, "queries": 10}}
+
+INDEXING = Job(
+    name="bm25, indexing",
+    file=__file__,
+    what="{documents:,} passages of some 60 words",
+    unit="passages",
+    items=lambda size: size["documents"],
+    sides={
+        "ours": Side(our_indexing, ["o1-records", *NEEDS], "float32"),
+        "bm25s": Side(their_indexing, NEEDS, "float32"),
+    },
+    prepare=prepare,
+    agree=agree,
+    goal=1 / 1.1,
+    **SIZES,
+)
+SEARCHING = Job(
+    name="bm25, searching",
+    file=__file__,
+    what="{queries} queries of 6 words, 100 best of {documents:,} passages",
+    unit="queries",
+    items=lambda size: size["queries"],
+    sides={
+        "ours": Side(our_searching, ["o1-records", *NEEDS], "float32"),
+        "bm25s": Side(their_searching("numpy"), NEEDS, "float32"),
+        "bm25s with numba": Side(their_searching("numba"), [*NEEDS, "numba"], "float32"),
+    },
+    prepare=prepare,
+    agree=agree,
+    goal=1 / 1.1,
+    **SIZES,
+)
+
+JOBS = (INDEXING, SEARCHING)
+
+if __name__ == "__main__":
+    main(*JOBS)
