@@ -23,6 +23,9 @@ def openai_server(*, embed=None, chat=None):
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/v1/chat/completions" and "messages" not in body:  # o1-synth asks who is there
+                self.answer(400, {"error": {"message": "no messages"}})
+                return
             asked.append(body)
             if refusals:
                 self.answer(refusals.pop(0), {"error": {"message": "not now"}})

@@ -430,7 +430,8 @@ NO_PATHS = {
     *("max_waiting", "max_inputs", "max_body", "drain_seconds", "runtime", "server"),
     *("attn_implementation", "load_in_4bit", "gguf_file", "query_length", "thought_length"),
     *("document_length", "instruction", "served_model_name", "api_key", "cors_origin", "token_ids"),
-    *("style", "max_queries", "split_identifiers", "search", "weight", "reading"),
+    *("style", "max_queries", "split_identifiers", "search", "weight", "reading", "max_searches"),
+    *("ray", "ray_workers", "ray_cpus", "ray_gpus", "ray_block", "document_weight"),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import socket
 import sys
 import threading
 import warnings
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
+import numpy as np
 from tqdm import tqdm
 
 from o1_model.embedder import Embedder
@@ -50,6 +52,7 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
+from o1_records.kit.cluster import Cluster, Make, Notes, Work, run_on
 from o1_records.kit.http import is_address
 from o1_records.kit.job import Job
 from o1_records.kit.models import model_folder
@@ -249,6 +252,7 @@ def embed(
     margins: Mapping[str, float] | None = None,
     with_query: bool = False,
     devices: Sequence[str] = (),
+    cluster: Cluster | None = None,
     batch_tokens: int | None = None,
     shard_rows: int | None = None,
     new_job: bool = False,
@@ -274,6 +278,8 @@ def embed(
         margins: with `gate`, the margin of each query's hits (`gate.read_margins`), if it needs them.
         with_query: average v_q with the v_t.
         devices: run one process on each of these devices; `model` must then be a name.
+        cluster: spread the shards over the workers of a Ray cluster; `model` must then be a name. The vectors
+            are those of one machine, and either goes on where the other stopped.
         batch_tokens: the most padded tokens of a forward pass.
         shard_rows: rows of a shard, which a kill can lose on each device.
         new_job: move earlier vectors with other settings aside instead of refusing them.
@@ -306,11 +312,18 @@ def embed(
     device = loading.pop("device", None)
     if device and devices:
         raise InputError(f"give device {device} or devices {','.join(devices)}, not both")
+    if cluster is not None and (device or devices):
+        raise InputError(
+            "a worker of a cluster takes a GPU if it is given one, else the CPU; leave out device"
+        )
+    if cluster is not None and cluster.block:
+        raise InputError("a worker of a cluster takes a shard at a time; give shard_rows, not block")
     places = checked_devices(devices or ([device] if device else []))
-    if len(places) > 1 and isinstance(model, Embedder):
+    elsewhere = cluster is not None or len(places) > 1
+    if elsewhere and isinstance(model, Embedder):
         raise InputError("on several devices each process loads the model; give its folder or hub id")
-    # on several devices, this process only needs to know what the model is
-    here = "cpu" if len(places) > 1 else places[0] if places else None
+    # then this process only needs to know what the model is
+    here = "cpu" if elsewhere else places[0] if places else None
     embedder = _loaded(model, {**loading, "device": here})
     _refuse_unsaved(embedder)
 
@@ -334,11 +347,27 @@ def embed(
         _say(f"{out} is complete; nothing to do", progress)
         return found
     layout = embedder.layout
-    on_cpu = (places[0] if len(places) > 1 else embedder.backbone.device.type).startswith("cpu")
+    device = (
+        "cuda"
+        if cluster and cluster.gpus
+        else places[0]
+        if len(places) > 1
+        else embedder.backbone.device.type
+    )
+    on_cpu = device.startswith("cpu")
+    name = model if isinstance(model, Embedder) else seen_from_everywhere(model)
+    make = partial(_encode_there, name, loading, work, embedder.digest)
     with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
-        if len(places) > 1:
+        if elsewhere:
             del embedder
-            encode_all: Any = partial(encode_on, places, partial(_encode_there, str(model), loading, work))
+        if cluster is not None:
+            there = partial(make, device)
+            kind = Query if work.of_queries else Document
+            encode_all: Any = partial(
+                _encode_on, cluster, partial(_in_worker, there, kind), writer.partial / "ray"
+            )
+        elif len(places) > 1:
+            encode_all = partial(encode_on, places, make)
         else:
             encode_all = partial(map, work.encoder(embedder))
         cut = write_shards(
@@ -468,9 +497,37 @@ class _Work:
 
 
 def _encode_there(
-    name: str, loading: Mapping[str, Any], work: _Work, device: str
+    name: Embedder | str, loading: Mapping[str, Any], work: _Work, digest: str, device: str
 ) -> Callable[[list[Any]], Encoded]:
-    return work.encoder(Embedder.from_pretrained(name, device=device, **loading))
+    """Return what encodes the items of a shard, in another process. Raises InputError for another model."""
+    embedder = _loaded(name, {**loading, "device": device})
+    if embedder.digest != digest:
+        raise InputError(f"{name}: has other files on {socket.gethostname()} than here; copy them there")
+    return work.encoder(embedder)
+
+
+def _encode_on(cluster: Cluster, make: Make, folder: Path, chunks: Iterable[list[Any]]) -> Iterator[Encoded]:
+    """Encode chunks on a cluster, and yield the results in their order."""
+    for _, result in run_on(cluster, make, map(msgspec.json.encode, chunks), folder):
+        dtype, shape, body, tokens, cut = msgspec.msgpack.decode(result)
+        yield Encoded(np.frombuffer(body, dtype=dtype).reshape(shape), tokens, cut)
+
+
+def _in_worker(make: Callable[[], Callable[[list[Any]], Encoded]], kind: type[Record], workers: int) -> Work:
+    """Return what makes the vectors of a block, in a process of a cluster."""
+    encode, items = make(), msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+
+    def work(block: bytes, notes: Notes) -> bytes:
+        vectors, tokens, cut = encode(items.decode(block))
+        body = np.ascontiguousarray(vectors)
+        return msgspec.msgpack.encode((str(body.dtype), body.shape, body.tobytes(), tokens, cut))
+
+    return work
+
+
+def seen_from_everywhere(model: str | Path) -> str:
+    """Return the name of a model as a process in another folder can read it."""
+    return str(Path(model).resolve()) if Path(model).exists() else str(model)
 
 
 def _by_item(

@@ -100,10 +100,10 @@ class _Ids(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class VectorWriter:
     """Write vectors shard by shard; what an earlier run finished is kept.
 
-    `ids` are the rows already on disk. Every `write` adds one shard; `close` publishes the folder. One
-    writer works at a time: a second one is refused. Earlier vectors of another encoder or input are refused
-    too, or with `new_job` moved aside. A context manager: left without `close`, it lets the next writer
-    continue.
+    `ids` are the rows already on disk, in the folder `partial`. Every `write` adds one shard; `close`
+    publishes the folder. One writer works at a time: a second one is refused. Earlier vectors of another
+    encoder or input are refused too, or with `new_job` moved aside. A context manager: left without `close`,
+    it lets the next writer continue.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class VectorWriter:
         new_job: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self._partial = self.folder.with_name(self.folder.name + ".partial")
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists():
             if not new_job:
                 raise ChangedJobError(
@@ -129,16 +129,16 @@ class VectorWriter:
         except ChangedJobError:
             if not new_job:
                 raise
-            move_aside(self._partial)
+            move_aside(self.partial)
             self._open(encoder, source)
         self._seen = set(self.ids)
 
     def _open(self, encoder: Encoder | None, source: str) -> None:
-        self._partial.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self._partial / "lock")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.partial / "lock")
         try:
-            if (self._partial / "manifest.json").exists():
-                partial = VectorSet(self._partial)
+            if (self.partial / "manifest.json").exists():
+                partial = VectorSet(self.partial)
                 refuse_other_origin(partial, encoder, source)
                 self._manifest = partial.manifest
                 self.ids = partial.ids()
@@ -161,10 +161,10 @@ class VectorWriter:
             rows=len(ids),
             # safetensors' own writing would hide the errors of the disk behind a type of its own
             vectors_sha256=_write(
-                self._partial / f"{name}.safetensors",
+                self.partial / f"{name}.safetensors",
                 safetensors.numpy.save({"vectors": np.ascontiguousarray(vectors)}),
             ),
-            ids_sha256=_write(self._partial / f"{name}.ids.json", msgspec.json.encode(named)),
+            ids_sha256=_write(self.partial / f"{name}.ids.json", msgspec.json.encode(named)),
         )
         self._manifest = msgspec.structs.replace(
             self._manifest,
@@ -180,9 +180,9 @@ class VectorWriter:
     def close(self) -> VectorSet:
         """Publish the folder and open it."""
         self._save_manifest()
-        (self._partial / "lock").unlink()
+        (self.partial / "lock").unlink()
         self._lock.close()
-        self._partial.rename(self.folder)
+        self.partial.rename(self.folder)
         sync_folder(self.folder.parent)
         return VectorSet(self.folder)
 
@@ -193,7 +193,7 @@ class VectorWriter:
         self._lock.close()
 
     def _save_manifest(self) -> None:
-        with atomic_write(self._partial / "manifest.json") as file:
+        with atomic_write(self.partial / "manifest.json") as file:
             file.write(_sealed(self._manifest))
 
     def _check(self, ids: Sequence[str], vectors: Matrix, owners: Sequence[str] | None) -> None:

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from o1_model.commands import options
 from o1_records import InputError
+from o1_records.kit.cluster import cluster_of, declare_cluster
 from o1_records.kit.command import at_least, new_job, reads, writes
 
 
@@ -47,6 +48,7 @@ def declare(command: ArgumentParser) -> None:
     options.thinking(command)
     writes(command, "--out", folder=True, required=True, help="folder of vector shards")
     new_job(command)
+    declare_cluster(command, block=False)
 
 
 def run(args: Namespace) -> int:
@@ -59,11 +61,13 @@ def run(args: Namespace) -> int:
     from o1_model.jobs import embed
     from o1_model.thinking.gate import load_gate, read_margins
 
+    cluster = cluster_of(args, "o1-model")
     margins = None if args.hits is None else read_margins(args.hits)
     what = {"corpus": args.corpus, "queries": args.queries, "split": args.split, "thoughts": args.thoughts}
     how = {"shard_rows": args.shard_rows, "new_job": args.new_job, "progress": True}
     if options.mixes(args):
         idle = [name for name in ("with_query", "gate", "devices", "batch_tokens") if getattr(args, name)]
+        idle += ["ray"] * (cluster is not None)
         if idle:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
             raise InputError(f"{flags}: only for a checkpoint whose thoughts are not mixed in; leave it out")
@@ -89,6 +93,7 @@ def run(args: Namespace) -> int:
         margins=margins,
         with_query=args.with_query,
         devices=[] if args.devices is None else [name.strip() for name in args.devices.split(",")],
+        cluster=cluster,
         batch_tokens=args.batch_tokens,
         **what,
         **how,

@@ -95,6 +95,11 @@ class ChatExpert(ModelExpert):
             continues=self.request.continues,
         )
 
+    def share(self, processes: int) -> None:
+        """Keep to a part of the limits of each server, because so many processes ask it."""
+        for server in self._servers:
+            server.throttle = Throttle(*(limit / processes for limit in server.throttle.limits))
+
     async def close(self) -> None:
         """Close the connections."""
         for server in self._servers:

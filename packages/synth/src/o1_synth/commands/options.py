@@ -25,6 +25,7 @@ from o1_records import (
     open_queries,
     read_jsonl,
 )
+from o1_records.kit.cluster import cluster_of, declare_cluster
 from o1_records.kit.command import EVERYTHING, at_least, new_job, reads, writes
 from o1_records.styles import DOCUMENT_STYLES, QUERY_STYLES
 from o1_synth.chat.batch import BatchExpert
@@ -149,6 +150,7 @@ def declare_model(command: argparse.ArgumentParser) -> argparse._MutuallyExclusi
     add("--price-completion", type=float, default=0.0, help="price of a million completion tokens")
     add("--preview", type=at_least(0), default=0, help="print so many prompts and answers, and write nothing")
     new_job(command)
+    declare_cluster(command)
     return models
 
 
@@ -215,6 +217,7 @@ def model_job(args: argparse.Namespace, stop: threading.Event, checks: Checking[
         stop=stop,
         new_job=args.new_job,
         prices=Prices(prompt=args.price_prompt, completion=args.price_completion),
+        cluster=cluster_of(args, "o1-synth"),
         preview=args.preview,
         show=show,
     )

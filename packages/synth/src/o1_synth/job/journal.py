@@ -47,6 +47,9 @@ _WANTED = "FROM outcome JOIN item USING (key) WHERE wanted AND sample < ?"
 SETTLED = ("", Reason.EXHAUSTED, Reason.DUPLICATE)
 """How a sample ends that is not asked for again: a model that repeats itself has nothing else to say."""
 
+ANSWERS_AS = "answers as"
+"""The note with the model name that the server reports."""
+
 _PAGE = 500
 
 
@@ -158,18 +161,23 @@ class Journal(JournalReader, Generic[RecordT]):
                 count += 1
         return count
 
-    def remaining(self, samples: int, together: int) -> Iterator[tuple[RecordT, tuple[int, ...], int]]:
+    def remaining(
+        self, samples: int, together: int, *, record_by_record: bool = False
+    ) -> Iterator[tuple[RecordT, tuple[int, ...], int]]:
         """Yield the samples that have no thought, and the number of the draw that is next; lazily.
 
         Up to `together` samples of a record at a time, ordered by key: first what was never asked for, so
-        that nothing that fails again and again is in its way, then what failed in an earlier run.
+        that nothing that fails again and again is in its way, then what failed in an earlier run. Or
+        `record_by_record`, both at once.
         """
-        for again in (False, True):
-            for record, ends in self._wanted(again, samples):
-                if again:
-                    left = [s for s in range(samples) if s in ends and self._failed_before(*ends[s])]
-                else:
-                    left = [s for s in range(samples) if s not in ends]
+        passes = [(True, True)] if record_by_record else [(True, False), (False, True)]
+        for never_asked, failed in passes:
+            for record, ends in self._wanted(not never_asked, samples):
+                left = [
+                    sample
+                    for sample in range(samples)
+                    if (failed and self._failed_before(*ends[sample]) if sample in ends else never_asked)
+                ]
                 if left:
                     draws = self._draws(key_of(record))
                     for start in range(0, len(left), together):
@@ -203,13 +211,18 @@ class Journal(JournalReader, Generic[RecordT]):
         spent: Spent | None = None,
         seconds: float = 0.0,
         status: str | None = None,
+        earlier: bool = False,
     ) -> None:
-        """Commit outcomes and what this run spent so far, in one transaction; no thought is replaced."""
+        """Commit outcomes and what this run spent so far, in one transaction; no thought is replaced.
+
+        `earlier`: they came of a run before this one, which asks again for those that failed.
+        """
+        run = 0 if earlier else self.run
         with self.db.transaction():
             self.db.execute_many(
                 "INSERT INTO outcome VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET reason = excluded.reason, body = excluded.body, run = excluded.run WHERE reason != ''",
-                ((made.key, made.sample, made.reason, made.body, self.run) for made in outcomes),
+                ((made.key, made.sample, made.reason, made.body, run) for made in outcomes),
             )
             self._reject(rejected)
             if spent is not None:
@@ -219,6 +232,11 @@ class Journal(JournalReader, Generic[RecordT]):
                 )
             if status is not None:
                 self.db.execute("INSERT OR REPLACE INTO note VALUES ('status', ?)", status)
+
+    def holds(self, outcomes: Iterable[Outcome]) -> bool:
+        """Return whether all of these very outcomes were committed."""
+        sql = "SELECT 1 FROM outcome WHERE key = ? AND sample = ? AND body = ?"
+        return all(self.db.row(sql, made.key, made.sample, made.body) for made in outcomes)
 
     def _reject(self, rejected: Iterable[Rejected]) -> None:
         self.db.execute_many(

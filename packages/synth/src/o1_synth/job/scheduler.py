@@ -8,8 +8,8 @@ running event loop (a notebook) the work gets a loop and a thread of its own.
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
@@ -22,11 +22,14 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from o1_records import Document, InputError, Query, Record, Source, Thought, write_jsonl
+from o1_records.kit.cluster import Cluster, WorkerError
 from o1_synth.chat.batch import BatchExpert
 from o1_synth.checks import Checking, Known, Siblings
 from o1_synth.expert import Expert, ExpertOn, NotSamplingError, Reason, key_of
+from o1_synth.job.asking import Asking, Vigil
+from o1_synth.job.cluster import Stage, ask_on, folder_of, harvest
 from o1_synth.job.draw import Drawn, Failure, Outcome, Rejected, Spent, draw, failure_of, fault_of
-from o1_synth.job.journal import SETTLED, Journal
+from o1_synth.job.journal import ANSWERS_AS, SETTLED, Journal
 from o1_synth.job.watch import Prices, Watch, of_document
 from o1_synth.prompt import Prompting
 
@@ -35,10 +38,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 FAILURES = ".failures.jsonl"
 """What follows the name of the output in the name of the list of failures."""
 
-_COMMIT_EVERY = 0.1  # seconds
-_ANSWERS_AS = "answers as"  # the note with the model name that the server reports
 _CHECKS, _SEED = "checks", "seed"  # the notes with the checks and the seed of the last run
-_VARIABLE = re.compile(r"[\w-]*\d[\w-]*")  # a number or an id in an error, which is another every time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ class Job:
         stop: once set, what is in flight is finished and nothing more is asked for.
         new_job: move earlier work with another model, prompt or sampling aside, with its outputs.
         prices: to show the cost.
+        cluster: ask from the workers of a Ray cluster, each with its part of the concurrency and the limits.
         preview: ask only about so many records, hand what came of it to `show`, and write nothing. Refused
             with a BatchExpert, which has no answer yet.
         show: what is called with each of them.
@@ -78,6 +79,7 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     new_job: bool = False
     prices: Prices = field(default_factory=Prices)
+    cluster: Cluster | None = None
     preview: int = 0
     show: Callable[[Previewed], object] = lambda previewed: None
 
@@ -226,6 +228,9 @@ def run_job(
     if job.checks is not None and job.checks is not checks:
         raise InputError(f"job.checks has no effect: {command} has checks of its own; leave it out")
     failures_path = path_beside(outputs[0], FAILURES)
+    if job.cluster is not None and (job.preview or isinstance(expert, BatchExpert)):
+        idle = "a preview" if job.preview else "writing requests for a batch API"
+        raise InputError(f"a cluster has no effect on {idle}; leave out --ray")
     if job.preview and isinstance(expert, BatchExpert):
         raise InputError(
             "--preview has no answer to show with --batch, and would write requests; leave it out and look "
@@ -246,18 +251,52 @@ def run_job(
         total = journal.plan(records) * samples
         journal.set_note("samples", str(samples))
         journal.set_note("prices", msgspec.json.encode(job.prices).decode())
+        earlier, harvested = journal.spent()[0], Spent()
+
+        def harvested_earlier(block: list[Drawn]) -> None:
+            vigil = Vigil(journal.note(ANSWERS_AS) or "", 0, str(journal.folder))
+            for drawn in block:
+                vigil.refuse_another_model(drawn)
+                journal.set_note(ANSWERS_AS, vigil.answers_as)
+                journal.record(drawn.outcomes, rejected=drawn.rejected, earlier=True)
+                harvested.add(drawn.spent)
+
+        harvest(journal, harvested_earlier)
         withdrawn, restored = _check_again(journal, checks)
         if journal.note(_SEED) != str(expert.source.seed):
             journal.ask_for_duplicates()
             journal.set_note(_SEED, str(expert.source.seed))
         before = journal.counts(samples)
         settled = sum(before.get(reason, 0) for reason in SETTLED)
-        with Watch(total, settled, job.prices, journal.spent()[0], shown=progress) as watch:
+        with Watch(total, settled, job.prices, earlier, shown=progress) as watch:
+            watch.spent.add(harvested)
             books = _Bookkeeper(journal, watch, checks, job.give_up)
-            todo = journal.remaining(samples, job.n_per_request)
             try:
-                _run(_Scheduler(expert, checks, job, books, todo).work(concurrency))
-            except NotSamplingError:
+                if job.cluster is None:
+                    todo = journal.remaining(samples, job.n_per_request)
+                    asking = Asking(expert, checks, job.redraws, books, todo, job.stop.is_set, job.deadline)
+                    _run(_asked(asking, concurrency))
+                else:
+                    stage = Stage(
+                        expert,
+                        checks,
+                        kind,
+                        redraws=job.redraws,
+                        give_up=job.give_up,
+                        concurrency=concurrency,
+                        until=None if job.deadline is None else time.time() + job.deadline,
+                        answers_as=journal.note(ANSWERS_AS) or "",
+                        place=str(journal.folder),
+                    )
+                    todo = journal.remaining(samples, job.n_per_request, record_by_record=True)
+                    for block in ask_on(
+                        job.cluster, stage, todo, books.written_before, folder_of(journal), stop=job.stop
+                    ):
+                        books.take(block)
+                    harvest(journal, books.take)  # what was in flight when it was stopped
+            except (NotSamplingError, WorkerError) as error:
+                if getattr(error, "kind", NotSamplingError.__name__) != NotSamplingError.__name__:
+                    raise
                 journal.ask_for_duplicates()  # they were no sign that there is nothing else to say
                 raise
         counts = journal.counts(samples)
@@ -286,6 +325,13 @@ def run_job(
             restored=restored,
             moved=tuple(journal.moved),
         )
+
+
+async def _asked(asking: Asking[Any], concurrency: int) -> None:
+    try:
+        await asking.work(concurrency)
+    finally:
+        await asking.expert.close()
 
 
 async def _preview(
@@ -358,69 +404,6 @@ def _made_from(command: str, source: Source, job: Job) -> dict[str, str]:
     return {"command": command, **fields, "n_per_request": str(job.n_per_request)}
 
 
-class _Scheduler(Generic[RecordT]):
-    """Workers that share one list of requests, and one committer."""
-
-    def __init__(
-        self,
-        expert: ExpertOn[RecordT],
-        checks: Checking[RecordT] | None,
-        job: Job,
-        books: _Bookkeeper[RecordT],
-        todo: Iterator[tuple[RecordT, tuple[int, ...], int]],
-    ) -> None:
-        self._expert, self._checks, self._job, self._books = expert, checks, job, books
-        self._todo = todo
-        self._all_asked = False
-        self._deadline: float | None = None
-
-    async def work(self, concurrency: int) -> None:
-        """Ask for everything that remains, until it is done, the deadline has come or the job is stopped."""
-        if self._job.deadline is not None:
-            self._deadline = asyncio.get_running_loop().time() + self._job.deadline
-        workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
-        pending = set(workers)
-        try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=_COMMIT_EVERY, return_when=asyncio.FIRST_EXCEPTION
-                )
-                self._books.commit()
-                for task in done:
-                    task.result()
-        finally:
-            for task in workers:
-                task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            try:
-                self._books.commit(last=True)
-            finally:
-                await self._expert.close()
-
-    async def _worker(self) -> None:
-        """Take one request after another from the list that all workers share."""
-        while not self._over() and (request := next(self._todo, None)):
-            record, samples, first = request
-            with self._books.begin(record, len(samples)) as known:
-                drawn = await draw(
-                    self._expert,
-                    record,
-                    samples,
-                    checks=self._checks,
-                    redraws=self._job.redraws,
-                    first=first,
-                    known=known,
-                    deadline=self._deadline,
-                )
-            self._books.end(drawn, more=not self._all_asked)
-            await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
-        self._all_asked = True
-
-    def _over(self) -> bool:
-        late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
-        return late or self._job.stop.is_set()
-
-
 class _Bookkeeper(Generic[RecordT]):
     """What happened so far: outcomes until they are committed, what is known of each record, the counts."""
 
@@ -428,11 +411,10 @@ class _Bookkeeper(Generic[RecordT]):
         self, journal: Journal[RecordT], watch: Watch, checks: Checking[RecordT] | None, give_up: int
     ) -> None:
         self._journal, self._watch, self._checks, self._give_up = journal, watch, checks, give_up
-        self._siblings = Siblings(self._written_before)
-        self._answers_as = journal.note(_ANSWERS_AS) or ""
+        self._siblings = Siblings(self.written_before)
+        self._vigil = Vigil(journal.note(ANSWERS_AS) or "", give_up, str(journal.folder))
         self._finished: list[Outcome] = []
         self._rejected: list[Rejected] = []
-        self._failing, self._alike = "", 0
 
     def begin(self, record: RecordT, samples: int) -> AbstractContextManager[Known]:
         """Count a request that begins; the context holds what is known of its record while it runs."""
@@ -446,29 +428,21 @@ class _Bookkeeper(Generic[RecordT]):
         the server has come for a while and there is more to ask for.
         """
         self._watch.spent.add(drawn.spent)
-        for name in sorted(drawn.answered_by - {self._answers_as}):
-            if self._answers_as:
-                raise InputError(
-                    f"{self._journal.folder}: model {self._answers_as!r} answered so far, now {name!r} "
-                    "answers at the same address; start the first one again, or choose another --out"
-                )
-            self._answers_as = name
-            self._journal.set_note(_ANSWERS_AS, name)
+        before = self._vigil.answers_as
+        self._vigil.refuse_another_model(drawn)
+        if self._vigil.answers_as != before:
+            self._journal.set_note(ANSWERS_AS, self._vigil.answers_as)
         self._finished += drawn.outcomes
         self._rejected += drawn.rejected
         self._watch.end(drawn.outcomes)
-        self._hopeless(drawn, more=more)
+        self._vigil.refuse_in_vain(drawn, more=more)
 
-    def _hopeless(self, drawn: Drawn, *, more: bool) -> None:
-        """Raise InputError once `give_up` failures in a row were alike, numbers and ids in them aside."""
-        alike = _VARIABLE.sub("#", drawn.unanswered)
-        self._alike = self._alike + 1 if alike and alike == self._failing else bool(alike)
-        self._failing = alike
-        if more and self._give_up and self._alike >= self._give_up:
-            raise InputError(
-                f"the last {self._alike} requests all failed alike: {drawn.unanswered}; what was done is "
-                "kept; correct that and run the same command again"
-            )
+    def take(self, block: Iterable[Drawn]) -> None:
+        """Count and commit what came of a block of requests elsewhere."""
+        for drawn in block:
+            self._watch.begin(len(drawn.outcomes))
+            self.end(drawn, more=False)
+        self.commit(last=True)
 
     def commit(self, *, last: bool = False) -> None:
         """Write finished outcomes to the journal, and from time to time and at the `last` one the status."""
@@ -484,7 +458,7 @@ class _Bookkeeper(Generic[RecordT]):
             self._finished.clear()
             self._rejected.clear()
 
-    def _written_before(self, key: str) -> list[str]:
+    def written_before(self, key: str) -> list[str]:
         """Return what is compared of the texts in the journal, where the checks compare texts."""
         if self._checks is None or Reason.DUPLICATE not in self._checks.names:
             return []
