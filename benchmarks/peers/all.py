@@ -24,9 +24,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import run
+from harness import cpu_has, run
 
-FILES = ("mine", "search", "score", "bm25", "imports")
+FILES = ("embed", "think", "mine", "search", "score", "bm25", "imports")
 
 
 def smoke(files: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -76,15 +76,11 @@ def main() -> None:
 
 def machine() -> str:
     """Return what this was measured on, as the system tells it."""
-    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    flags = ""
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            model = value.strip() if name.strip() == "model name" else model
-            flags = value if name.strip() == "flags" else flags
-    wide = next((name for name in ("avx512_bf16", "avx512f", "avx2") if name in flags.split()), "")
+    told = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in told if line.startswith("model name"))
+    model = next(names, platform.machine())
+    wide = next((name for name in ("avx512_bf16", "avx512f", "avx2") if cpu_has(name)), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return (

@@ -338,6 +338,12 @@ def _peak_mb() -> int:
     return round(max(sum(peaks), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024)
 
 
+def cpu_has(flag: str) -> bool:
+    """Return whether the processor has instructions of this name, as Linux tells them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and flag in cpuinfo.read_text().split()
+
+
 # --- inputs that several jobs share ---------------------------------------------------------------------
 
 

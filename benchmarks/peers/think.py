@@ -1,0 +1,221 @@
+"""Thoughts of a language model: ours against transformers' `generate`, llama.cpp and vLLM.
+
+Prompts are token ids: an instruction that all share, and a question. Several samples of each, at a
+temperature and of one length; before that, greedy continuations, whose tokens have to agree. O1_LLM is the
+folder of a causal language model (else a Qwen2 of 25 M random parameters); O1_LLAMA_PYTHON has
+llama-cpp-python and reads $O1_LLM.gguf, in the precision that this file has; O1_VLLM_PYTHON has vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Arrays, Disagreement, Job, Side, Size, Work, main
+
+TEMPERATURE, TOP_P = 0.7, 0.9
+AGREEING = {"float32": 0.95, "that of the file": 0.5}
+"""The least share of greedy tokens before the first that differs: at a near tie the last bit decides."""
+
+
+def llm(folder: Path) -> str:
+    return os.environ.get("O1_LLM") or str(folder / "model")
+
+
+def prepare(folder: Path, size: Size) -> None:
+    """Write prompts of token ids, and a random model where none is given."""
+    random = np.random.default_rng(0)
+    if not os.environ.get("O1_LLM"):
+        import torch
+        from transformers import Qwen2Config, Qwen2ForCausalLM
+
+        torch.manual_seed(0)
+        config = Qwen2Config(
+            vocab_size=16_384, hidden_size=512, intermediate_size=1408, num_hidden_layers=size["layers"],
+            num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=1024,
+            tie_word_embeddings=True, initializer_range=0.2,
+        )  # fmt: skip
+        Qwen2ForCausalLM(config).save_pretrained(folder / "model")
+    vocabulary = json.loads((Path(llm(folder)) / "config.json").read_text())["vocab_size"]
+    shared = random.integers(100, vocabulary, 24).tolist()
+    lengths = random.integers(8, 31, size["queries"])
+    prompts = [shared + random.integers(100, vocabulary, length).tolist() for length in lengths]
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+
+
+def prompts_of(folder: Path) -> list[list[int]]:
+    found: list[list[int]] = json.loads((folder / "prompts.json").read_text())
+    return found
+
+
+def result(greedy: Any, sampled: Any, size: Size) -> Arrays:
+    """Return the tokens of a side. Raises Disagreement unless every thought has its full length."""
+    thoughts = np.array(sampled)
+    wanted = (size["queries"] * size["samples"], size["tokens"])
+    if thoughts.shape != wanted:
+        raise Disagreement(f"thoughts are {thoughts.shape}, not {wanted}")
+    return {"greedy": np.array(greedy), "sampled": thoughts}
+
+
+def loaded(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(llm(folder), dtype=torch.float32).eval()
+
+
+def ours(folder: Path, size: Size) -> Work:
+    from o1_model import Thinking
+    from o1_model.thinking.generate import Ends, generate
+
+    lm, prompts = loaded(folder), prompts_of(folder)
+    ends, banned = Ends(()), _ends(lm)
+    greedy = Thinking(samples=1, max_tokens=size["greedy"], temperature=0)
+    said = [own[0].token_ids for own in generate(lm, prompts, greedy, ends, banned=banned)]
+    thinking = Thinking(
+        samples=size["samples"], max_tokens=size["tokens"], temperature=TEMPERATURE, top_p=TOP_P
+    )
+
+    def work() -> Arrays:
+        found = generate(lm, prompts, thinking, ends, banned=banned)
+        return result(said, [each.token_ids for own in found for each in own], size)
+
+    return work
+
+
+def _ends(lm: Any) -> list[int]:
+    """Return the tokens that end a text; no side may say one, so that all lengths are equal."""
+    eos = lm.generation_config.eos_token_id
+    return [] if eos is None else eos if isinstance(eos, list) else [eos]
+
+
+def transformers(folder: Path, size: Size) -> Work:
+    import torch
+
+    lm, prompts = loaded(folder), prompts_of(folder)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(own)) + own for own in prompts])
+    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
+    shared: dict[str, Any] = {
+        "input_ids": ids, "attention_mask": mask, "pad_token_id": 0, "suppress_tokens": _ends(lm) or None,
+    }  # fmt: skip
+
+    def generated(tokens: int, **how: Any) -> list[list[int]]:
+        with torch.inference_mode():
+            found = lm.generate(**shared, max_new_tokens=tokens, min_new_tokens=tokens, **how)
+        return found[:, width:].tolist()
+
+    said = generated(size["greedy"], do_sample=False)
+    how = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+    return lambda: result(said, generated(size["tokens"], num_return_sequences=size["samples"], **how), size)
+
+
+def llama_cpp(folder: Path, size: Size) -> Work:
+    import llama_cpp
+
+    prompts = prompts_of(folder)
+    path = f"{os.environ['O1_LLM']}.gguf"
+    model = llama_cpp.Llama(path, n_ctx=512, n_threads=size["threads"], n_batch=512, verbose=False)
+    ends = {model.token_eos(), *(_configured(folder))}
+
+    def processor(_ids: Any, logits: Any) -> Any:
+        logits[list(ends)] = -np.inf
+        return logits
+
+    def said(prompt: list[int], tokens: int, temperature: float) -> list[int]:
+        found: list[int] = []
+        each = model.generate(
+            prompt, temp=temperature, top_p=TOP_P, top_k=0, min_p=0.0, repeat_penalty=1.0,
+            logits_processor=llama_cpp.LogitsProcessorList([processor]),
+        )  # fmt: skip
+        for token in each:
+            found.append(token)
+            if len(found) == tokens:
+                return found
+        raise Disagreement("llama.cpp ended before its length")
+
+    greedy = [said(prompt, size["greedy"], 0.0) for prompt in prompts]
+
+    def work() -> Arrays:
+        rows = [
+            said(prompt, size["tokens"], TEMPERATURE) for prompt in prompts for _ in range(size["samples"])
+        ]
+        return result(greedy, rows, size)
+
+    return work
+
+
+def _configured(folder: Path) -> list[int]:
+    eos = json.loads((Path(llm(folder)) / "config.json").read_text()).get("eos_token_id")
+    return [] if eos is None else eos if isinstance(eos, list) else [eos]
+
+
+def vllm(folder: Path, size: Size) -> Work:
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    from vllm import LLM, SamplingParams
+
+    prompts = [{"prompt_token_ids": own} for own in prompts_of(folder)]
+    model = LLM(
+        llm(folder), dtype="float32", max_model_len=256, skip_tokenizer_init=True,
+        max_num_seqs=size["queries"] * size["samples"],
+    )  # fmt: skip
+    same = {"ignore_eos": True, "detokenize": False, "top_k": 0}
+
+    def said(**how: Any) -> list[list[int]]:
+        asked = SamplingParams(**same, **how)
+        return [
+            list(each.token_ids)
+            for own in model.generate(prompts, asked, use_tqdm=False)
+            for each in own.outputs
+        ]
+
+    greedy = said(temperature=0.0, max_tokens=size["greedy"])
+    how = {"temperature": TEMPERATURE, "top_p": TOP_P, "max_tokens": size["tokens"], "n": size["samples"]}
+    return lambda: result(greedy, said(**how), size)
+
+
+def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
+    own = found["ours"]["greedy"]
+    told = {}
+    for side, theirs in found.items():
+        if side == "ours":
+            continue
+        same = np.cumprod(own == theirs["greedy"], axis=1).mean()
+        if same < AGREEING[JOB.sides[side].precision]:
+            raise Disagreement(f"{side}: only {same:.3f} of the greedy tokens are the same")
+        told[side] = f"{same:.1%} of greedy tokens before a difference"
+    return told
+
+
+JOB = Job(
+    name="think",
+    file=__file__,
+    what="{queries} prompts x {samples} samples x {tokens} tokens",
+    unit="tokens",
+    items=lambda size: size["queries"] * size["samples"] * size["tokens"],
+    sides={
+        "ours": Side(ours, ["o1-model", "torch"], "float32"),
+        "transformers": Side(transformers, ["transformers", "torch"], "float32"),
+        "llama.cpp, one at a time": Side(
+            llama_cpp, ["llama_cpp_python"], "that of the file", "O1_LLAMA_PYTHON"
+        ),
+        "vLLM": Side(vllm, ["vllm-cpu"], "float32", "O1_VLLM_PYTHON"),
+    },
+    prepare=prepare,
+    agree=agree,
+    full={"queries": 8, "samples": 3, "tokens": 32, "greedy": 8, "threads": 2, "layers": 6},
+    smoke={"queries": 2, "samples": 2, "tokens": 4, "greedy": 3, "threads": 1, "layers": 1},
+    goal=5,
+)
+JOBS = (JOB,)
+
+if __name__ == "__main__":
+    main(*JOBS)
