@@ -216,3 +216,17 @@ def test_vectors_are_those_of_one_machine_also_where_it_began_them_and_workers_d
     killer.join()
     print({"kills": killer.killed, "shards": len(here.manifest.shards)})
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_a_checkpoint_thinks_on_a_cluster_as_on_one_machine(local_ray, checkpoint, queries, tmp_path):
+    from o1_model.jobs import think
+    from o1_model.thinking.settings import Thinking
+    from o1_records.kit.cluster import Cluster
+
+    how = Thinking(samples=2, max_tokens=8)
+    here = think(checkpoint, queries, how, out=tmp_path / "here.jsonl")
+    there = think(
+        checkpoint, queries, how, out=tmp_path / "there.jsonl", cluster=Cluster(workers=2, block=30)
+    )
+    assert there == here
+    assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()

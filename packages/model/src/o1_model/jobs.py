@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,7 @@ from o1_records import (
 )
 from o1_records.kit.cluster import Cluster, Make, Notes, Work, run_on
 from o1_records.kit.http import is_address
-from o1_records.kit.job import Job
+from o1_records.kit.job import Job, refuse_changed
 from o1_records.kit.models import model_folder
 from o1_records.progress import shown
 from o1_records.styles import Style
@@ -107,6 +108,7 @@ def think(
     style: str | Style | None = None,
     engine: Engine | None = None,
     cache: str | Path | None = None,
+    cluster: Cluster | None = None,
     new_job: bool = False,
     stop: threading.Event | None = None,
     progress: bool = False,
@@ -127,6 +129,7 @@ def think(
         style: what an instruct model is asked for.
         engine: writes the thoughts instead of a checkpoint.
         cache: a file that keeps a checkpoint's thoughts and vectors for other runs too (`ThoughtCache`).
+        cluster: spread the queries over the workers of a Ray cluster; `model` must then be a name.
         new_job: move earlier work with other settings aside instead of refusing it.
         stop: once set, the chunk in flight is the last.
         progress: show on stderr how far the job is.
@@ -137,6 +140,14 @@ def think(
         InputError: duplicate query_ids, or a model that was never saved and so has no digest.
     """
     source, total = _digest(_queries(queries, split))
+    if cluster is not None:
+        if not isinstance(model, str | Path):
+            raise InputError("each worker of a cluster loads the model; give its folder, hub id or address")
+        if cache is not None or loading.get("device"):
+            raise InputError("cache and device have no effect with a cluster; leave them out")
+    name = str(model) if isinstance(model, str | Path) else ""
+    there = {**loading, "device": "cuda" if cluster and cluster.gpus else "cpu"}
+    on_cluster: Make
     with contextlib.ExitStack() as during:
         if is_thinker(model, loading):
             if engine is not None or cache is not None:
@@ -144,13 +155,15 @@ def think(
             thinker = open_thinker(model, style, **loading)
             thinking = thinking or thinker.usual
             made_from = {name: _plain(value) for name, value in without_place(thinker.fingerprint).items()}
-            chunk, make, cut = OTHERS_CHUNK, partial(thinker.think, thinking=thinking), None
+            chunk, make, cut = OTHERS_CHUNK, partial(thinker.think, thinking=thinking), Counter[str]()
+            on_cluster = partial(_think_there, name, style, there, thinking, None, made_from)
         else:
             if style is not None:
                 raise InputError("a checkpoint thinks in its own way; leave out style")
             embedder = _loaded(cast(Any, model), loading)
             thinking, engine = embedder.capped(thinking or Thinking()), engine or embedder.decoder.engine
             made_from = {**_made_by(embedder), "engine": "" if engine is None else engine.name}
+            on_cluster = partial(_think_there, name, None, there, thinking, engine, _made_by(embedder))
             during.enter_context(_thinking_by(embedder.decoder, engine, cache))
             cut = during.enter_context(embedder.counting())
             chunk, make = CHUNK, partial(thoughts_by_query, embedder, thinking=thinking)
@@ -159,8 +172,19 @@ def think(
         if job.finished:
             _say(f"{out} is complete; nothing to do", progress)
         else:
-            _think(job, make, chunk, queries, split, stop=stop, total=total, progress=progress)
-            if cut is not None:
+            made: Iterator[list[tuple[str, bytes]]]
+            missing = _missing(job, queries, split, (cluster and cluster.block) or chunk)
+            if cluster is None:
+                made = _thought_here(make, missing, stop)
+            else:
+                made = _thought_on(cluster, on_cluster, missing, job.folder / "ray", stop, cut)
+            with tqdm(total=total, unit="query", desc="think", disable=not progress) as bar:
+                bar.update(job.db.row("SELECT count(*) FROM thoughts")[0])
+                for rows in made:
+                    with job.db.transaction():
+                        job.db.execute_many("INSERT OR IGNORE INTO thoughts VALUES (?, ?)", rows)
+                    bar.update(len(rows))
+            if cut:
                 _say_cut(cut, embedder.layout)
             thought_about = job.db.row("SELECT count(*) FROM thoughts")[0]
             if thought_about < total:
@@ -188,30 +212,73 @@ def is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
     return (model_folder(model, loading.get("revision")) / FILE_NAME).exists()
 
 
-def _think(
-    job: Job,
+def _missing(job: Job, queries: Asked, split: str | None, size: int) -> Iterator[list[Query]]:
+    """Yield the queries of each chunk that are not thought about yet."""
+    for chunk in batched(_queries(queries, split), size):
+        if missing := [query for query in chunk if _body(job, query) is None]:
+            yield missing
+
+
+def _thought_here(
     make: Callable[[list[Query]], list[list[Thought]]],
-    size: int,
-    queries: Asked,
-    split: str | None,
-    *,
+    chunks: Iterable[list[Query]],
     stop: threading.Event | None,
-    total: int,
-    progress: bool,
-) -> None:
-    with tqdm(total=total, unit="query", desc="think", disable=not progress) as bar:
-        for chunk in batched(_queries(queries, split), size):
-            missing = [query for query in chunk if _body(job, query) is None]
-            if missing:
-                if stop is not None and stop.is_set():
-                    return
-                rows = [
-                    (query.query_id, msgspec.json.encode(own))
-                    for query, own in zip(missing, make(missing), strict=True)
-                ]
-                with job.db.transaction():
-                    job.db.execute_many("INSERT INTO thoughts VALUES (?, ?)", rows)
-            bar.update(len(chunk))
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield each query_id with its encoded thoughts, chunk by chunk."""
+    for chunk in chunks:
+        if stop is not None and stop.is_set():
+            return
+        pairs = zip(chunk, make(chunk), strict=True)
+        yield [(query.query_id, msgspec.json.encode(own)) for query, own in pairs]
+
+
+def _thought_on(
+    cluster: Cluster,
+    make: Make,
+    chunks: Iterable[list[Query]],
+    folder: Path,
+    stop: threading.Event | None,
+    cut: Counter[str],
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Do what `_thought_here` does on a cluster, and count the texts that were `cut`."""
+    result = msgspec.msgpack.Decoder(tuple[list[tuple[str, bytes]], dict[str, int]])
+    for _, content in run_on(cluster, make, map(msgspec.json.encode, chunks), folder, stop=stop):
+        rows, counts = result.decode(content)
+        cut.update(counts)
+        yield rows
+
+
+def _think_there(
+    name: str,
+    style: str | Style | None,
+    loading: Mapping[str, Any],
+    thinking: Thinking,
+    engine: Engine | None,
+    expected: Mapping[str, str],
+    workers: int,
+) -> Work:
+    """Return what thinks in a process of a cluster. Raises InputError for another model than `expected`."""
+    cut: Mapping[str, int] = {}
+    if is_thinker(name, loading):
+        thinker = open_thinker(name, style, **loading)
+        found = {about: _plain(value) for about, value in without_place(thinker.fingerprint).items()}
+        make = partial(thinker.think, thinking=thinking)
+    else:
+        embedder = Embedder.from_pretrained(name, **loading)
+        embedder.decoder.engine, found = engine, _made_by(embedder)
+        make = partial(thoughts_by_query, embedder, thinking=thinking)
+    refuse_changed(
+        f"{name} on {socket.gethostname()}", expected, found, remedy="copy the model of the first one there"
+    )
+    queries = msgspec.json.Decoder(list[Query])
+
+    def work(block: bytes, notes: Notes) -> bytes:
+        with contextlib.ExitStack() as during:
+            counts = cut if is_thinker(name, loading) else during.enter_context(embedder.counting())
+            (rows,) = _thought_here(make, [queries.decode(block)], None)
+            return msgspec.msgpack.encode((rows, dict(counts)))
+
+    return work
 
 
 def _journalled(job: Job, queries: Iterable[Query]) -> Iterator[Thought]:
@@ -355,7 +422,7 @@ def embed(
         else embedder.backbone.device.type
     )
     on_cpu = device.startswith("cpu")
-    name = model if isinstance(model, Embedder) else seen_from_everywhere(model)
+    name = model if isinstance(model, Embedder) else str(model)
     make = partial(_encode_there, name, loading, work, embedder.digest)
     with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
         if elsewhere:
@@ -523,11 +590,6 @@ def _in_worker(make: Callable[[], Callable[[list[Any]], Encoded]], kind: type[Re
         return msgspec.msgpack.encode((str(body.dtype), body.shape, body.tobytes(), tokens, cut))
 
     return work
-
-
-def seen_from_everywhere(model: str | Path) -> str:
-    """Return the name of a model as a process in another folder can read it."""
-    return str(Path(model).resolve()) if Path(model).exists() else str(model)
 
 
 def _by_item(

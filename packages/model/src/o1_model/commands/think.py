@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from o1_model.commands import options
 from o1_records import InputError
+from o1_records.kit.cluster import cluster_of, declare_cluster
 from o1_records.kit.command import gentle, new_job, writes
 
 
@@ -22,6 +23,7 @@ def declare(command: ArgumentParser) -> None:
     options.engine(command)
     writes(command, "--out", required=True, help="JSONL of Thought records; OUT.job is the work so far")
     new_job(command)
+    declare_cluster(command)
 
 
 def run(args: Namespace) -> int:
@@ -29,10 +31,16 @@ def run(args: Namespace) -> int:
     from o1_model.jobs import is_thinker, think
     from o1_model.retriever.thinkers import open_thinker
 
-    loading, model = options.loading(args), args.model
+    loading, model, style = options.loading(args), args.model, None
+    cluster = cluster_of(args, "o1-model")
     if is_thinker(model, loading):
-        model, loading = open_thinker(model, args.style, vllm=args.vllm, **options.elsewhere(args)), {}
-        thinking = replace(model.usual, **options.given_thinking(args))
+        how = {"vllm": args.vllm, **options.elsewhere(args)}
+        thinker = open_thinker(model, args.style, **how)
+        thinking = replace(thinker.usual, **options.given_thinking(args))
+        if cluster is None:
+            model, loading = thinker, {}
+        else:  # each worker opens it
+            loading, style = how, args.style
         args.vllm = False
     elif args.style:
         raise InputError(f"{model}: a checkpoint thinks in its own way; leave out --style")
@@ -48,6 +56,8 @@ def run(args: Namespace) -> int:
             split=args.split,
             engine=options.engine_of(args),
             cache=args.cache,
+            cluster=cluster,
+            style=style,
             new_job=args.new_job,
             stop=stop,
             progress=True,

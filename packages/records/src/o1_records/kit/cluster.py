@@ -199,8 +199,10 @@ class _Block(NamedTuple):
 class _Worker:
     """A process of the pool. It makes its stage at its first block, so that an error there is told as one."""
 
-    def __init__(self, make: Make, workers: int, folder: Path) -> None:
+    def __init__(self, make: Make, workers: int, folder: Path, where: str) -> None:
         self._make, self._workers, self._folder = make, workers, folder
+        if Path(where).is_dir():
+            os.chdir(where)  # so that a relative path means here what it means to the driver
         self._work: Work | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,7 +375,7 @@ def _pool(
             rows = ray.data.from_items([block._asdict() for block in blocks], override_num_blocks=len(blocks))
             pool = rows.map(
                 _Worker,
-                fn_constructor_args=(make, workers, folder),
+                fn_constructor_args=(make, workers, folder, os.getcwd()),
                 num_cpus=cluster.cpus,
                 num_gpus=cluster.gpus,
                 # a worker that dies is started again, and its block dealt out again, for ever: `ATTEMPTS`
