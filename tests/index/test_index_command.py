@@ -222,11 +222,12 @@ PLAIN = {
     "remove": "--prune",
     "compact": "--prune",
     "info": "",
-    "export": "",
-    "search": "--k --mmap --device --where --fuse",
+    "export": "--to --metric --search --add --k --effort --new-job",
+    "search": "--from --effort --k --mmap --device --where --fuse",
     "hybrid": "--k --mmap --device --split --lexical --fusion --weight --k1 --b",
     "fuse": "--fusion --weights --k",
     "serve": "--host --port --threads --mmap --device",
+    "serve-from": "--effort --host --port --threads",
 }
 
 
@@ -234,7 +235,8 @@ def test_every_option_is_plain_or_says_that_its_file_is_read_or_written():
     [subparsers] = [action for action in main.parser()._actions if action.choices]
     assert set(subparsers.choices) == set(PLAIN)
     for name, command in subparsers.choices.items():
-        plain = {action.option_strings[-1] for action in command._actions if role_of(action) is None}
+        options = [action for action in command._actions if action.option_strings]
+        plain = {action.option_strings[-1] for action in options if role_of(action) is None}
         assert plain == {"--help", *PLAIN[name].split()}
         assert all(action.help for action in command._actions)
 

@@ -38,7 +38,11 @@ STAGES = {
         "serving": "requests to answers",
         "commands": "one file each",
     },
-    "index": {"store": "an index on disk", "commands": "one file each"},
+    "index": {
+        "store": "an index on disk",
+        "databases": "vector databases, one file each",
+        "commands": "one file each",
+    },
     "bench": {
         "datasets": "one loader each",
         "running": "a system answers queries",

@@ -16,6 +16,7 @@ from o1_index.commands import (
     remove,
     search,
     serve,
+    serve_from,
     tune,
 )
 from o1_records.kit.command import Program
@@ -29,11 +30,12 @@ main = Program(
         "remove": (remove, "remove documents"),
         "compact": (compact, "free the room of removed documents"),
         "info": (info, "show what an index holds"),
-        "export": (export, "write the vectors that an index holds"),
+        "export": (export, "put vectors into a vector database, or those of an index into a folder"),
         "search": (search, "search an index and write a TREC run"),
         "hybrid": (hybrid, "search with vectors and BM25, fuse, and write a TREC run"),
         "fuse": (fuse, "fuse TREC runs, or merge those of shards"),
         "serve": (serve, "answer searches over HTTP"),
+        "serve-from": (serve_from, "answer searches over HTTP from a vector database"),
     },
     version=__version__,
     description=__doc__,

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -251,7 +251,7 @@ class Documents:
             rows += len(blocks[-1])
         ids = Ids(_joined(blocks))
         ids.refuse_duplicates()
-        return cls(ids, None if payloads is None else Texts.of(_encoded_payloads(payloads, rows)))
+        return cls(ids, None if payloads is None else Texts.of(encoded_payloads(payloads, rows)))
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.added_ids)
@@ -306,7 +306,7 @@ class Documents:
         stored = self.added_payloads
         if payloads is not None or stored:
             before = stored or (b"",) * len(self.added_ids)
-            more = [b""] * len(names) if payloads is None else _encoded_payloads(payloads, len(names))
+            more = [b""] * len(names) if payloads is None else encoded_payloads(payloads, len(names))
             stored = (*before, *more)
         removed = self.removed
         if removed is not None:
@@ -322,7 +322,7 @@ class Documents:
         """Raise InputError for ids and payloads that no index takes."""
         names = unique(ids)
         if payloads is not None:
-            _encoded_payloads(payloads, len(names))
+            encoded_payloads(payloads, len(names))
 
     def shared_with(self, other: Documents) -> list[str]:
         """Return the ids that both have, of documents that are not removed."""
@@ -434,7 +434,8 @@ def _joined(blocks: Sequence[Texts]) -> Texts:
     return Texts(b"".join(block.data for block in blocks), _narrow(np.concatenate(ends)))
 
 
-def _encoded_payloads(payloads: Iterable[Payload], rows: int) -> list[bytes]:
+def encoded_payloads(payloads: Iterable[Payload], rows: int) -> list[bytes]:
+    """Return payloads as JSON, b"" for an empty one. Raises InputError for what is no object, by its row."""
     texts = []
     for row, payload in enumerate(payloads):
         if not isinstance(payload, Mapping):
@@ -489,58 +490,82 @@ Where = str | Sequence[str] | Condition
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
-    "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
-    "in": lambda value, among: value in among,
 }
 _WHERE = re.compile(
     r"\s*(?P<field>[^\s=<>!]+)\s*(?P<how>==|=|!=|<=|>=|<|>|\bin\b)\s*(?P<value>.*\S)\s*", re.DOTALL
 )
 
 
-def condition(where: Where) -> Condition:
-    """Return a filter as a function of a payload.
+class Comparison(NamedTuple):
+    """One comparison of a filter: a field, one of = != < <= > >= in, and a value (of "in", a list)."""
 
-    A value is JSON, or else plain text: `lang = en`, `year >= 2020`, `lang in ["en", "de"]`. A field that is
-    absent or of another type matches nothing; of a list, one element that matches is enough.
+    field: str
+    how: str
+    value: Any
+
+    def matches(self, payload: Payload) -> bool:
+        """Return whether a payload passes.
+
+        A field that is absent or of another type does not; of a list, one element that does is enough.
+        """
+        if self.field not in payload:
+            return False
+        value = payload[self.field]
+        elements = value if isinstance(value, list) else [value]
+        wanted = self.value if self.how == "in" else [self.value]
+        compare = _OPERATORS["=" if self.how == "in" else self.how]
+        return any(_comparable(one, two) and compare(one, two) for one in elements for two in wanted)
+
+
+def _comparable(one: Any, two: Any) -> bool:
+    """Return whether two JSON values have an order: two numbers, two texts, true and false."""
+    return _kind(one) is _kind(two) and _kind(one) is not None
+
+
+def _kind(value: Any) -> type | None:
+    return {int: float, float: float, str: str, bool: bool}.get(type(value))
+
+
+def comparisons(where: str | Sequence[str]) -> list[Comparison]:
+    """Return the comparisons of a filter, all of which have to hold.
+
+    A value is JSON, or else plain text: `lang = en`, `year >= 2020`, `lang in ["en", "de"]`.
 
     Raises InputError for text that is not such a filter.
     """
+    return [_comparison(text) for text in ([where] if isinstance(where, str) else where)]
+
+
+def condition(where: Where) -> Condition:
+    """Return a filter as a function of a payload. Raises InputError as `comparisons` does."""
     if callable(where):
         return where
-    tests = [_test(text) for text in ([where] if isinstance(where, str) else where)]
-    return lambda payload: all(test(payload) for test in tests)
+    tests = comparisons(where)
+    return lambda payload: all(test.matches(payload) for test in tests)
 
 
-def _test(text: str) -> Condition:
+def _comparison(text: str) -> Comparison:
     match = _WHERE.fullmatch(text)
     if match is None:
         raise InputError(
-            f"filter {quoted(text)}: give a field, one of {' '.join(_OPERATORS)}, and a value, such as "
+            f"filter {quoted(text)}: give a field, one of {' '.join(_OPERATORS)} in, and a value, such as "
             "'year >= 2020'"
         )
-    field, how = match["field"], _OPERATORS[match["how"]]
     try:
         wanted = msgspec.json.decode(match["value"])
     except msgspec.DecodeError:
         wanted = match["value"]
-    if match["how"] == "in" and not isinstance(wanted, list):
+    how = "=" if match["how"] == "==" else match["how"]
+    if how == "in" and not (isinstance(wanted, list) and wanted):
         raise InputError(f'filter {quoted(text)}: give a list after \'in\', such as ["en", "de"]')
-
-    def test(payload: Payload) -> bool:
-        if field not in payload:
-            return False
-        value = payload[field]
-        for each in value if isinstance(value, list) else [value]:
-            try:
-                if how(each, wanted):
-                    return True
-            except TypeError:  # text compared with a number
-                continue
-        return False
-
-    return test
+    for value in wanted if how == "in" else [wanted]:
+        if _kind(value) is None:
+            raise InputError(
+                f"filter {quoted(text)}: compare with numbers, texts, true or false, not with {quoted(value)}"
+            )
+    return Comparison(match["field"], how, wanted)

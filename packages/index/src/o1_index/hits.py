@@ -122,6 +122,14 @@ MOST_FOUND = 2**24
 """The most rows that are fetched at once (200 MB): a million documents may tie."""
 
 
+class Leaving(Protocol):
+    """What takes rows that are no hits out of what an engine found, such as `LeftOut`."""
+
+    def empty(self, rows: Rows, queries: Sequence[int] | NDArray[np.int64]) -> None:
+        """Set them to -1 in the rows [queries, any] that were found for these queries."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
     """Rows that an engine may find and that are no hits: some for each query, and a mask for all queries."""
@@ -139,7 +147,7 @@ class LeftOut:
 
 
 def settled_hits(
-    fetch: Fetch, vectors: Vectors, names: Names, left_out: LeftOut, *, k: int, first: int, most: int
+    fetch: Fetch, vectors: Vectors, names: Names, left_out: Leaving, *, k: int, first: int, most: int
 ) -> tuple[Rows, Scores]:
     """Return the k best rows of each query, in the total order; -1 and -inf after the last.
 

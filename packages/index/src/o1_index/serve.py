@@ -1,4 +1,4 @@
-"""A server of one index: POST /search with vectors, GET /info, GET /health.
+"""A server of one index or collection: POST /search with vectors, GET /info, GET /health.
 
 ```
 POST /search  {"vectors": [[0.1, ...], ...], "k": 10, "where": "year >= 2020"}
@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Meta
 
 from o1_index.index import Index
+from o1_index.vector_store import VectorStore
 from o1_records import InputError, MissingExtraError
 
 try:
@@ -52,7 +53,7 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payloads: bool = False
 
 
-def answer(index: Index, asked: SearchRequest) -> dict[str, Any]:
+def answer(index: VectorStore, asked: SearchRequest) -> dict[str, Any]:
     """Search, and return the body of the answer.
 
     Raises InputError for vectors of another dimension, and whatever else `Index.search` refuses.
@@ -73,12 +74,12 @@ def answer(index: Index, asked: SearchRequest) -> dict[str, Any]:
     for hit, row in zip(hits, hits.rows[hits.rows >= 0].tolist(), strict=True):
         entry = {"doc_id": hit.doc_id, "score": hit.score, "rank": hit.rank}
         if asked.payloads:
-            entry["payload"] = hits.names.payload(row)  # type: ignore[attr-defined]  # those of an Index have it
+            entry["payload"] = hits.names.payload(row)  # type: ignore[attr-defined]  # those of all stores but Shards have it
         results[hit.query_id].append(entry)
     return {"results": [{"query_id": name, "hits": found} for name, found in results.items()]}
 
 
-def application(index: Index, *, threads: int | None = None) -> Starlette:
+def application(index: VectorStore, *, threads: int | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
     workers = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="search")
 
@@ -101,7 +102,7 @@ def application(index: Index, *, threads: int | None = None) -> Starlette:
         return _json(index.info())
 
     async def health(request: Request) -> Response:
-        return _json({"status": "ok", "documents": len(index)})
+        return _json({"status": "ok", "documents": index.count()})
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -115,9 +116,10 @@ def application(index: Index, *, threads: int | None = None) -> Starlette:
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})
 
 
-def serve(index: Index, *, host: str, port: int, threads: int | None = None) -> None:
+def serve(index: VectorStore, *, host: str, port: int, threads: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients wait for."""
-    index.check()
+    if isinstance(index, Index):
+        index.check()
     config = uvicorn.Config(application(index, threads=threads), host=host, port=port, log_level="info")
     uvicorn.Server(config).run()
 

@@ -21,12 +21,25 @@ from o1_records import InputError, quoted
 class VectorStore(Protocol):
     """Vectors with payloads under ids, searched by inner product, cosine or distance.
 
-    `Index` and `Shards` are implementations. `tests/index/test_index_vector_store.py` is what every one has
-    to pass: add a line there that makes an empty store.
+    Implemented by `Index`, `Shards` and `o1_index.databases.database.DatabaseStore`. What every one has to do
+    is tested by `tests/index/test_index_conformance.py`.
     """
 
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The metric, and what encoded the vectors."""
+        ...
+
     def upsert(self, vectors: Vectors, ids: Sequence[str], payloads: Sequence[Payload] | None = None) -> None:
-        """Replace the documents that are there, with their payloads, and add the others; all or none."""
+        """Replace the documents that are there, with their payloads, and add the others.
+
+        What is refused is refused before anything changes.
+        """
         ...
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -39,12 +52,13 @@ class VectorStore(Protocol):
         query_ids: Sequence[str],
         *,
         k: int,
+        excluded: Excluded | None = None,
         only: Set[str] | None = None,
         where: Where | None = None,
     ) -> Hits:
         """Return the k best documents of each query, best first; ties go to the larger doc_id.
 
-        `only` and `where` leave documents out before the k best are chosen, not after.
+        `excluded`, `only` and `where` leave documents out before the k best are chosen, not after.
         """
         ...
 
@@ -54,6 +68,10 @@ class VectorStore(Protocol):
 
     def count(self) -> int:
         """Return how many documents can be found."""
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """Return what there is to know about the store, as JSON would hold it."""
         ...
 
 
@@ -97,6 +115,10 @@ class Shards:
     def count(self) -> int:
         """Return how many documents can be found."""
         return sum(index.count() for index in self.indexes)
+
+    def info(self) -> dict[str, Any]:
+        """Return what there is to know about the shards."""
+        return {"documents": self.count(), "shards": [index.info() for index in self.indexes]}
 
     def search(
         self,

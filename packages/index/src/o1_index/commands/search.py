@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from o1_index.databases.database import EFFORT, FORMS, open_store
 from o1_index.documents import Excluded
 from o1_index.fusion import FUSES, search_from
 from o1_index.tuning import K
-from o1_index.vector_store import open_shards
+from o1_index.vector_store import VectorStore, open_shards
 from o1_index.vectors import open_vectors, read_ids
-from o1_records import Exclusion, Hit, read_jsonl, trec
+from o1_records import Exclusion, Hit, InputError, read_jsonl, trec
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 
 
@@ -22,10 +23,17 @@ def declare(command: argparse.ArgumentParser) -> None:
     reads(
         command,
         "--index",
-        required=True,
         nargs="+",
         inside=EVERYTHING,
         help="folder of the index; of several, each with a part of the collection, hits are merged",
+    )
+    command.add_argument(
+        "--from", dest="database", metavar="DATABASE", help=f"or a collection in a database: {FORMS}"
+    )
+    command.add_argument(
+        "--effort",
+        type=at_least(1),
+        help=f"of a database: candidates that a graph search looks at; by default {EFFORT}",
     )
     search_options(command)
     reads(command, "--only", once=True, help="text file of the doc_ids to search, one on each line")
@@ -50,8 +58,18 @@ def search_options(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search; the run appears whole or not at all."""
+    if (args.index is None) == (args.database is None):
+        raise InputError("give --index, or --from, a collection in a database")
     queries = open_vectors(args.vectors, args.ids)
-    index = open_shards(args.index, mmap=args.mmap, device=args.device)
+    index: VectorStore
+    if args.database is not None:
+        if args.mmap or args.device != "cpu":
+            raise InputError("--mmap and --device have no effect on a database; leave them out")
+        index = open_store(args.database, effort=args.effort or EFFORT)
+    else:
+        if args.effort:
+            raise InputError("--effort is for a database; the parameters of an index are measured (`tune`)")
+        index = open_shards(args.index, mmap=args.mmap, device=args.device)
     hits = search_from(
         index,
         queries,
