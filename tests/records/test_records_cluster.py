@@ -31,7 +31,7 @@ def row_of(folder, content=b"open a zip file"):
 
 def test_a_worker_leaves_a_result_that_is_whole(tmp_path):
     row = row_of(tmp_path)
-    assert _Worker(upper, 1, tmp_path, "")(row) == {"number": 0, "error": "", "kind": "", "done": True}
+    assert _Worker(upper, 1, tmp_path, ".")(row) == {"number": 0, "error": "", "kind": "", "done": True}
     assert (tmp_path / row["digest"] / "done").read_bytes() == b"OPEN A ZIP FILE"
 
 
@@ -58,17 +58,17 @@ def test_a_note_that_was_cut_off_is_none(lines, data):
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
     row = row_of(tmp_path / "here")
-    there = _Worker(upper, 1, tmp_path / "there", "")(row)
+    there = _Worker(upper, 1, tmp_path / "there", ".")(row)
     assert "every machine must see the output's folder at the same path" in there["error"]
     (tmp_path / "here" / "blocks").write_bytes(b"of another job")
-    assert "or something else" in _Worker(upper, 1, tmp_path / "here", "")(row)["error"]
+    assert "or something else" in _Worker(upper, 1, tmp_path / "here", ".")(row)["error"]
 
 
 def test_an_error_of_the_stage_is_told_with_its_kind(tmp_path):
     def broken(workers):
         raise MissingExtraError("o1-model", "vllm", "vLLM")
 
-    told = _Worker(broken, 1, tmp_path, "")(row_of(tmp_path))
+    told = _Worker(broken, 1, tmp_path, ".")(row_of(tmp_path))
     assert told["error"].endswith("pip install 'o1-model[vllm]'")
     assert (told["kind"], told["done"]) == ("MissingExtraError", False)
 
@@ -77,11 +77,11 @@ def test_a_block_over_which_workers_die_again_and_again_is_named(tmp_path):
     row = row_of(tmp_path)
     for _ in range(ATTEMPTS):
         Notes(tmp_path / row["digest"]).__exit__()
-    assert "open a zip file" in _Worker(upper, 1, tmp_path, "")(row)["error"]
+    assert "open a zip file" in _Worker(upper, 1, tmp_path, ".")(row)["error"]
 
 
 def test_what_is_done_already_needs_no_cluster(tmp_path):
-    worker = _Worker(upper, 1, tmp_path, "")
+    worker = _Worker(upper, 1, tmp_path, ".")
     blocks = [b"open", b"close"]
     for block in _lay_out(blocks, tmp_path):
         worker(block._asdict())
