@@ -1,11 +1,11 @@
-"""The `o1-model` command: train, think, embed, gate, calibrate, confirm, serve, verify."""
+"""The `o1-model` command: train, think, embed, gate, calibrate, confirm, serve, verify, average."""
 
 from __future__ import annotations
 
 import sys
 
 from o1_model import __version__
-from o1_model.commands import calibrate, confirm, embed, gate, serve, think, train, verify
+from o1_model.commands import average, calibrate, confirm, embed, gate, serve, think, train, verify
 from o1_records.kit.command import Program
 
 main = Program(
@@ -18,6 +18,7 @@ main = Program(
         "calibrate": (calibrate, "find out whether thinking pays for a retriever, and how much of it"),
         "confirm": (confirm, "measure what was calibrated on queries that chose nothing"),
         "serve": (serve, "serve /v1/embeddings"),
+        "average": (average, "make one checkpoint of several, by the mean of their weights"),
         "verify": (verify, "compare a checkpoint's vectors with its certificate"),
     },
     version=__version__,
