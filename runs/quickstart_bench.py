@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import structs
 
-from o1_bench import Pipeline, report
+from o1_bench import Pipeline, explore, report
 from o1_bench.collection import Collection
 from o1_bench.controls import Texts
 from o1_bench.datasets.suites import load_collection
 from o1_bench.reporting.words import table
-from o1_bench.results.result import Kind, System
+from o1_bench.results.result import System
 from o1_bench.running.about import About
-from o1_bench.running.mixture import MixedLexical
-from o1_bench.running.retrieve import bm25
+from o1_bench.running.mixture import MixedLexical, MixedVectors
+from o1_bench.running.retrieve import ExactSearch, bm25
 from o1_bench.running.task import Task, load_thoughts
-from o1_index import open_index
-from o1_model import ThinkingRetriever
 from o1_model.retriever.calibration import load_calibration
-from o1_model.retriever.embedders import EmbeddingModel, encoder_of
-from o1_records import Thought, read_jsonl
+from o1_model.retriever.embedders import EmbeddingModel, JointModel
+from o1_records import Query, Thought, read_jsonl
 from o1_records.mixture import Mixture
+from o1_records.vectors import VectorSet
 
 K = 100
 BM25 = {"k1": 1.5, "b": 0.75, "split_identifiers": True}
 """BM25 over code: identifiers split; k1 and b as chosen on dev."""
+USUAL = Mixture()
 NAMES = {"bm25": "BM25", "minilm": "MiniLM", "ours": "ours"}
 """The retrievers, by what their calibrations are called."""
-INDEXES = {"minilm": "minilm-index", "ours": "index"}
-"""Of those that embed."""
-
-Search = Callable[[Texts | None, Mixture], Any]
+VECTORS = {"minilm": "minilm-vectors", "ours": "vectors"}
+"""Where those that embed have the vectors of the documents."""
 
 
 def tried(calibration: Path) -> Mixture:
     """Return the mixture that a calibration found; with the usual weight where it found that none gains."""
     found = load_calibration(calibration).mixture
-    return found if found.weight else Mixture(reading=found.reading)
+    return found if found.weight else structs.replace(found, weight=USUAL.weight)
 
 
 def evaluate(root: Path, work: Path, models: Mapping[str, EmbeddingModel], words: int) -> None:
@@ -60,27 +57,21 @@ def evaluate(root: Path, work: Path, models: Mapping[str, EmbeddingModel], words
         k=K,
         thoughts=load_thoughts(work / "test-thoughts.jsonl", collection.name),
         think_ms=float((work / "milliseconds").read_text()),
+        controls=True,
     )
-    oracle = replace(
-        thinking,
-        thoughts=_docstrings(root, words),
-        think_ms=0.0,
-        controls=False,
-        oracle=True,
-    )
+    told = replace(thinking, thoughts=_docstrings(root, words), think_ms=0.0, controls=False, oracle=True)
     folders = []
     for key, name in NAMES.items():
-        search = _lexical(collection) if key == "bm25" else _dense(root / INDEXES[key], models[key])
-        mixture = tried(work / f"{key}.json")
-        results = [thinking.run(System(name=name), search(None, mixture))]
-        for task, texts, kind, what, note in _mixed(thinking, oracle):
-            system = task.paid(f"{name}, {mixture.weight:g} {what}", note, kind)
-            results.append(task.run(system, search(texts, mixture)))
+        search = _lexical(collection) if key == "bm25" else _dense(root / VECTORS[key], models[key])
+        found, mixture = load_calibration(work / f"{key}.json"), tried(work / f"{key}.json")
+        results = [thinking.run(System(name=name), search())]
+        results += thinking.with_mixtures(name, search, [mixture], thinking.thoughts, thinking.paid)
+        results += told.with_mixtures(name, search, [mixture], told.thoughts, told.paid, what="docstring")
         folders += [thinking.folder_of(result.name) for result in results]
-        found = load_calibration(work / f"{key}.json")
+        mixed = thinking.folder_of(results[1].name)  # the last retriever's, ours
         print(table(results, baseline=name))
         print(f"calibrated on dev: weight {found.mixture.weight:g}, because {found.why}\n")
-    page = work / "report.html"
+    page, explorer = work / "report.html", work / "explore.html"
     if not page.exists():
         report(
             folders,
@@ -90,15 +81,9 @@ def evaluate(root: Path, work: Path, models: Mapping[str, EmbeddingModel], words
             collection=root / "collection",
             thoughts=work / "test-thoughts.jsonl",
         )
-    print(f'{page}\nnow ask it: {sys.executable} runs/quickstart.py ask "open a zip file"')
-
-
-def _mixed(thinking: Task, oracle: Task) -> Iterator[tuple[Task, Texts, Kind, str, str]]:
-    """Yield what is mixed into the queries: thoughts, what should not help, and what nobody could know."""
-    yield thinking, thinking.texts(), "system", "thought", ""
-    for name, (texts, note) in thinking.controls_of(thinking.texts()).items():
-        yield thinking, texts, "control", f"{name} thought", note
-    yield oracle, oracle.texts(), "oracle", "docstring", "reads the answer's own docstring"
+    if not explorer.exists():
+        explore(mixed, explorer)
+    print(f"{page}: the same with pictures\n{explorer}: each query, its thought and what that moved")
 
 
 def _docstrings(root: Path, words: int) -> list[Thought]:
@@ -107,27 +92,37 @@ def _docstrings(root: Path, words: int) -> list[Thought]:
     return [structs.replace(each, text=" ".join(each.text.split()[:words])) for each in written]
 
 
-def _lexical(collection: Collection) -> Search:
-    """Return BM25, with thoughts mixed in by standard scores."""
-    search = bm25(collection, **BM25)
-    return lambda texts, mixture: search if texts is None else MixedLexical(search, texts, mixture.weight)
+def _lexical(collection: Collection) -> Callable[..., Any]:
+    """Return what makes BM25, with thoughts mixed in by standard scores if there are some."""
+    plain = bm25(collection, **BM25)
+
+    def search(texts: Texts | None = None, mixture: Mixture = USUAL) -> Any:
+        return plain if texts is None else MixedLexical(plain, texts, mixture.weight)
+
+    return search
 
 
-def _dense(index: Path, model: EmbeddingModel) -> Search:
-    """Return a model and the index of its documents, with thoughts mixed in as vectors."""
-    opened = open_index(index)
-    opened.settings.refuse_other_encoder(encoder_of(model, role="query"))
+def _dense(folder: Path, model: EmbeddingModel) -> Callable[..., Pipeline]:
+    """Return what makes a search by the vectors of documents, with thoughts mixed in if there are some."""
+    vectors = VectorSet(folder)
+    exact, reads = ExactSearch(vectors.load(), vectors.ids()), _Reads(model)
 
-    def pipeline(texts: Texts | None, mixture: Mixture) -> Pipeline:
-        retriever = ThinkingRetriever(model, mixture=mixture)
+    def search(texts: Texts | None = None, mixture: Mixture = USUAL) -> Pipeline:
+        embed = reads.queries if texts is None else MixedVectors(reads, mixture)
         how = {} if texts is None else {"weight": mixture.weight, "reading": mixture.reading}
-        return Pipeline(
-            embed=lambda queries, *, thoughts: retriever.encode_query(
-                queries, thoughts=thoughts or [[] for _ in queries]
-            ),
-            search=opened.search,
-            thoughts=texts,
-            about=About(fingerprint={"embedder": dict(model.fingerprint), **how}, device="cpu"),
-        )
+        about = About(fingerprint={"embedder": dict(model.fingerprint), **how}, device="cpu")
+        return Pipeline(embed=embed, search=exact, thoughts=texts, about=about)
 
-    return pipeline
+    return search
+
+
+class _Reads:
+    """An embedding model as o1-bench calls it."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self._model, self.documents = model, model.documents
+
+    def queries(self, queries: Sequence[Query], thoughts: Sequence[Sequence[str]] | None = None) -> Any:
+        if thoughts is None:
+            return self._model.queries(queries)
+        return cast(JointModel, self._model).joint(queries, [thought for (thought,) in thoughts])

@@ -143,7 +143,7 @@ def test_thoughts_are_weighed_for_each_retriever_and_asking_shows_what_they_move
     }
     for name, model in models.items():
         quickstart.embed_corpus(root, name, model)
-        quickstart.build_index(root, name)
+    quickstart.build_index(root)
     llm = str(root / "plain" / "tiny-llm")
     quickstart.let_think(root, llm, models)
     said, work = capsys.readouterr().out, quickstart.folder_of(root, llm)
@@ -155,6 +155,7 @@ def test_thoughts_are_weighed_for_each_retriever_and_asking_shows_what_they_move
                 f"^{re.escape(name + row)}( \\(control\\)| \\(oracle\\))?  ", said, re.MULTILINE
             ), row
     assert (work / "report.html").stat().st_size > 1000
+    assert (work / "explore.html").stat().st_size > 1000
 
     quickstart.let_think(root, llm, models)  # everything is there
     assert capsys.readouterr().out == said
@@ -162,7 +163,7 @@ def test_thoughts_are_weighed_for_each_retriever_and_asking_shows_what_they_move
     # asked once as calibrated, once as if the thoughts had been worth something
     found, question = load_calibration(work / "ours.json"), Query(query_id="ask", text="open zip")
     thinker = quickstart.load_thinker(root, llm)
-    thoughts = thinker.think([question], quickstart.thinking(thinker))
+    thoughts = thinker.think([question], thinker.usual)
     index = open_index(root / "index")
     for weight in (0.0, 0.7):
         structs.replace(found, mixture=Mixture(weight=weight, reading="query")).save(work / "ours.json")
