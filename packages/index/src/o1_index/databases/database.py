@@ -513,8 +513,8 @@ def connected(where: Target) -> Database:
         MissingExtraError: the client is not installed.
         InputError: it cannot be reached, or somebody else is at work in its files.
     """
-    plug = importlib.import_module(f"o1_index.databases.{where.engine}")
     try:
+        plug = importlib.import_module(f"o1_index.databases.{where.engine}")
         connect: Callable[[Target], Database] = plug.connect
         return connect(where)
     except ModuleNotFoundError as error:
