@@ -135,6 +135,42 @@ SHOWN = """
 """
 
 
+# tables that are wider than their box, without a hint below that they can be scrolled
+UNSAID = """
+[...document.querySelectorAll(".scroll")].filter(box => box.querySelector("table") && box.offsetParent
+  && box.scrollWidth > box.clientWidth + 1
+  && !(box.nextElementSibling?.matches(".hint") && box.nextElementSibling.offsetParent))
+  .map(box => box.getAttribute("aria-label"))
+"""
+SCROLLING = """
+[...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1).length
+"""
+
+
+def test_tables_that_scroll_say_so(browser, bright):
+    for page in ("suite", "one"):
+        for width in WIDTHS.values():
+            browser.open((bright / f"{page}.html").as_uri(), width, "light")
+            assert browser.evaluate(UNSAID) == []
+        browser.open((bright / f"{page}.html").as_uri(), 390, "light")
+        assert browser.evaluate(SCROLLING) > 0
+
+
+def test_the_table_for_a_paper_is_on_the_page_and_not_on_paper(browser, bright):
+    browser.open((bright / "suite.html").as_uri(), 1280, "light")
+    seen = "document.querySelector('.latex').checkVisibility({contentVisibilityAuto: true})"
+    assert browser.evaluate(seen) is False
+    browser.click("summary")
+    assert browser.evaluate(seen) is True
+    shown = browser.evaluate("document.querySelector('.latex').textContent")
+    assert "BRIGHT StackExchange" in shown
+    assert shown.count(r" \\") == 1 + 9  # a head and nine systems
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 1280
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate("document.querySelector('summary').offsetParent") is None
+    browser.ask("Emulation.setEmulatedMedia", media="")
+
+
 def test_all_of_brights_tasks_are_seen_at_once_on_a_desk(browser, bright):
     browser.open((bright / "suite.html").as_uri(), 1280, "light")
     assert browser.evaluate(SHOWN) == list(SUITES["bright"])

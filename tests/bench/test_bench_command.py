@@ -207,7 +207,8 @@ def test_python_can_do_what_the_commands_can_and_prints_nothing(folder, capsys):
     base, other = o1_bench.compare_runs([kept / "poor", kept / "good"])
     assert (base.mean, base.against, other.against.wins) == (pytest.approx(0.3155, abs=1e-4), None, 2)
     assert o1_bench.verify_results([kept]) == {kept / name / "result.json": [] for name in ("good", "poor")}
-    assert o1_bench.leaderboard(o1_bench.load_results([kept])) is None
+    board = o1_bench.leaderboard(o1_bench.load_results([kept]))
+    assert [entry.system for entry in board.entries] == ["best", "poor"]
     told = []
     done = o1_bench.run(
         folder / "good.trec", folder / "out", collection=folder / "tiny", tell=lambda *one: told.append(one)
@@ -384,8 +385,11 @@ def test_another_protocol_is_not_compared(folder, capsys, change, named):
 
 def test_published_figures_stand_beside_ours(folder, capsys):
     keep(folder, "good.trec", "mine")
+    capsys.readouterr()
     assert run_with("leaderboard", folder / "results") == 0
-    assert "no published figures are known" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == "system\ttiny/test nDCG@10\tsource\nmine\t100.00\tmeasured here\n"
+    assert "no published figure is known of tiny/test nDCG@10" in said.err
     path = folder / "results" / "mine" / "result.json"
     as_pony = path.read_text().replace('"tiny/test"', '"bright/pony"')
     path.write_text(as_pony)

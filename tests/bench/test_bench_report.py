@@ -171,7 +171,19 @@ def test_the_table_aligns_its_columns_and_labels_oracles(results):
     assert lines[1].split() == ["plain", "0.500", "0.333", "1.000", "3.0", "baseline"]
     assert lines[4].startswith("filler (control) ")
     assert lines[5].startswith("answer (oracle) ")
-    assert {line.index(".") for line in lines[1:]} == {lines[1].index(".")}
+    assert {line.index(".") for line in lines[1:6]} == {lines[1].index(".")}
+    assert lines[6:] == [
+        "p: 10,000 random sign flips and as many bootstrap samples, seed 0: no p-value below 0.0001, 0.0004 "
+        "for the first of 4 after correction"
+    ]
+
+
+def test_too_few_permutations_to_tell_anything_from_chance_are_said(results):
+    said = table(results, permutations=50).splitlines()[-1]
+    assert said.endswith(
+        "no p-value below 0.02, 0.078 for the first of 4 after correction, so that nothing can be told from "
+        "chance; take 80 permutations or more"
+    )
 
 
 def test_differences_are_paired_and_corrected_for_their_number(results):

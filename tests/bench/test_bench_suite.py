@@ -172,15 +172,23 @@ def test_averages_of_published_tasks_are_as_published():
 def test_ours_stand_beside_published_figures_where_there_are_some(results):
     board = leaderboard(results)
     assert [(c.collection, c.measure) for c in board.columns] == [
-        ("bright/biology", "nDCG@10"), ("bright/pony", "nDCG@10"),
+        ("bright/biology", "nDCG@10"), ("bright/pony", "nDCG@10"), ("cosqa", "nDCG@10"),
     ]  # fmt: skip
+    assert [column.collection for column in board.alone] == ["cosqa"]
     ours = [entry for entry in board.entries if entry.ours]
     assert [entry.system for entry in ours] == ["thinking", "BM25"]  # no control, no oracle
     theirs = {entry.system: entry.values for entry in board.entries if not entry.ours}
-    assert theirs["ReasonEmbed Qwen3-8B"] == (0.555, 0.164)
-    last = [entry.values[-1] for entry in board.entries]
+    assert theirs["ReasonEmbed Qwen3-8B"] == (0.555, 0.164, None)
+    last = [entry.values[1] for entry in board.entries]
     assert last == sorted(last, reverse=True)
-    assert leaderboard([result for result in results if result.collection.name == "cosqa"]) is None
+
+
+def test_a_collection_that_nothing_was_published_of_has_ours(results):
+    of_cosqa = [result for result in results if result.collection.name == "cosqa"]
+    board = leaderboard(of_cosqa)
+    assert [(entry.system, entry.ours) for entry in board.entries] == [("thinking", True), ("BM25", True)]
+    assert (board.apart, board.sources, len(board.alone)) == ((), [], 1)
+    assert leaderboard([result for result in of_cosqa if result.system.kind == "control"]) is None
 
 
 def test_a_whole_published_suite_gets_its_average(tmp_path):

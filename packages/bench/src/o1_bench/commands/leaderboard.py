@@ -29,13 +29,16 @@ def run(args: argparse.Namespace) -> int:
     _shared.warn(results)
     board = leaderboard(results, measures=args.measures or (), also=read_mteb(args.mteb))
     if board is None:
-        _shared.say("no published figures are known for these collections and measures")
+        _shared.say("none of the results is of a system; controls and oracles are not shown")
         return 0
     print("\t".join(["system", *(f"{c.collection} {c.measure}" for c in board.columns), "source"]))
     _print(board.entries)
     if board.apart:
         print("\nby other protocols, not to be compared with the above")
         _print(board.apart)
+    if board.alone:
+        alone = ", ".join(f"{column.collection} {column.measure}" for column in board.alone)
+        _shared.say(f"no published figure is known of {alone}")
     return 0
 
 

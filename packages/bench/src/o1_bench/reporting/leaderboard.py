@@ -71,10 +71,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Systems by collections, best first by the last column that ours have.
+    """Systems by collections, best first by the last column that something was published of.
 
     Attributes:
-        columns: collections and averages, each with its measure and its protocol.
+        columns: every collection that ran, and averages that there is a figure to compare with, each with its
+            measure and its protocol.
         entries: ours, and what was published of the same.
         apart: what was published of the same queries by another protocol or on other passages; its note says
             which.
@@ -83,6 +84,12 @@ class Leaderboard:
     columns: tuple[Column, ...]
     entries: tuple[Entry, ...]
     apart: tuple[Entry, ...] = ()
+
+    @property
+    def alone(self) -> list[Column]:
+        """The columns that no published figure is known of."""
+        every = [*(entry for entry in self.entries if not entry.ours), *self.apart]
+        return [c for at, c in enumerate(self.columns) if all(entry.values[at] is None for entry in every)]
 
     @property
     def sources(self) -> list[tuple[str, str]]:
@@ -104,10 +111,11 @@ def leaderboard(
     measures: Sequence[Measure | str] = (),
     also: Iterable[Published | TheirResult] = (),
 ) -> Leaderboard | None:
-    """Return results beside published figures of the same; None if there are none.
+    """Return results beside published figures of the same; None if there are no results of systems.
 
     Controls and oracles are left out, and seeds of a system are one. Of a collection its main measure is
     shown and every other measure in which something was published, of several collections their averages.
+    A collection that nothing was published of has ours only.
 
     Args:
         results: ours.
@@ -132,22 +140,35 @@ def leaderboard(
             for of_system in values.values():
                 found = {member.collection: of_system.get(member) for member in members}
                 of_system[column] = average.of(found)
-    comparable = _with_averages([each for each in known if _family(each)], columns)
-    shown = [c for c in columns if any(_fits(each, c) for each in comparable)]
-    apart = [c for c in columns if any(_beside(each, c) for each in known)]
-    kept = [column for column in columns if column in shown or column in apart]
-    if not kept:
+    if not columns:
         return None
+    comparable = _with_averages([each for each in known if _family(each)], columns)
+    ran = {result.collection.name for result in fair}
+    columns = [  # averages only where there is something to compare them with
+        column
+        for column in columns
+        if column.collection in ran
+        or any(_fits(each, column) for each in comparable)
+        or any(_beside(each, column) for each in known)
+    ]
+    leads = [at for at, column in enumerate(columns) if any(_fits(each, column) for each in comparable)]
+    lead = leads[-1] if leads else len(columns) - 1
+
+    def best_first(entry: Entry) -> tuple[bool, float, bool, float, str]:
+        values = entry.values[lead], next((v for v in reversed(entry.values) if v is not None), None)
+        return values[0] is None, -(values[0] or 0.0), values[1] is None, -(values[1] or 0.0), entry.system
+
     ours = [
-        Entry(system=name, values=tuple(of_system.get(column) for column in kept))
+        Entry(system=name, values=tuple(of_system.get(column) for column in columns))
         for name, of_system in values.items()
     ]
-    theirs = _entries([each for each in comparable if any(_fits(each, c) for c in kept)], kept, _fits)
-    others = [each for each in known if any(_beside(each, c) for c in kept)]
+    theirs = _entries([each for each in comparable if any(_fits(each, c) for c in columns)], columns, _fits)
+    others = [each for each in known if any(_beside(each, c) for c in columns)]
+    apart = _entries([_told_apart(each) for each in others], columns, _beside)
     return Leaderboard(
-        columns=tuple(kept),
-        entries=tuple(sorted([*ours, *theirs], key=_best_first)),
-        apart=tuple(sorted(_entries([_told_apart(each) for each in others], kept, _beside), key=_best_first)),
+        columns=tuple(columns),
+        entries=tuple(sorted([*ours, *theirs], key=best_first)),
+        apart=tuple(sorted(apart, key=best_first)),
     )
 
 
@@ -245,8 +266,3 @@ def _as_published(figure: Published | TheirResult) -> Published:
         protocol=entry.protocol.name,
         source=figure.source,
     )
-
-
-def _best_first(entry: Entry) -> tuple[bool, float, str]:
-    last = next((value for value in reversed(entry.values) if value is not None), None)
-    return last is None, -(last or 0.0), entry.system

@@ -31,6 +31,7 @@ from o1_bench.reporting.rows import (
     over_tasks,
     side_by_side,
 )
+from o1_bench.reporting.tables import results_table, written
 from o1_bench.results.result import RUN, THOUGHTS, Result, find_results, load_result
 from o1_bench.running.task import load_thoughts
 from o1_bench.score import Measure, parse_measure
@@ -180,6 +181,8 @@ def write_report(
     for name in _FILTERS:
         environment.filters[name] = getattr(words, name)
     board = leaderboard(results)
+    if board is not None and not board.sources:
+        board = None  # it would say nothing that is not above
     columns = board.columns if board else ()
     kinds = {f"{column.measure}, protocol {column.family}" for column in columns}
     text = environment.get_template("report.html").render(
@@ -191,6 +194,7 @@ def write_report(
         board_kind=next(iter(kinds)) if len(kinds) == 1 else "",
         examples=examples,
         kinds=_KINDS,
+        latex=written(results_table(results), "latex"),
         shown_kinds={result.system.kind for result in results},
     )
     with atomic_write(path) as file:
@@ -240,6 +244,7 @@ def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
     named = list(base.averages)
     tasks = list(mains)
     compared = [row for row in rows if row.against]
+    of_tasks = [row.against for each in rows for row in each.rows.values() if row.against]
     return {
         "rows": rows,
         "base": base,
@@ -263,6 +268,8 @@ def suite_page(rows: Sequence[SuiteRow], focus: SuiteRow) -> dict[str, Any]:
             for task, measure in mains.items()
         },
         "comparisons": len(compared),
+        "of_tasks": len(of_tasks),
+        "task_test": of_tasks[0] if of_tasks else None,
         "test": compared[0].against if compared else None,
         "best": max(fair, default=0.0),
         "scale": max([*ends, 1e-6]),

@@ -276,8 +276,11 @@ def gain_by_length(row: Row, base: Result, *, bins: int = 6) -> list[LengthBin]:
     """Return the mean gain of queries by the length of their thoughts, in bins of equally many queries.
 
     Empty when there are no thoughts, or all have the same length. Queries with thoughts of the same length
-    are in the same bin.
+    are in the same bin. Intervals are drawn as those of the row.
     """
+    drawn: dict[str, int] = {}
+    if row.against is not None:
+        drawn = {"permutations": row.against.permutations, "seed": row.against.seed}
     main = main_measure(base)
     words = {q: count for q, count in row.result.thought_words.items() if q in base.per_query[main]}
     if len(set(words.values())) < 2:
@@ -287,7 +290,7 @@ def gain_by_length(row: Row, base: Result, *, bins: int = 6) -> list[LengthBin]:
     for number, (low, high) in enumerate(pairwise(edges)):
         inside = [q for q, count in words.items() if low < count <= high or (not number and count == low)]
         values, others = row.result.per_query[main], base.per_query[main]
-        test = paired_test({q: values[q] for q in inside}, {q: others[q] for q in inside})
+        test = paired_test({q: values[q] for q in inside}, {q: others[q] for q in inside}, **drawn)
         found.append(LengthBin(words=fmean(words[q] for q in inside), gain=test))
     return found
 

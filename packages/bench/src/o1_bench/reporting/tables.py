@@ -16,7 +16,7 @@ from string import ascii_lowercase
 from o1_bench.compare import holm, paired_test, paired_test_over_tasks
 from o1_bench.datasets.averages import averages_of, headline
 from o1_bench.reporting.rows import CHANCE, by_collection, chosen, main_measure
-from o1_bench.reporting.words import aligned
+from o1_bench.reporting.words import aligned, floor
 from o1_bench.results.result import Result, refuse_unlike
 from o1_bench.score import Measure
 from o1_records import InputError, quoted
@@ -226,10 +226,12 @@ def _note(results: Sequence[Result], *, letters: bool, permutations: int, seed: 
     if any(result.seeds for result in results):
         told.append("± is the standard deviation over seeds")
     if letters:
+        count = len({result.name for result in results})
+        pairs = count * (count - 1) // 2
         told.append(
             "letters are those of the systems that a number beats by more than chance (paired permutation "
             f"test, {permutations:,} permutations, seed {seed}; p below {CHANCE} after Holm's correction "
-            "over all pairs of the column)"
+            f"over all pairs of the column: {floor(permutations, pairs)})"
         )
     return f"{'; '.join(told)}."
 

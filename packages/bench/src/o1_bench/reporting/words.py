@@ -51,10 +51,20 @@ def p_of(row: Row | SuiteRow) -> str:
 def resampling(test: Comparison, comparisons: int) -> str:
     """Return how p-values and intervals were drawn, and the smallest p-value that this can give."""
     drawn = f"{test.permutations:,} random sign flips and as many bootstrap samples, seed {test.seed}"
-    floor = f"no p-value below {test.floor:.2g}"
+    return f"{drawn}: {floor(test.permutations, comparisons)}"
+
+
+def floor(permutations: int, comparisons: int) -> str:
+    """Return the smallest p-value that so many permutations can give, corrected for so many comparisons."""
+    least = 1 / (1 + permutations)
+    said = f"no p-value below {least:.2g}"
     if comparisons > 1:
-        floor += f", {min(1.0, test.floor * comparisons):.2g} for the first of {comparisons} after correction"
-    return f"{drawn}: {floor}"
+        corrected = min(1.0, least * comparisons)
+        said += f", {corrected:.2g} for the first of {comparisons:,} after correction"
+        if corrected >= CHANCE:
+            needed = math.ceil(comparisons / CHANCE)
+            said += f", so that nothing can be told from chance; take {needed:,} permutations or more"
+    return said
 
 
 def spread(result: Result, measure: str) -> str:
@@ -117,7 +127,7 @@ def table(results: Sequence[Result], *, baseline: str = "", **tests: int) -> str
         lines.append([_labelled(system.name, system.kind, row.result.seeds)])
         lines[-1] += [with_spread(row.result, measure) for measure in measures]
         lines[-1] += [milliseconds(system.milliseconds.total), *_tested(row)]
-    return aligned(lines)
+    return aligned(lines) + _drawn(rows)
 
 
 def suite_table(results: Sequence[Result], *, baseline: str = "", **tests: int) -> str:
@@ -139,7 +149,7 @@ def suite_table(results: Sequence[Result], *, baseline: str = "", **tests: int) 
         averages = [row.average, *(row.averages[name] for name in named)]
         lines[-1] += ["" if average is None else value(average) for average in averages]
         lines[-1] += [milliseconds(row.milliseconds), *_tested(row)]
-    return aligned(lines)
+    return aligned(lines) + _drawn(rows)
 
 
 def choose_focus(rows: Sequence[Row], focus: str) -> Row:
@@ -205,6 +215,12 @@ def _labelled(name: str, kind: str, seeds: Sequence[int] = ()) -> str:
     return f"{name} ({', '.join(told)})" if told else name
 
 
+def _drawn(rows: Sequence[Row] | Sequence[SuiteRow]) -> str:
+    """Return a last line of a table that says how its p-values were drawn; empty where there are none."""
+    tests = [row.against for row in rows if row.against is not None]
+    return f"\np: {resampling(tests[0], len(tests))}" if tests else ""
+
+
 def _tested(row: Row | SuiteRow) -> list[str]:
     if row.against is None or row.p_value is None:
         return ["baseline" if row.is_baseline else "", "", ""]
@@ -241,7 +257,10 @@ def _controls(rows: Sequence[Row], result: Result, main: str) -> str:
     best = _best(rows, "control", main)
     if best is None or best is result:
         return ""
-    test = paired_test(result.per_query[main], best.per_query[main])
+    drawn = next(row.against for row in rows if row.against is not None)
+    test = paired_test(
+        result.per_query[main], best.per_query[main], permutations=drawn.permutations, seed=drawn.seed
+    )
     how = f"{signed(test.difference)}, 95\u00a0% interval {interval(test)}"
     if test.p_value >= CHANCE:
         verdict = "too close to tell apart"
