@@ -20,7 +20,7 @@ import pytest
 from helpers.openai_server import openai_server
 from helpers.tiny import save_model, word_tokenizer
 from o1_model import Embedder
-from o1_records import Document, Query, Thought, read_jsonl, write_jsonl
+from o1_records import Ballot, Document, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.ray
 
@@ -230,3 +230,52 @@ def test_a_checkpoint_thinks_on_a_cluster_as_on_one_machine(local_ray, checkpoin
     )
     assert there == here
     assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def judged(corpus, queries, tmp_path_factory):
+    """Qrels and thoughts of the queries."""
+    folder = tmp_path_factory.mktemp("judged")
+    asked = [*read_jsonl(queries, Query)]
+    write_jsonl(
+        folder / "qrels.jsonl",
+        [Qrel(query_id=q.query_id, doc_id=f"d{30 + n}", relevance=1) for n, q in enumerate(asked)],
+    )
+    source = Source(model="m")
+    write_jsonl(
+        folder / "thoughts.jsonl",
+        [
+            Thought(query_id=q.query_id, thought_id=f"{n}", text=" ".join(WORDS[n:][:6]), source=source)
+            for q in asked
+            for n in range(3)
+        ],
+    )
+    return folder
+
+
+def test_ballots_and_negatives_are_those_of_one_machine(local_ray, corpus, queries, judged, tmp_path):
+    from o1_vote.__main__ import main
+
+    given = ["--queries", queries, "--qrels", judged / "qrels.jsonl", "--corpus", corpus]
+    given += ["--member", "bm25", "--member", "static"]
+    on_ray = ["--ray", "--ray-workers", "2", "--ray-block", "25"]
+
+    def elect(name, *more):
+        out = ["--out", tmp_path / f"{name}.jsonl", "--ballots", tmp_path / f"{name}.ballots.jsonl"]
+        words = ["elect", *given, "--thoughts", judged / "thoughts.jsonl", *out, *more]
+        assert main([str(word) for word in words]) == 0
+        return (tmp_path / f"{name}.jsonl").read_bytes()
+
+    def mine(name, *more):
+        out = ["--out", tmp_path / f"{name}.jsonl", "--reasons", tmp_path / f"{name}.reasons.jsonl"]
+        assert main([str(word) for word in ["mine", *given, "--count", "3", *out, *more]]) == 0
+        return (tmp_path / f"{name}.jsonl").read_bytes()
+
+    assert elect("there", *on_ray) == elect("here")
+    here, there = ([*read_jsonl(tmp_path / f"{name}.ballots.jsonl", Ballot)] for name in ("here", "there"))
+    assert [(b.query_id, b.thought_id, b.retriever) for b in here] == [
+        (b.query_id, b.thought_id, b.retriever) for b in there
+    ]
+    assert [b.score for b in there] == pytest.approx([b.score for b in here], abs=1e-6)
+    assert mine("mined-there", *on_ray) == mine("mined-here")
+    assert not (tmp_path / "there.jsonl.job" / "members").exists()

@@ -9,7 +9,17 @@ from o1_records import Ballot, Document, Example, Qrel, Query, Source, Thought, 
 from o1_records.kit.command import _Input, _Output, role_of
 from o1_vote.__main__ import main
 
-NO_FILES = {"split", "device", "revision", "query_prompt", "document_prompt", "teacher", "query_id", "prompt"}
+NO_FILES = {
+    "ray",
+    "split",
+    "device",
+    "revision",
+    "query_prompt",
+    "document_prompt",
+    "teacher",
+    "query_id",
+    "prompt",
+}
 """Options of free text that name no file."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import Stemmer
 
 from o1_records import Document, InputError, MissingExtraError, quoted
+from o1_records.kit.cluster import Cluster, cluster_of
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 from o1_records.kit.models import model_digest
 from o1_records.kit.text import TOKENIZERS
@@ -127,6 +128,14 @@ def declare(command: ArgumentParser) -> None:
     add("--document-prompt", help="st: goes before documents; by default the model's own")
 
 
+def cluster(args: Namespace) -> Cluster | None:
+    """Return the cluster of `--ray`; its workers keep what they need with the job."""
+    chosen = cluster_of(args, "o1-vote")
+    if chosen is not None and args.cache:
+        raise InputError("--cache has no effect with --ray, whose workers read from OUT.job; leave it out")
+    return chosen
+
+
 def spec(text: str) -> Spec:
     """Split `[NAME=]KIND[:ARGUMENT]`; the whole text is the name where none is given."""
     head, equals, tail = text.partition("=")
@@ -205,7 +214,7 @@ def _load(
             language=args.language,
             split_identifiers=args.split_identifiers,
             tokenizer=args.tokenizer,
-            saved=_saved_bm25(args, corpus),
+            saved=_saved_bm25(args, corpus, folder),
         )
     if getattr(args, "measure", "") in OF_CORPUS and len(documents) >= _MANY:
         print(
@@ -240,9 +249,10 @@ def _load(
     )
 
 
-def _saved_bm25(args: Namespace, corpus: Files[Document]) -> Path | None:
+def _saved_bm25(args: Namespace, corpus: Files[Document], job: Path | None) -> Path | None:
+    """Return where the index is kept: for other runs, or with --ray for the other workers of this one."""
     if not args.cache:
-        return None
+        return job and job / "bm25" if getattr(args, "ray", None) is not None else None
     version = importlib.metadata.version("bm25s")
     how = f"{corpus.fingerprint} {args.language} {args.split_identifiers} {args.tokenizer} {version}"
     folder: Path = args.cache / f"bm25-{hashlib.sha256(how.encode()).hexdigest()[:16]}"

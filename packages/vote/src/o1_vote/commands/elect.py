@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 
 from o1_records import Example, InputError, Thought, quoted
+from o1_records.kit.cluster import declare_cluster
 from o1_records.kit.command import new_job, reads, writes
 from o1_vote.commands import committee, inputs, rules
 from o1_vote.commands.inputs import tell
@@ -42,6 +43,7 @@ def declare(command: ArgumentParser) -> None:
     )
     writes(command, "--reasons", help="JSONL of queries that are left out, and why: no positive, no negative")
     new_job(command)
+    declare_cluster(command)
 
 
 def run(args: Namespace) -> int:
@@ -64,6 +66,7 @@ def run(args: Namespace) -> int:
         out=args.out,
         ballots=args.ballots,
         reasons=args.reasons,
+        cluster=committee.cluster(args),
         new_job=args.new_job,
         progress=True,
     )

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from o1_records import Document, Example, Exclusion, InputError, read_jsonl
+from o1_records.kit.cluster import declare_cluster
 from o1_records.kit.command import at_least, new_job, reads, writes
 from o1_vote._job import Files
 from o1_vote.commands import committee, inputs
@@ -64,6 +65,7 @@ def declare(command: ArgumentParser) -> None:
     writes(command, "--out", required=True, help="JSONL of examples; the same command resumes it")
     writes(command, "--reasons", required=True, help="JSONL of queries that have no negatives, and why")
     new_job(command)
+    declare_cluster(command)
 
 
 def run(args: Namespace) -> int:
@@ -105,6 +107,7 @@ def run(args: Namespace) -> int:
             teacher=args.teacher,
             out=args.out,
             reasons=args.reasons,
+            cluster=committee.cluster(args),
             new_job=args.new_job,
             progress=True,
         )

@@ -16,15 +16,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from o1_records import Document, Example, InputError, quoted, write_jsonl
+from o1_records.kit.cluster import Cluster
 from o1_records.kit.fusion import standard_scores
 from o1_records.kit.job import Database, Job
+from o1_vote._cluster import Spread
 from o1_vote._job import Published, described, files_of, fingerprint_of, identified, publish
 from o1_vote.election.elect import refuse_like_named
 from o1_vote.election.nominate import Nomination, Nominations, Reason
@@ -171,6 +173,7 @@ def mine(
     teacher: Teacher | str | None = ...,
     out: str | Path,
     reasons: str | Path,
+    cluster: Cluster | None = ...,
     new_job: bool = ...,
     progress: bool = ...,
 ) -> Published: ...
@@ -187,6 +190,7 @@ def mine(
     teacher: Teacher | str | None = None,
     out: str | Path | None = None,
     reasons: str | Path | None = None,
+    cluster: Cluster | None = None,
     new_job: bool = False,
     progress: bool = False,
 ) -> Iterator[Example | Reason] | Published:
@@ -211,6 +215,8 @@ def mine(
             members' standard scores.
         out: JSONL of examples to write.
         reasons: JSONL of the queries that have no negatives; needed with `out`.
+        cluster: with `out` and `Nominations`, let the workers of a Ray cluster search. Members are lazy ones
+            then, and `documents` those of the nominations.
         new_job: move earlier work made from something else aside, instead of refusing to continue it.
         progress: show on stderr how many queries are done.
 
@@ -238,6 +244,8 @@ def mine(
             teacher=teacher,
         )
 
+    if out is None and cluster is not None:
+        raise InputError("a cluster works on files; give out, the file of the examples, too")
     if out is None:
         search = prepared(None)
         found = (mined for block in _blocks(nominations) for mined in search(block))
@@ -261,7 +269,17 @@ def mine(
     }
 
     def work(job: Job, published: Published) -> None:
-        _mine(job.db, nominations, lambda: prepared(job.folder / "members"), progress)
+        start = job.db.row("SELECT count(*) FROM mined")[0]
+        if cluster is None:
+            blocks = _mined_here(nominations, lambda: prepared(job.folder / "members"), start)
+        elif not isinstance(nominations, Nominations):
+            raise InputError("a cluster needs the nominations as Nominations; give them so")
+        else:
+            how: dict[str, Any] = {"mining": mining, "excluded": excluded or {}, "with_thought": with_thought}
+            do = functools.partial(_mine_there, **how, teacher=teacher)
+            spread = Spread(cluster, members, nominations, job.folder)
+            blocks = spread.rows(do, start=start, rows=BLOCK)
+        _mine(job.db, blocks, start, len(nominations) if isinstance(nominations, Sized) else None, progress)
         examples = (mined.example for mined in _mined(job.db) if mined.example is not None)
         write_jsonl(out, published.counted(examples))
         before = nominations.reasons() if isinstance(nominations, Nominations) else ()
@@ -634,21 +652,31 @@ def _blocks(nominations: Iterable[Nomination], start: int = 0) -> Iterator[list[
         yield block
 
 
-def _mine(
-    db: Database, nominations: Iterable[Nomination], prepared: Callable[[], Search], progress: bool
-) -> None:
-    """Search for what was not mined yet, block by block."""
+def _mined_here(
+    nominations: Iterable[Nomination], prepared: Callable[[], Search], start: int
+) -> Iterator[list[bytes]]:
+    """Yield what is found for each nomination from place `start` on, encoded, block by block."""
+    search: Search | None = None
+    for block in _blocks(nominations, start):
+        search = search or prepared()  # members are loaded only where something is left to do
+        yield [msgspec.json.encode(mined) for mined in search(block)]
+
+
+def _mine_there(
+    block: Sequence[Nomination], members: Sequence[Retriever], nominations: Nominations, **how: Any
+) -> list[bytes]:
+    """Do the same in a worker of a cluster, for one block."""
+    return [msgspec.json.encode(found) for found in mine_block(block, members, nominations.documents, **how)]
+
+
+def _mine(db: Database, blocks: Iterable[list[bytes]], done: int, total: int | None, progress: bool) -> None:
+    """Keep what is found, block by block."""
     from tqdm import tqdm  # here, so that `import o1_vote` stays light
 
-    (done,) = db.row("SELECT count(*) FROM mined")
-    total = len(nominations) if isinstance(nominations, Sized) else None
-    search: Search | None = None
     with tqdm(desc="mine", total=total, initial=done, unit=" queries", disable=not progress) as bar:
-        for block in _blocks(nominations, done):
-            search = search or prepared()  # members are loaded only where something is left to do
-            rows = [(place, msgspec.json.encode(mined)) for place, mined in enumerate(search(block), done)]
+        for block in blocks:
             with db.transaction():
-                db.execute_many("INSERT INTO mined VALUES (?, ?)", rows)
+                db.execute_many("INSERT INTO mined VALUES (?, ?)", enumerate(block, done))
             done += len(block)
             bar.update(len(block))
 

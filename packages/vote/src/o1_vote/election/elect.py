@@ -34,7 +34,9 @@ from o1_records import (
     quoted,
     write_jsonl,
 )
+from o1_records.kit.cluster import Cluster
 from o1_records.kit.job import Database, Job
+from o1_vote._cluster import Spread
 from o1_vote._job import Published, described, files_of, publish
 from o1_vote.election.controls import measured, outcomes, tolerance_of
 from o1_vote.election.controls import places as sample_places
@@ -115,6 +117,7 @@ def elect(
     out: str | Path,
     ballots: str | Path | None = ...,
     reasons: str | Path | None = ...,
+    cluster: Cluster | None = ...,
     new_job: bool = ...,
     progress: bool = ...,
 ) -> Published: ...
@@ -135,6 +138,7 @@ def elect(
     out: str | Path | None = None,
     ballots: str | Path | None = None,
     reasons: str | Path | None = None,
+    cluster: Cluster | None = None,
     new_job: bool = False,
     progress: bool = False,
 ) -> Election | Published:
@@ -170,6 +174,7 @@ def elect(
         out: JSONL of examples to write.
         ballots: JSONL of ballots to write.
         reasons: JSONL of the queries that are left out; without it, leaving one out is an error.
+        cluster: with `out`, let the workers of a Ray cluster cast the ballots. Members are lazy ones then.
         new_job: move earlier work made from something else aside, instead of refusing to continue it.
         progress: show on stderr how many ballots each member has cast.
 
@@ -187,6 +192,8 @@ def elect(
     measuring = _measure_of(measure)
     if out is None and (ballots or reasons or new_job):
         raise InputError("ballots, reasons and new_job need out; give the file of the examples, too")
+    if out is None and cluster is not None:
+        raise InputError("a cluster works on files; give out, the file of the examples, too")
     whole = any(isinstance(member, LazyMember) and member.whole_corpus for member in members)
     join = Nominations(
         queries, thoughts, qrels, documents, negatives=negatives, every_document=whole, relevance=relevance
@@ -195,7 +202,7 @@ def elect(
     with join as nominations:
         if out is None:
             with Database("", _SCHEMA) as db:
-                _vote(db, None, nominations, members, measuring, controlled, progress)
+                _vote(db, None, nominations, members, measuring, controlled, None, progress)
                 level, won = _levelled(db, counting, members, controlled)
                 examples = list(_examples(db, nominations, names, level))
                 return Election(examples, list(_ballots(db, names)), list(nominations.reasons()), level, won)
@@ -215,7 +222,7 @@ def elect(
         def work(job: Job, published: Published) -> None:
             if not reasons:
                 _refuse_to_leave_out(nominations)
-            _vote(job.db, job.folder / "members", nominations, members, measuring, controlled, progress)
+            _vote(job.db, job.folder, nominations, members, measuring, controlled, cluster, progress)
             level, won = _levelled(job.db, counting, members, controlled)
             if reasons:
                 published.left_out = write_jsonl(reasons, nominations.reasons())
@@ -390,6 +397,7 @@ def _vote(
     members: Iterable[Member],
     measure: Measure,
     controlled: bool,
+    cluster: Cluster | None,
     progress: bool,
 ) -> None:
     """Let each member vote on what it has not voted on yet, block by block, after the controls."""
@@ -398,11 +406,17 @@ def _vote(
     for member in members:
         (done,) = db.row("SELECT count(*) FROM ballots WHERE member = ?", member.name)
         known = db.row("SELECT 1 FROM controls WHERE member = ?", member.name) is not None
-        loaded = member
-        if isinstance(loaded, LazyMember):
-            if done == len(nominations) and (known or not controlled):
-                continue
-            loaded = loaded.load(nominations.documents, folder)
+        if isinstance(member, LazyMember) and done == len(nominations) and (known or not controlled):
+            continue
+        spread: Spread | None = None
+        loaded: Retriever | Recorded
+        if cluster is not None and folder is not None and isinstance(member, LazyMember | Retriever):
+            spread = Spread(cluster, [member], nominations, folder)
+            (loaded,) = spread.loaded
+        elif isinstance(member, LazyMember):
+            loaded = member.load(nominations.documents, folder and folder / "members")
+        else:
+            loaded = member
         if about := getattr(loaded, "about", None):
             db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", member.name, msgspec.json.encode(about))
         if controlled and not known and isinstance(loaded, Retriever):
@@ -413,15 +427,39 @@ def _vote(
         with tqdm(
             desc=member.name, total=total, initial=before, unit=" ballots", disable=not progress
         ) as bar:
-            while block := list(nominations.block(done, BLOCK)):
-                votes = iter(list(cast(block, loaded, measure=measure)))
-                sheets = [list(itertools.islice(votes, 1 + len(each.thoughts))) for each in block]
-                bodies = enumerate(map(msgspec.json.encode, sheets), done)
-                rows = [(member.name, place, body) for place, body in bodies]
+            if spread is None:
+                blocks = _sheets_of_blocks(nominations, loaded, measure, done)
+            else:
+                blocks = spread.rows(functools.partial(_cast_there, measure), start=done, rows=BLOCK)
+            for sheets in blocks:
+                rows = [(member.name, place, body) for place, body in enumerate(sheets, done)]
                 with db.transaction():
                     db.execute_many("INSERT INTO ballots VALUES (?, ?, ?)", rows)
-                done += len(block)
-                bar.update(sum(map(len, sheets)))
+                done += len(sheets)
+                bar.update(nominations.candidates(done) - bar.n)
+
+
+def _sheets_of_blocks(
+    nominations: Nominations, member: Retriever | Recorded, measure: Measure, done: int
+) -> Iterator[list[bytes]]:
+    """Yield the encoded ballots on each nomination of a block, from the place of the first."""
+    while block := list(nominations.block(done, BLOCK)):
+        yield sheets_of(block, member, measure)
+        done += len(block)
+
+
+def sheets_of(block: Sequence[Nomination], member: Retriever | Recorded, measure: Measure) -> list[bytes]:
+    """Return a member's encoded ballots on each nomination. Pure, so that any driver may deal out blocks."""
+    votes = cast(block, member, measure=measure)
+    sheets = [list(itertools.islice(votes, 1 + len(each.thoughts))) for each in block]
+    return [msgspec.json.encode(sheet) for sheet in sheets]
+
+
+def _cast_there(
+    measure: Measure, block: Sequence[Nomination], members: Sequence[Retriever], nominations: Nominations
+) -> list[bytes]:
+    (member,) = members
+    return sheets_of(block, member, measure)
 
 
 def _sample(nominations: Nominations) -> list[Nomination]:

@@ -53,9 +53,7 @@ def explain(
     tolerance = how.tolerance if how.abstain else {}
     verdict = how.decide(sheets)
     measured = settings.measure if settings else ""
-    return list(
-        explanation(query, texts, sheets, verdict, how=told, measured=measured, tolerance=tolerance)
-    )
+    return list(explanation(query, texts, sheets, verdict, how=told, measured=measured, tolerance=tolerance))
 
 
 def explanation(

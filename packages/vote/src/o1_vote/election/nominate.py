@@ -160,6 +160,23 @@ class Nominations:
         self._inputs = {"examples": examples, "documents": documents}
         return self
 
+    def copied(self, path: Path) -> Path:
+        """Write a copy that `opened` reads, unless it is there; return its path."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            begun = path.with_suffix(".partial")
+            begun.unlink(missing_ok=True)
+            self._db.execute("VACUUM INTO ?", str(begun))
+            begun.rename(path)
+        return path
+
+    @classmethod
+    def opened(cls, path: Path) -> Self:
+        """Return what `copied` wrote, for reading; many processes may."""
+        self = cls((), (), (), ())
+        self._db = self._stack.enter_context(Database.read_only(path))
+        return self
+
     def __enter__(self) -> Nominations:
         return self
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -65,6 +66,14 @@ class CosineMember:
         other = copy.copy(self)
         other._query_side = (encode, fingerprint)
         return other
+
+    def document_vectors(self, doc_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of documents [doc_ids, dim], of unit length or zero."""
+        return self._corpus.vectors(doc_ids)
+
+    def read_documents(self, path: Path) -> None:
+        """Take the vectors of all documents from a file of float32, in the order of the corpus."""
+        self._corpus.read(path)
 
     def similarities(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """Return the cosine of each (text, doc_id): float32 [pairs]. See `Retriever.similarities`."""
@@ -128,6 +137,12 @@ class _Corpus:
         if "_matrix" in vars(self):
             return self._matrix[[self._rows[doc_id] for doc_id in doc_ids]]
         return self._embed([self._documents[doc_id].full_text for doc_id in doc_ids])
+
+    def read(self, path: Path) -> None:
+        """Take the vectors of all documents from a file, which is mapped and not loaded."""
+        if count := len(self._names):
+            shape = (count, path.stat().st_size // 4 // count)
+            self._matrix = np.memmap(path, dtype=np.float32, mode="r", shape=shape)
 
     def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[Found]:
         """Yield for each vector its k nearest documents, best first; equal scores go to the larger doc_id."""

@@ -9,10 +9,12 @@ What was committed survives kill -9.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,19 @@ _REMEDY = "if the disk is full, free space and run again; if the file is damaged
 _AT_A_TIME = 500
 
 
+_TEMPORARY: ContextVar[bool] = ContextVar("_TEMPORARY", default=False)
+
+
+@contextlib.contextmanager
+def kept_in_temporary_files() -> Iterator[None]:
+    """Let caches that are made inside keep their vectors in temporary files: other processes are at work."""
+    before = _TEMPORARY.set(True)
+    try:
+        yield
+    finally:
+        _TEMPORARY.reset(before)
+
+
 class VectorCache:
     """A cache in the file `path`, or in a temporary file that SQLite removes (None).
 
@@ -40,7 +55,7 @@ class VectorCache:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+        self._path = None if _TEMPORARY.get() else path
 
     @functools.cached_property
     def _db(self) -> Database:
