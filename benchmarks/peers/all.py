@@ -26,7 +26,7 @@ from typing import Any
 
 from harness import cpu_has, run
 
-FILES = ("embed", "think", "mine", "elect", "synth", "search", "score", "bm25", "imports")
+FILES = ("embed", "think", "train", "mine", "elect", "synth", "search", "score", "bm25", "serve", "imports")
 
 
 def smoke(files: Sequence[str]) -> Iterator[dict[str, Any]]:

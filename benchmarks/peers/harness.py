@@ -183,7 +183,7 @@ def run(job: Job, *, smoke: bool = False, size: Size | None = None, repeats: int
         if smoke and (job.sides[row.side].python or row.side not in (job.smoke_sides or job.sides)):
             row.skipped = row.skipped or "not a part of --smoke"
     present = [row for row in rows if not row.skipped]
-    if rows[0].skipped or len(present) < 2:
+    if rows[0].skipped or len(present) < (1 if smoke else 2):
         return rows
     with tempfile.TemporaryDirectory() as folder:
         if smoke:

@@ -1,7 +1,7 @@
 """Asking a server for thoughts: `o1_synth.think` against a plain aiohttp client that throws answers away.
 
-The server (tests/faults/server.py) answers after a fixed time and has a process of its own; its CPU time counts
-in both. Ours checks every answer, files it and publishes a file.
+The server (tests/faults/server.py) answers after a fixed time and has a process of its own; its CPU time
+counts in both. Ours checks every answer, files it and publishes a file.
 """
 
 from __future__ import annotations
