@@ -10,12 +10,14 @@ import pytest
 from helpers.browser import NEEDED, WIDTHS, Browser
 from o1_bench import Collection, Options, explore, load_result, run
 from o1_bench.__main__ import main
+from o1_bench.reporting.explore import _json
 from o1_bench.results.result import RUN
 from o1_bench.results.trace import TRACE, load_trace
 from o1_records import Document, InputError, Qrel, Query, Source, Thought, write_jsonl
 
 WORDS = ("open", "close", "zip", "archive", "socket", "parse", "date", "copy", "folder", "sort", "list")
 HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
+KINDS = ("empty", "shuffled", "filler", "copy")
 COUNT = 60
 
 
@@ -71,11 +73,9 @@ def test_what_thinking_did_is_counted_as_the_results_say(made):
     assert data["before"] == before.metrics["nDCG@10"]
     assert {name: mean for name, _, _, mean in data["readings"]} == {
         "thoughts": after.metrics["nDCG@10"],
-        **{
-            kind: results[f"BM25, 0.3 {kind} thought"].metrics["nDCG@10"]
-            for kind in ("copy", "empty", "filler", "shuffled")
-        },
+        **{kind: results[f"BM25, 0.3 {kind} thought"].metrics["nDCG@10"] for kind in KINDS},
     }
+    assert [name for name, *_ in data["readings"]] == ["thoughts", *KINDS]  # in this order
     # the curve over the weights begins without thoughts and passes through the run
     curve = dict(zip(data["weights"], data["ndcg"], strict=True))
     assert curve[0] == pytest.approx(before.metrics["nDCG@10"], abs=1e-6)
@@ -117,6 +117,7 @@ def test_anything_on_the_same_collection_can_be_compared_with(made, tmp_path):
     data = data_of(tmp_path / "e.html")
     assert data["title"] == "Which way?"
     assert data["before"] == results["BM25 + thought"].metrics["nDCG@10"]
+    assert (data["plain"], data_of(folder / "explore.html")["plain"]) == (False, True)
     control = folder / "out" / "words-test" / "bm25-0.3-copy-thought"
     assert explore(control, tmp_path / "c.html", against=folder / "out" / "words-test" / "bm25").gained == 0
 
@@ -191,10 +192,8 @@ def test_it_fits_its_window_shows_html_as_text_says_nothing_and_fetches_nothing(
 def test_the_browser_ranks_as_python_does_at_every_weight(browser, made):
     opened(browser, made)
     folder = made[0] / "out" / "words-test"
-    for reading, name in enumerate(
-        ("thought", "copy-thought", "empty-thought", "filler-thought", "shuffled-thought")
-    ):
-        path = folder / (f"bm25-0.3-{name}")
+    for reading, kind in enumerate(("", *(f"{kind}-" for kind in KINDS))):
+        path = folder / f"bm25-0.3-{kind}thought"
         told = load_trace(path, load_result(path).files[RUN])
         asked = "explorer.ranked(explorer.told(q).read[{}], w).slice(0, 10).map(d => [d.id, d.score])"
         found = browser.evaluate(

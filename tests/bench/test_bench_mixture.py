@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from o1_bench import Collection, Options, run
+from o1_bench import Collection, Options, explore, run
 from o1_bench.__main__ import main
 from o1_bench.results.verify import verify_result
 from o1_bench.running.mixture import MixedLexical, MixedVectors
@@ -173,6 +173,10 @@ def test_a_system_that_thinks_is_measured_without_with_alone_joint_and_with_cont
         assert result.system.milliseconds.think == (None if name == "counter" else think), name
         assert result.system.thought_tokens == (0 if name == "counter" else 6), name
     assert done["counter"].metrics["RR@10"] < done["counter, 0.2 own thought"].metrics["RR@10"]
+    found = explore(tmp_path / "tiny-test", tmp_path / "e.html")
+    assert found[:3] == ("counter, 0.2 own thought", "counter", "nDCG@10")
+    assert (found.gained, found.lost, found.same) == (1, 0, 2)
+    assert (tmp_path / "e.html").read_text().count('"shuffled"') == 1
     for folder in (tmp_path / "tiny-test").glob("*/result.json"):
         assert verify_result(folder) == []
 

@@ -34,6 +34,7 @@ from o1_records.trec import read_qrels, read_run
 
 _PER_CHUNK = 25  # queries that the browser decodes at a time
 _MIXED = re.compile(r"(?P<base>.+), (?P<weight>[\d.e-]+) (?P<what>(?:own )?thought)")
+_CONTROLS = ("empty", "shuffled", "filler", "copy")  # in the order in which they run
 _CLOSE = 1e-5  # scores that rounding may tell apart
 
 
@@ -146,7 +147,8 @@ def _controls(beside: Mapping[Path, Result], about: Result, trace: Trace) -> dic
         theirs = load_trace(path, result.files[RUN])
         if theirs is not None and (theirs.weight, theirs.reading) == (trace.weight, trace.reading):
             found[result.name[len(start) : -len(end)]] = (result, theirs)
-    return found
+    order = sorted(found, key=lambda kind: (_CONTROLS.index(kind) if kind in _CONTROLS else 9, kind))
+    return {kind: found[kind] for kind in order}
 
 
 # --- the page -----------------------------------------------------------------------------------------
@@ -215,6 +217,7 @@ def _page(
         "system": about.name,
         "note": about.system.note,
         "against": base.name,
+        "plain": not base.thought_words and not base.system.thought_tokens,
         "measure": measure,
         "of": trace.of,
         "reading": trace.reading,

@@ -32,6 +32,8 @@ const signed = (number) => {
 };
 const way = (number) => (number > 0 ? "up" : number < 0 ? "down" : "soft");
 const whole = (number) => Math.round(number).toLocaleString("en");
+const without = data.plain ? "without thoughts" : `in ${data.against}`;
+const queriesOf = (number) => `${whole(number)} ${number === 1 ? "query" : "queries"}`;
 const count = (number, one) => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
 
 // --- data of single queries, decoded when they are looked at ----------------------------------------------
@@ -93,7 +95,7 @@ const rank = (query) => (query.gain > 0 ? 0 : query.gain < 0 ? 1 : 2);
 const ORDERS = {
   did: ["what thinking did: gain, loss, nothing", (a, b) => rank(a) - rank(b) || Math.abs(b.gain) - Math.abs(a.gain) || a.at - b.at],
   loss: ["largest loss first", (a, b) => a.gain - b.gain || a.at - b.at],
-  poor: ["lowest score without thoughts first", (a, b) => a.before - b.before || a.at - b.at],
+  poor: [`lowest score ${without} first`, (a, b) => a.before - b.before || a.at - b.at],
   tokens: ["most tokens first", (a, b) => b.tokens - a.tokens || a.at - b.at],
   given: ["as in the collection", (a, b) => a.at - b.at],
 };
@@ -103,7 +105,7 @@ function select(keep = true) {
   state.shown = queries.filter((query) => fits(query) && query.found.includes(state.search)).sort(ORDERS[state.order][1]);
   state.place = new Map(state.shown.map((query, place) => [query, place]));
   $("space").style.height = `${state.shown.length * ROW}px`;
-  $("count").textContent = `${count(state.shown.length, "query").replace("querys", "queries")} of ${whole(queries.length)}`;
+  $("count").textContent = `${queriesOf(state.shown.length)} of ${whole(queries.length)}`;
   if (!keep) $("list").scrollTop = 0;
   rows();
   scatter();
@@ -141,56 +143,68 @@ function move(event) {
 
 // --- the pictures -------------------------------------------------------------------------------------------
 
-const points = { "by-score": [], "by-tokens": [] };
+// the cloud is drawn once, and with the query that is looked at a ring on top of it
+const pictures = {
+  "by-score": { across: (query) => query.before, end: 1 },
+  "by-tokens": { across: (query) => query.tokens, end: Math.max(1, ...queries.map((query) => query.tokens)) },
+};
 function scatter() {
   const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(name).trim();
-  const most = Math.max(1, ...queries.map((query) => query.tokens));
-  for (const [id, across, end] of [["by-score", (q) => q.before, 1], ["by-tokens", (q) => q.tokens, most]]) {
-    const canvas = $(id), wide = canvas.clientWidth, high = canvas.clientHeight, scale = window.devicePixelRatio || 1;
+  const colours = { up: colour("--gain"), down: colour("--loss"), soft: colour("--soft") };
+  const scale = window.devicePixelRatio || 1, [left, right, top, bottom] = [34, 8, 8, 18];
+  for (const [id, picture] of Object.entries(pictures)) {
+    const canvas = $(id), wide = canvas.clientWidth, high = canvas.clientHeight, { across, end } = picture;
     canvas.width = wide * scale;
     canvas.height = high * scale;
-    const draw = canvas.getContext("2d"), [left, right, top, bottom] = [34, 8, 8, 18];
+    picture.cloud = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+    const draw = picture.cloud.getContext("2d");
     draw.scale(scale, scale);
-    const x = (number) => left + (wide - left - right) * number / end, y = (gain) => top + (high - top - bottom) * (1 - gain) / 2;
+    picture.at = (query) => [left + (wide - left - right) * across(query) / end, top + (high - top - bottom) * (1 - query.gain) / 2];
     draw.font = "11px system-ui, sans-serif";
+    draw.fillStyle = colour("--soft");
+    draw.strokeStyle = colour("--line");
+    draw.textAlign = "right";
     for (const tick of [-1, -0.5, 0, 0.5, 1]) {
-      draw.strokeStyle = colour("--line");
+      const y = top + (high - top - bottom) * (1 - tick) / 2;
       draw.beginPath();
-      draw.moveTo(left, y(tick));
-      draw.lineTo(wide - right, y(tick));
+      draw.moveTo(left, y);
+      draw.lineTo(wide - right, y);
       draw.stroke();
-      draw.fillStyle = colour("--soft");
-      draw.textAlign = "right";
-      draw.fillText(tick === 0 ? "0" : signed(tick).slice(0, 4), left - 4, y(tick) + 4);
+      draw.fillText(tick === 0 ? "0" : signed(tick).slice(0, 4), left - 4, y + 4);
     }
     draw.textAlign = "center";
-    for (const part of [0, 0.5, 1]) draw.fillText(end === 1 ? String(part) : whole(end * part), Math.min(x(end * part), wide - 16), high - 4);
-    points[id] = [];
+    for (const part of [0, 0.5, 1]) draw.fillText(end === 1 ? String(part) : whole(end * part), Math.min(left + (wide - left - right) * part, wide - 16), high - 4);
     for (const query of queries) {
-      const shown = state.place.has(query), at = [x(across(query)), y(query.gain)];
-      draw.globalAlpha = shown ? 0.55 : 0.08;
-      draw.fillStyle = colour(query.gain > 0 ? "--gain" : query.gain < 0 ? "--loss" : "--soft");
+      draw.globalAlpha = state.place.has(query) ? 0.55 : 0.08;
+      draw.fillStyle = colours[way(query.gain)];
       draw.beginPath();
-      draw.arc(at[0], at[1], 3, 0, 7);
+      draw.arc(...picture.at(query), 3, 0, 7);
       draw.fill();
-      if (shown) points[id].push([...at, query]);
-      if (query === state.query) state.ring = at;
     }
-    draw.globalAlpha = 1;
-    if (state.query && state.ring) {
-      draw.strokeStyle = colour("--ink");
-      draw.lineWidth = 2;
-      draw.beginPath();
-      draw.arc(state.ring[0], state.ring[1], 6, 0, 7);
-      draw.stroke();
-    }
+  }
+  ring();
+}
+function ring() {
+  const scale = window.devicePixelRatio || 1;
+  for (const [id, { cloud, at }] of Object.entries(pictures)) {
+    const draw = $(id).getContext("2d");
+    draw.setTransform(1, 0, 0, 1, 0, 0);
+    draw.clearRect(0, 0, cloud.width, cloud.height);
+    draw.drawImage(cloud, 0, 0);
+    if (!state.query) continue;
+    draw.scale(scale, scale);
+    draw.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+    draw.lineWidth = 2;
+    draw.beginPath();
+    draw.arc(...at(state.query), 6, 0, 7);
+    draw.stroke();
   }
 }
 function nearest(event) {
   const box = event.target.getBoundingClientRect(), [x, y] = [event.clientX - box.left, event.clientY - box.top];
   let best = null, least = 15 ** 2;
-  for (const [px, py, query] of points[event.target.id]) {
-    const far = (px - x) ** 2 + (py - y) ** 2;
+  for (const query of state.shown) {
+    const [px, py] = pictures[event.target.id].at(query), far = (px - x) ** 2 + (py - y) ** 2;
     if (far < least) [best, least] = [query, far];
   }
   return best;
@@ -208,7 +222,7 @@ function choose(query, scroll = true) {
   }
   history.replaceState(null, "", `#${encodeURIComponent(query.id)}`);
   rows();
-  scatter();
+  ring();
   detail();
 }
 
@@ -218,7 +232,7 @@ function detail() {
   const read = of.read[state.reading];
   const head = el("header", {}, el("h2", {}, query.text),
     el("p", { class: "small soft" }, el("span", { class: "code" }, query.id)),
-    el("p", { class: "num" }, `${data.measure} `, el("b", {}, value(query.before)), " without thoughts, ",
+    el("p", { class: "num" }, `${data.measure} `, el("b", {}, value(query.before)), ` ${without}, `,
       el("b", { class: way(query.gain) }, `${value(query.after[0])} (${signed(query.gain)})`), ` with them at ${data.weight}`,
       data.readings.length > 1 ? el("span", { class: "soft" }, `; controls: ${data.readings.slice(1).map(([name], at) => `${name} ${value(query.after[at + 1])}`).join(", ")}`) : null));
   const kinds = data.readings.length < 2 ? null : el("div", { class: "bar on-screen", role: "radiogroup", "aria-label": "What is mixed in" },
@@ -281,7 +295,7 @@ function ranking() {
   const name = (at) => (state.reading ? `with ${data.readings[state.reading][0]} thoughts at ${at}` : `with thoughts at ${at}`);
   const outside = Object.keys(of.grades).filter((id) => !left.includes(id) && !right.includes(id));
   $("ranking").replaceChildren(el("div", { class: "sides" },
-    el("div", {}, el("h4", {}, `without: ${data.against}`), side(of, left, right, "left")),
+    el("div", {}, el("h4", {}, data.plain ? `without: ${data.against}` : data.against), side(of, left, right, "left")),
     lines(of, left, right),
     el("div", {}, el("h4", {}, name(weight)), side(of, right, left, "right"))),
   ...(outside.length ? [el("p", { class: "small soft" }, `relevant, and in neither: `, ...outside.slice(0, 20).flatMap((id, n) => [n ? ", " : "",
@@ -324,7 +338,7 @@ function why() {
   const right = ranked(read, weight).map((each) => each.id).slice(0, data.depth), at = read.ids.indexOf(doc);
   const text = of.docs[doc];
   const shown = [el("h3", {}, el("span", { class: "code" }, doc), of.grades[doc] ? el("span", { class: "tag" }, " ✓ relevant") : null),
-    el("p", { class: "small" }, `Without thoughts it is ${place(of.left)}, with them at ${weight} ${place(right)}. `, at < 0 ? "Its scores are not kept: it is not among the first of the mixture at any weight." : "")];
+    el("p", { class: "small" }, `${without[0].toUpperCase()}${without.slice(1)} it is ${place(of.left)}, with them at ${weight} ${place(right)}. `, at < 0 ? "Its scores are not kept: it is not among the first of the mixture at any weight." : "")];
   if (at >= 0) shown.push(...parts(read, at, weight));
   if (text) shown.push(el("h3", {}, "its text"), el("p", { class: "whole code", tabindex: 0 }, text[0] + (text[1] ? `… (${whole(text[1])} more characters)` : "")));
   $("why").replaceChildren(el("div", { class: "why card" }, ...shown));
@@ -369,7 +383,7 @@ function begin() {
   const after = data.readings[0][3];
   $("summary").replaceChildren(`${data.measure} ${value(data.before)} → `, el("b", { class: way(after - data.before) }, value(after)), `: ${whole(gained)} queries gain, ${whole(lost)} lose, ${whole(queries.length - gained - lost)} stay as they were`,
     tokens ? `; ${(tokens / queries.length).toFixed(0)} tokens a query` : "", ...(data.readings.length > 1 ? [`. Under the controls: ${data.readings.slice(1).map(([name, , , mean]) => `${name} ${value(mean)}`).join(", ")}`] : []), ".");
-  for (const [id, x] of [["by-score", `score without thoughts`], ["by-tokens", "tokens of the thoughts"]]) {
+  for (const [id, x] of [["by-score", `the score ${without}`], ["by-tokens", tokens ? "the tokens of its thoughts" : "the tokens of its thoughts, which are not known"]]) {
     const says = `Gain in ${data.measure} (upwards) against ${x}; a point is a query, click one.`;
     $(id).setAttribute("aria-label", says);
     $(`${id}-says`).textContent = says;
@@ -407,7 +421,7 @@ function notes() {
     data.of === "vectors" ? `The score of a mixture at weight a is ((1 − a) v_q·d + a mean(u·d)) / |(1 − a) v_q + a mean(u)|; u is the vector of a thought, read ${data.reading}. Kept are v_q·d, every u·d and the three products under the norm.`
       : "The score of a mixture at weight a is (1 − a) z(query) + a mean(z(thought)), in standard scores over the collection; a document that shares no term is not found.",
     `The pieces are ${data.why}.`,
-    data.differing ? `At ${data.weight} the page and the run agree in every score to 0.00001; in ${count(data.differing, "query").replace("querys", "queries")} documents that are closer than that stand in another order.`
+    data.differing ? `At ${data.weight} the page and the run agree in every score to 0.00001; in ${queriesOf(data.differing)} documents that are closer than that stand in another order.`
       : `At ${data.weight} the page and the run agree on the first ${data.depth} documents of every query.`,
     `Where ${data.measure} is named it is that of the run; nDCG@${data.depth} beside the slider is computed here.`,
     data.models.length ? `Thoughts by ${data.models.join(", ")}.` : "",
