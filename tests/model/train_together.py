@@ -1,18 +1,22 @@
 """Trainings on several processes, for test_model_distributed: `train_together.py MODEL OUT JOB...`.
 
-A job is `processes:case`. The interpreter imports everything once and forks the processes of each job through
-torchrun's own launcher; each writes its weights, the gradients of its first step and its log.
+A job is `processes:case`. Four processes are started once, and import everything once; of each job as many as
+it needs meet over gloo, as torchrun would tell them to, and each of these writes its weights, the gradients
+of its first step and its log.
 """
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import save_file
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainingArguments
 
@@ -49,6 +53,13 @@ CASES = {
     "resumed": {"grad_cache": True, "arguments": STOPPED},
     "fsdp-adamw": {"grad_cache": True, "arguments": {**FSDP, "optim": "adamw_torch"}},
     "fsdp-adamw-resumed": {"grad_cache": True, "arguments": {**FSDP, **STOPPED, "optim": "adamw_torch"}},
+    # on from the checkpoint of another number of processes
+    "moved": {"grad_cache": True, "arguments": STOPPED, "from": "2:resumed"},
+    "fsdp-adamw-moved": {
+        "grad_cache": True,
+        "arguments": {**FSDP, **STOPPED, "optim": "adamw_torch"},
+        "from": "2:fsdp-adamw-resumed",
+    },
     "nan": {"nan": True},
 }
 
@@ -155,9 +166,10 @@ def trainer_of(folder, case, out, processes):
 
 def train(folder, case, out, processes):
     """Train, in two runs if the case says so, and write what came out."""
-    torch.set_num_threads(1)
     trainer = trainer_of(folder, case, out, processes)
-    trainer.train()
+    source = CASES[case].get("from")
+    before = None if source is None else str(out.parent / source / "run" / "checkpoint-1")
+    trainer.train(resume_from_checkpoint=before)
     (first,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, FirstGradients))
     if "resumed" in case:
         trainer = trainer_of(folder, case, out, processes)
@@ -181,24 +193,46 @@ def work(folder, case, out, processes):
         (out / "refused.txt").write_text(str(error))
 
 
+def take_part(rank, folder, out, jobs):
+    """Take part in each job that needs so many processes; `jobs` have a port each."""
+    torch.set_num_threads(1)
+    for job, port in jobs:
+        processes, case = job.split(":")
+        if rank >= int(processes):
+            continue
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in place.items()})
+        work(folder, case, out / job, int(processes))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
 def main():
     """Run the jobs one after another."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     for job in sys.argv[3:]:
-        processes, case = job.split(":")
-        target = out / job
-        target.mkdir(parents=True)
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=int(processes),
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            start_method="fork",
-            max_restarts=0,
-            monitor_interval=0.1,
-        )
-        elastic_launch(config, work)(folder, case, target, int(processes))
+        (out / job).mkdir(parents=True)
+    jobs = [(job, free_port()) for job in sys.argv[3:]]
+    # not forked: a fork of a process with threads hangs once in a while
+    spawn = multiprocessing.get_context("spawn")
+    together = [spawn.Process(target=take_part, args=(rank, folder, out, jobs)) for rank in range(4)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+        if process.exitcode:
+            for other in together:
+                other.kill()
+            sys.exit(f"a process ended with {process.exitcode}")
 
 
 if __name__ == "__main__":
