@@ -234,14 +234,15 @@ def peers_speed(session: nox.Session) -> None:
     """Speed, memory and agreement beside the strongest peers (benchmarks/peers): a table and a picture.
 
     Peers that cannot live beside these versions have a Python of their own: O1_OPENVINO_PYTHON,
-    O1_ONNX_PYTHON, O1_INFINITY_PYTHON, O1_LLAMA_PYTHON and O1_VLLM_PYTHON name them.
+    O1_ONNX_PYTHON, O1_INFINITY_PYTHON, O1_LLAMA_PYTHON and O1_VLLM_PYTHON name them; docs/performance.md
+    says how to make them.
     """
     others = ["ranx>=0.3.21", "pytrec_eval-terrier", "usearch>=2.26", "hnswlib>=0.8", "mteb>=2.26"]
-    others += ["datasets>=5", "FlagEmbedding>=1.4.2", "peft", "aiohttp"]
+    others += ["datasets>=5", "peft", "aiohttp"]
     packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
     install(session, *others, *packages)
-    out = ["--out", "docs/peers", *session.posargs]
-    session.run("python", "benchmarks/peers/all.py", *out)
+    command = ["benchmarks/peers/all.py", "--out", "docs/peers", "--page", "docs/performance.md"]
+    session.run("python", *command, *session.posargs)
 
 
 @nox.session

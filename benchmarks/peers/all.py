@@ -1,6 +1,7 @@
 """Every job against its peers: a table, a picture, and the figures as JSON; about ten minutes on two cores.
 
     python benchmarks/peers/all.py --out peers            # peers.md, peers.json, peers.svg
+    python benchmarks/peers/all.py --out docs/peers --page docs/performance.md   # its figures, too
     python benchmarks/peers/all.py --only search score
     python benchmarks/peers/all.py --smoke                # does every file run? tiny inputs, in one process
 
@@ -26,6 +27,7 @@ from typing import Any
 
 from harness import cpu_has, run
 
+START, END = "<!-- figures of benchmarks/peers/all.py -->", "<!-- end of the figures -->"
 FILES = ("embed", "think", "train", "mine", "elect", "synth", "search", "score", "bm25", "serve", "imports")
 
 
@@ -55,6 +57,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="path of the files to write, without an ending")
+    parser.add_argument("--page", type=Path, help="a page whose figures are replaced by those of this run")
     parser.add_argument("--only", nargs="+", choices=FILES, default=[], help="files of jobs")
     parser.add_argument("--smoke", action="store_true", help="tiny inputs, in one process: does it run?")
     args = parser.parse_args()
@@ -71,6 +74,13 @@ def main() -> None:
         args.out.with_suffix(".svg").write_text(picture(lines))
     else:
         print(table(report))
+    if args.page:
+        page = args.page.read_text()
+        before, start, rest = page.partition(START)
+        _, end, after = rest.partition(END)
+        if not end:
+            sys.exit(f"{args.page} has no place for figures: {START} and {END}")
+        args.page.write_text(f"{before}{start}\n{summary(report)}\n{table(report)}{end}{after}")
     sys.exit(1 if errors else 0)
 
 
@@ -143,6 +153,28 @@ def table(report: dict[str, Any]) -> str:
     failed = [f"- {error}" for error in report["errors"]]
     for title, own in (("Not run:", skipped), ("Failed:", failed)):
         rows += ["", title, "", *own] if own else []
+    return "\n".join(rows) + "\n"
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Return a row for each job in Markdown: ours beside the fastest peer."""
+    rows = [
+        "| job | ours | fastest peer | times as fast (goal) | CPU s, ours / peer | peak MB, ours / peer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (own, *others) in by_job(report["rows"]).items():
+        if (peer := best_peer(others)) is None:
+            continue
+        ratio = own["items_per_s"] / peer["items_per_s"]
+        cells = (
+            f"{name}: {own['what']}",
+            f"{number(own['items_per_s'])} {own['unit']}/s",
+            f"{peer['side']}: {number(peer['items_per_s'])}",
+            f"{ratio:.2f} ({own['goal']:.2g})",
+            f"{own['cpu_seconds']:.3g} / {peer['cpu_seconds']:.3g}",
+            f"{own['peak_mb']:,} / {peer['peak_mb']:,}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
