@@ -1,4 +1,4 @@
-"""What mkdocs does before it reads a page: package READMEs come in, folders go into the navigation.
+"""What mkdocs does before it reads a page: package READMEs come in, patterns of the navigation become pages.
 
 `@include packages/vote/README.md`, alone on a line, stands for that file. Its links into `docs/` are made
 relative to the page, and directives of doctest, which tell readers nothing, are left out.
@@ -7,28 +7,43 @@ relative to the page, and directives of doctest, which tell readers nothing, are
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 INCLUDE = re.compile(r"^@include (\S+)$", re.MULTILINE)
 
 
 def on_config(config: Any) -> Any:
-    """Put all pages of a folder where the navigation names the folder: a new one needs no line there."""
-    config.nav = [_listed(entry) for entry in config.nav]
+    """Put pages in the place of patterns of the navigation: those that nothing else in it names."""
+    named = set(_named(config.nav))
+    config.nav = _listed(config.nav, named)
     return config
 
 
-def _listed(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    [(title, inside)] = entry.items()
-    if isinstance(inside, list):
-        return {title: [_listed(each) for each in inside]}
-    if not inside.endswith("/"):
-        return entry
-    return {title: sorted(f"{inside}{path.name}" for path in (ROOT / "docs" / inside).glob("*.md"))}
+def _named(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for each in nav.values() if isinstance(nav, dict) else nav:
+            yield from _named(each)
+
+
+def _listed(nav: Any, named: Collection[str]) -> Any:
+    if isinstance(nav, dict):
+        return {title: _listed(inside, named) for title, inside in nav.items()}
+    if isinstance(nav, str):
+        return nav
+    listed: list[Any] = []
+    for each in nav:
+        if isinstance(each, str) and "*" in each:
+            found = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob(each))
+            listed += [page for page in found if page not in named]
+        else:
+            listed.append(_listed(each, named))
+    return listed
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
