@@ -343,6 +343,16 @@ function why() {
   if (text) shown.push(el("h3", {}, "its text"), el("p", { class: "whole code", tabindex: 0 }, text[0] + (text[1] ? `… (${whole(text[1])} more characters)` : "")));
   $("why").replaceChildren(el("div", { class: "why card" }, ...shown));
 }
+// beside the document that is first without thoughts; beside the next one where it is first itself
+function against(read, at, factors) {
+  const plain = ranked(read, 0), other = plain.find((doc) => doc.id !== read.ids[at]);
+  if (!other || !read.theirs.length) return null;
+  const asked = factors[0] * (read.own[at] - read.own[other.at]);
+  const thought = read.theirs.reduce((sum, own, n) => sum + factors[n + 1] * (own[at] - own[other.at]), 0);
+  const says = (number) => el("b", { class: way(number) }, signed(number));
+  return el("p", { class: "small num" }, "Beside ", el("span", { class: "code" }, other.id), other === plain[0] ? ", the first without thoughts" : ", the next without thoughts",
+    ": the query gives it ", says(asked), read.theirs.length > 1 ? ", the thoughts " : ", the thought ", says(thought), ", together ", says(asked + thought), ".");
+}
 function parts(read, at, weight) {
   const k = read.theirs.length, names = ["the query", ...read.thoughts.map((_, n) => (k > 1 ? `thought ${n + 1}` : "the thought"))];
   const norm = read.inner.length ? Math.sqrt(Math.max(0, (1 - weight) ** 2 * read.inner[0] + 2 * weight * (1 - weight) * read.inner[1] + weight ** 2 * read.inner[2])) || 1 : 1;
@@ -352,7 +362,7 @@ function parts(read, at, weight) {
   const table = el("table", { class: "num" }, el("thead", {}, el("tr", {}, ...["", unit, "times", "adds"].map((name) => el("th", { scope: "col" }, name)))),
     el("tbody", {}, ...each.map((number, n) => el("tr", {}, el("th", { scope: "row" }, names[n]), el("td", {}, value(number)), el("td", {}, value(factors[n])), el("td", {}, signed(number * factors[n])))),
       el("tr", {}, el("th", { scope: "row" }, "together"), el("td", {}), el("td", {}), el("td", {}, total === -Infinity ? "not found" : el("b", {}, value(total))))));
-  const made = [table];
+  const made = [table, against(read, at, factors)].filter(Boolean);
   if (!read.pieces.length || !read.shares.length || !read.shares[0][at]) return made;
   const counted = read.shares.flatMap((shares, n) => shares[at].map(([piece, share]) => ({ n, name: read.pieces[n][piece], adds: share * factors[n] })));
   if (!counted.length) return [...made, el("p", { class: "small soft" }, read.rest.length && read.rest.some((rest) => rest[at]) ? "" : "None of its terms or tokens is told apart here: it is far down, or shares none.")];
