@@ -273,7 +273,7 @@ def test_a_corpus_that_lacks_documents_or_has_more_is_told(folder, corpus, tmp_p
     with pytest.raises(InputError, match=r"lacks 1 of the 24 documents in .*'zip'"):
         Collection(folder, tmp_path / "less.jsonl")
     write_jsonl(tmp_path / "more.jsonl", [*DOCUMENTS, Document(doc_id="new", text="a")])
-    with pytest.warns(match="1 documents have no vector"):
+    with pytest.warns(match=r"1 document\(s\) have no vector"):
         assert len(Collection(folder, tmp_path / "more.jsonl")) == len(DOCUMENTS)
     with pytest.raises(InputError, match="no folder of vectors, and of no index"):
         Collection(tmp_path, corpus)

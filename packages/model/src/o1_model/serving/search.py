@@ -105,7 +105,7 @@ class Collection:
                 f"{quoted(missing[:5])}; give the corpus that was embedded"
             )
         if self.unindexed:
-            message = f"{corpus}: {self.unindexed} documents have no vector in {index} and are not found"
+            message = f"{corpus}: {self.unindexed} document(s) have no vector in {index} and are not found"
             warnings.warn(message, InputWarning, stacklevel=2)
 
     def __len__(self) -> int:
