@@ -39,7 +39,7 @@ def runs(found: list[str], size: int) -> frozenset[str]:
     """Return the distinct runs of `size` words of a list; a shorter list is one run, an empty one none."""
     if 0 < len(found) < size:
         return frozenset([" ".join(found)])
-    return frozenset(" ".join(found[start : start + size]) for start in range(len(found) - size + 1))
+    return frozenset(map(" ".join, zip(*(found[start:] for start in range(size)), strict=False)))
 
 
 def jaccard(one: Set[str], other: Set[str]) -> float:
