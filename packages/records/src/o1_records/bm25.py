@@ -6,9 +6,11 @@ packages import no other sibling (docs/decisions/0002).
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import warnings
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -70,20 +72,37 @@ class BM25:
     ) -> None:
         self._configure(language, split_identifiers, tokenizer)
         self.doc_ids: list[str] = []
-        texts = []
-        for document in documents:
-            if not isinstance(document.doc_id, str):
-                raise InputError(f"BM25: doc_id {quoted(document.doc_id)} is not text; write it in quotes")
-            self.doc_ids.append(document.doc_id)
-            texts.append(document.full_text)
-        if not texts:
+        # numbers, because the words of a corpus as lists of strings take ten times its size
+        vocabulary: dict[str, int] = {}
+        numbers: dict[str, int] = {}  # of the stem of each word; -1 where it is a stop word
+        terms: list[array[int]] = []
+
+        def texts() -> Iterator[str]:
+            for document in documents:
+                if not isinstance(document.doc_id, str):
+                    raise InputError(
+                        f"BM25: doc_id {quoted(document.doc_id)} is not text; write it in quotes"
+                    )
+                self.doc_ids.append(document.doc_id)
+                yield document.full_text
+
+        def read(text: str) -> Sequence[str]:
+            found = self._read(text)
+            for word in found:
+                if word not in numbers:
+                    stems = self._stemmed([[word]])[0]
+                    numbers[word] = vocabulary.setdefault(stems[0], len(vocabulary)) if stems else -1
+            terms.append(array("i", [number for word in found if (number := numbers[word]) >= 0]))
+            return found
+
+        written, again = itertools.tee(texts())
+        share = share_read(written, map(read, again))
+        if not terms:
             raise InputError("BM25 needs at least one document; the corpus is empty")
         self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
         if len(self._rows) != len(self.doc_ids):
             raise InputError("BM25: the corpus has a duplicate doc_id; keep one of them")
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        read = [self._read(text) for text in texts]
-        share = share_read(texts, read)
         if share < _LEAST_READ:
             warnings.warn(
                 f"BM25 reads {share:.0%} of the characters of the corpus; "
@@ -91,10 +110,9 @@ class BM25:
                 InputWarning,
                 stacklevel=2,
             )
-        terms = self._stemmed(read)
-        if not any(terms):
-            raise InputError(f"BM25: none of the {len(texts)} documents has a term to index")
-        self._index.index(terms, show_progress=False)
+        if not vocabulary:
+            raise InputError(f"BM25: none of the {len(terms)} documents has a term to index")
+        self._index.index((terms, vocabulary), show_progress=False)
 
     def _configure(self, language: str, split: bool, tokenizer: str | Callable[[str], Sequence[str]]) -> None:
         if language not in LANGUAGES:

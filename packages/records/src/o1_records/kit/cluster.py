@@ -375,7 +375,7 @@ def _pool(
             rows = ray.data.from_items([block._asdict() for block in blocks], override_num_blocks=len(blocks))
             pool = rows.map(
                 _Worker,
-                fn_constructor_args=(make, workers, folder, os.getcwd()),
+                fn_constructor_args=(make, workers, folder, str(Path.cwd())),
                 num_cpus=cluster.cpus,
                 num_gpus=cluster.gpus,
                 # a worker that dies is started again, and its block dealt out again, for ever: `ATTEMPTS`
