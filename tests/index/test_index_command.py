@@ -218,12 +218,15 @@ def test_documents_are_added_replaced_and_removed_by_command(folder):
 PLAIN = {
     "build": "--factory --parameters --k --recall --memory-gib --metric --device --new-job",
     "tune": "--queries --k --recall",
+    "shards": "--shards --only --processes --factory --parameters --k --recall --memory-gib --metric "
+    "--new-job",
+    "merge": "",
     "add": "--upsert --prune",
     "remove": "--prune",
     "compact": "--prune",
     "info": "",
     "export": "--to --metric --search --add --k --effort --new-job",
-    "search": "--from --effort --k --mmap --device --where --fuse",
+    "search": "--from --effort --processes --k --mmap --device --where --fuse",
     "hybrid": "--k --mmap --device --split --lexical --fusion --weight --k1 --b",
     "fuse": "--fusion --weights --k",
     "serve": "--host --port --threads --mmap --device",

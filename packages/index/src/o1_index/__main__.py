@@ -13,10 +13,12 @@ from o1_index.commands import (
     fuse,
     hybrid,
     info,
+    merge,
     remove,
     search,
     serve,
     serve_from,
+    shards,
     tune,
 )
 from o1_records.kit.command import Program
@@ -26,6 +28,8 @@ main = Program(
     {
         "build": (build, "build an index of vectors, or take over a FAISS file"),
         "tune": (tune, "measure search parameters and keep the best"),
+        "shards": (shards, "build an index of each part, in several processes or on several machines"),
+        "merge": (merge, "merge indexes that were built alike into one"),
         "add": (add, "add documents, or replace them"),
         "remove": (remove, "remove documents"),
         "compact": (compact, "free the room of removed documents"),

@@ -26,6 +26,7 @@ from o1_index.vectors import (
     Layout,
     Matrix,
     Metric,
+    Part,
     Vectors,
     VectorSource,
     as_numpy,
@@ -127,6 +128,7 @@ def build_from(
     payloads: str | Path | None = None,
     out: str | Path | None = None,
     new_job: bool = False,
+    like: Index | None = None,
 ) -> Index:
     """Build an index of a folder or file of vectors, shard by shard; memory holds the index and one shard.
 
@@ -148,6 +150,8 @@ def build_from(
         payloads: JSONL file of what is stored beside each document: an object with its doc_id (or _id).
         out: the folder of the index.
         new_job: move earlier work with other settings aside.
+        like: an index whose factory, metric and trained engine are used (see `train_from`); `factory` and
+            `metric` have no effect.
 
     Raises:
         InputError: as for `build`; the folder holds no vectors; somebody else is building `out`.
@@ -155,6 +159,9 @@ def build_from(
     """
     if not len(vectors):
         raise InputError(f"{vectors.folder}: holds no vectors")
+    if like is not None:
+        factory, metric = like.settings.factory, like.settings.metric
+        like.settings.refuse_other_documents(vectors.manifest.encoder)
     if new_job and out is None:
         raise InputError("new_job moves earlier work of `out` aside; give `out`")
     if memory is not None and factory != "auto":
@@ -181,10 +188,11 @@ def build_from(
         settings = _chosen(settings, len(vectors), manifest.dim, recall=recall, memory=memory)
 
     def built(found: tuple[Any, int, float] | None = None, checkpoints: Checkpoints | None = None) -> Index:
-        stored = None if payloads is None else read_payloads(payloads, vectors.ids())
+        part = isinstance(vectors, Part)
+        stored = None if payloads is None else read_payloads(payloads, vectors.ids(), others=part)
         documents = Documents.of(vectors.shard_ids(), stored)
         tuning = _tuning(parameters, K if k is None else k, recall, queries)
-        work = _Build(vectors.shards, documents, manifest.dim, settings, device, tuning, checkpoints)
+        work = _Build(vectors.shards, documents, manifest.dim, settings, device, tuning, checkpoints, like)
         index = work.run(found)
         index.made_from = made_from
         return index
@@ -211,6 +219,29 @@ def build_from(
         index.published(draft.publish(index.content()))
     _log.info("%s: %s vectors of %s dimensions", out, len(index), index.dim)
     return index
+
+
+def train_from(
+    vectors: VectorSource,
+    *,
+    factory: str = "Flat",
+    parameters: str = "",
+    metric: Metric = "inner_product",
+    recall: float = RECALL,
+    rows: int | None = None,
+    memory: int | None = None,
+) -> Index:
+    """Return an index without documents, trained on vectors spread over all: what shards are built like.
+
+    `rows` is how many documents a shard will have, for "auto"; the others are those of `build_from`.
+    """
+    manifest = vectors.manifest
+    settings = Settings(factory=factory, parameters=parameters, metric=metric, encoder=manifest.encoder)
+    if factory == "auto":
+        settings = _chosen(settings, rows or len(vectors), manifest.dim, recall=recall, memory=memory)
+    work = _Build(vectors.shards, Documents.of([]), manifest.dim, settings, "cpu", None)
+    engine, _, radius = work.prepared(len(vectors))
+    return Index(engine, Documents.of([]), msgspec.structs.replace(settings, radius=radius))
 
 
 def adopt(path: str | Path, ids: Sequence[str] | None = None, *, metric: Metric | None = None) -> Index:
@@ -312,21 +343,22 @@ class _Build:
     device: str
     tuning: Tune | None
     checkpoints: Checkpoints | None = None
+    like: Index | None = None
     gpus: list[int] = field(default_factory=list)
 
     def run(self, found: tuple[Any, int, float] | None = None) -> Index:
         """Return the index; `found` is an engine with the first so many batches, and its radius."""
         settings, rows = self.settings, len(self.documents)
-        engine, done, radius = found or (self._engine(0.0), 0, 0.0)
-        sample = np.zeros((0, self.dim), dtype=np.float32)
-        set_parameters(engine, settings.parameters)  # those that it lacks are refused now, not at the end
         self.gpus = gpus_of(self.device, count_gpus())
-        if found is None and rows:
-            sample = self._sample(engine)
-            radius = self._radius(engine, sample)
-            if radius:
-                engine = self._engine(radius)
-                set_parameters(engine, settings.parameters)
+        if found is not None:
+            (engine, done, radius), sample = found, np.zeros((0, self.dim), dtype=np.float32)
+            set_parameters(engine, settings.parameters)
+        elif self.like is not None:
+            engine, done, radius = faiss_engine.emptied(self.like.engine), 0, self.like.settings.radius
+            sample = np.zeros((0, self.dim), dtype=np.float32)
+            set_parameters(engine, settings.parameters)
+        else:
+            (engine, sample, radius), done = self._untrained(rows), 0
         layout = Layout(radius)
         self.settings = msgspec.structs.replace(settings, radius=radius)
         # several GPUs get their copies when one has built it
@@ -343,6 +375,26 @@ class _Build:
             accelerator = accelerate(engine, Placement(self.device))
         return self._finished(Index(engine, self.documents, self.settings, accelerator=accelerator))
 
+    def prepared(self, rows: int) -> tuple[Any, Matrix, float]:
+        """Return a trained engine for so many documents, without any, the sample, and the layout's radius."""
+        engine, sample, radius = self._untrained(rows)
+        if rows and not engine.is_trained:
+            self._train(engine, Layout(radius).documents(sample))
+        return engine, sample, radius
+
+    def _untrained(self, rows: int) -> tuple[Any, Matrix, float]:
+        engine, radius = self._engine(0.0), 0.0
+        # parameters that it lacks are refused now, not at the end
+        set_parameters(engine, self.settings.parameters)
+        if not rows:
+            return engine, np.zeros((0, self.dim), dtype=np.float32), radius
+        sample = self._sample(engine, rows)
+        radius = self._radius(engine, sample)
+        if radius:
+            engine = self._engine(radius)
+            set_parameters(engine, self.settings.parameters)
+        return engine, sample, radius
+
     def _finished(self, index: Index) -> Index:
         """Look at a filled index: set its parameters, or choose them, and say what cannot be reached."""
         engine, rows = index.engine, len(self.documents)
@@ -356,9 +408,9 @@ class _Build:
         wide = self.dim + (1 if radius else 0)
         return new_engine(wide, self.settings.factory, distance=self.settings.metric == "l2" or radius > 0)
 
-    def _sample(self, engine: Any) -> Matrix:
+    def _sample(self, engine: Any, rows: int) -> Matrix:
         """Return documents to train and to look at, spread over all; none where nothing depends on them."""
-        lists, rows = faiss_engine.lists_of(engine), len(self.documents)
+        lists = faiss_engine.lists_of(engine)
         graph = faiss_engine.graph_of(engine) is not None and self.settings.metric == "inner_product"
         if engine.is_trained and not graph:
             return np.zeros((0, self.dim), dtype=np.float32)

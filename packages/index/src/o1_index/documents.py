@@ -451,8 +451,10 @@ def encoded_payloads(payloads: Iterable[Payload], rows: int) -> list[bytes]:
     return texts
 
 
-def read_payloads(path: str | Path, ids: Sequence[str]) -> Iterator[Payload]:
+def read_payloads(path: str | Path, ids: Sequence[str], *, others: bool = False) -> Iterator[Payload]:
     """Yield what a JSONL file has for each document, in the order of the ids.
+
+    With `others` it may have more documents than these.
 
     Raises InputError for a line that is no object with a doc_id (or _id), for one that is repeated, and for
     documents that have none.
@@ -477,7 +479,7 @@ def read_payloads(path: str | Path, ids: Sequence[str]) -> Iterator[Payload]:
             f"{path}: nothing for {len(missing)} documents, such as {missing[:10]}; give them all"
         )
     unknown = len(lines) - len(set(ids))
-    if unknown:
+    if unknown and not others:
         raise InputError(f"{path}: {unknown} of its documents have no vectors; leave them out")
     return (msgspec.json.decode(lines[name], type=dict[str, Any]) for name in ids)
 

@@ -455,6 +455,33 @@ def vectors_at(engine: Any, rows: Rows) -> Matrix:
     return found
 
 
+def emptied(engine: Any) -> Any:
+    """Return a copy of an engine without its rows; what it was trained to is kept."""
+    faiss = load_faiss()
+    with refusals("copying the trained engine"):
+        copy = faiss.clone_index(engine)
+        copy.reset()
+    return copy
+
+
+def absorb(engine: Any, other: Any, place: str) -> None:
+    """Move the rows of another engine behind those of this one, which was trained alike.
+
+    Raises InputError for engines that were trained otherwise, and for those that FAISS cannot merge.
+    """
+    faiss = load_faiss()
+    trained = [faiss.serialize_index(emptied(each)).tobytes() for each in (engine, other)]
+    if trained[0] != trained[1]:
+        raise InputError(
+            f"{place}: was trained on other vectors, or with another factory; build shards like one index "
+            "(`o1-index shards`), or search them together without merging"
+        )
+    with refusals(f"{place}: cannot be merged, build it from all vectors, or search the shards together"):
+        engine.check_compatible_for_merge(other)
+        # lists keep the numbers of their rows, which go on; elsewhere rows are numbered as they come
+        engine.merge_from(other, engine.ntotal if lists_of(engine) else 0)
+
+
 def compact(engine: Any, keep: NDArray[np.bool_]) -> None:
     """Take the rows that a mask [ntotal] does not keep out of an engine; the others move up, in their order.
 
@@ -518,10 +545,15 @@ def read_engine(path: Path, *, mmap: bool = False) -> Any:
         for name, value in limits.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
         with refusals(str(path)):
-            return faiss.read_index(str(path), flags)
+            engine = faiss.read_index(str(path), flags)
     finally:
         for name, value in before.items():
             getattr(faiss, f"set_deserialization_{name}")(value)
+    for part in _parts(engine):
+        if isinstance(part, faiss.IndexIVFPQFastScan):
+            # FAISS (1.15.1) does not set it when it reads one, and crashes when vectors are read back
+            part.fine_quantizer = part.pq
+    return engine
 
 
 def adopted(path: Path) -> tuple[Any, NDArray[np.int64], str, bool]:

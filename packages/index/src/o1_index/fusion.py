@@ -16,7 +16,7 @@ from o1_index.documents import Excluded, Rows, Where
 from o1_index.hits import Hits, Scores, best
 from o1_index.index import Index
 from o1_index.tuning import K
-from o1_index.vector_store import VectorStore
+from o1_index.vector_store import Searchable
 from o1_index.vectors import Vectors, VectorSource, checked
 from o1_records import Document, Hit, InputError, MissingExtraError, Qrel, Query, Thought, quoted, rank
 from o1_records.kit.fusion import SCALES, Run, fused
@@ -25,7 +25,7 @@ from o1_records.kit.fusion import SCALES, Run, fused
 
 
 def search_max(
-    index: VectorStore,
+    index: Searchable,
     vectors: Vectors,
     owners: Sequence[str],
     *,
@@ -51,7 +51,7 @@ def search_max(
 
 
 def search_mean(
-    index: VectorStore,
+    index: Searchable,
     vectors: Vectors,
     owners: Sequence[str],
     *,
@@ -82,7 +82,7 @@ FUSES: dict[str, Callable[..., Hits]] = {"max": search_max, "mean": search_mean}
 
 
 def search_from(
-    index: VectorStore,
+    index: Searchable,
     queries: VectorSource,
     *,
     k: int = K,

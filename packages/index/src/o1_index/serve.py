@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Meta
 
 from o1_index.index import Index
-from o1_index.vector_store import VectorStore
+from o1_index.vector_store import Searchable
 from o1_records import InputError, MissingExtraError
 
 try:
@@ -53,7 +53,7 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payloads: bool = False
 
 
-def answer(index: VectorStore, asked: SearchRequest) -> dict[str, Any]:
+def answer(index: Searchable, asked: SearchRequest) -> dict[str, Any]:
     """Search, and return the body of the answer.
 
     Raises InputError for vectors of another dimension, and whatever else `Index.search` refuses.
@@ -79,7 +79,7 @@ def answer(index: VectorStore, asked: SearchRequest) -> dict[str, Any]:
     return {"results": [{"query_id": name, "hits": found} for name, found in results.items()]}
 
 
-def application(index: VectorStore, *, threads: int | None = None) -> Starlette:
+def application(index: Searchable, *, threads: int | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
     workers = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="search")
 
@@ -116,7 +116,7 @@ def application(index: VectorStore, *, threads: int | None = None) -> Starlette:
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})
 
 
-def serve(index: VectorStore, *, host: str, port: int, threads: int | None = None) -> None:
+def serve(index: Searchable, *, host: str, port: int, threads: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients wait for."""
     if isinstance(index, Index):
         index.check()

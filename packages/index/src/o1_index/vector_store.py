@@ -18,12 +18,8 @@ from o1_index.vectors import Vectors, checked
 from o1_records import InputError, quoted
 
 
-class VectorStore(Protocol):
-    """Vectors with payloads under ids, searched by inner product, cosine or distance.
-
-    Implemented by `Index`, `Shards` and `o1_index.databases.database.DatabaseStore`. What every one has to do
-    is tested by `tests/index/test_index_conformance.py`.
-    """
+class Searchable(Protocol):
+    """Vectors under ids, searched by inner product, cosine or distance."""
 
     @property
     def dim(self) -> int:
@@ -33,17 +29,6 @@ class VectorStore(Protocol):
     @property
     def settings(self) -> Settings:
         """The metric, and what encoded the vectors."""
-        ...
-
-    def upsert(self, vectors: Vectors, ids: Sequence[str], payloads: Sequence[Payload] | None = None) -> None:
-        """Replace the documents that are there, with their payloads, and add the others.
-
-        What is refused is refused before anything changes.
-        """
-        ...
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """Remove those of the documents that are there; return how many these were."""
         ...
 
     def search(
@@ -62,16 +47,35 @@ class VectorStore(Protocol):
         """
         ...
 
-    def fetch(self, ids: Sequence[str]) -> Fetched:
-        """Return those of the documents that are there, in the order asked for."""
-        ...
-
     def count(self) -> int:
         """Return how many documents can be found."""
         ...
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know about the store, as JSON would hold it."""
+        ...
+
+
+class VectorStore(Searchable, Protocol):
+    """Vectors with payloads under ids, searched and changed.
+
+    Implemented by `Index`, `Shards` and `o1_index.databases.database.DatabaseStore`. What every one has to do
+    is tested by `tests/index/test_index_conformance.py`.
+    """
+
+    def upsert(self, vectors: Vectors, ids: Sequence[str], payloads: Sequence[Payload] | None = None) -> None:
+        """Replace the documents that are there, with their payloads, and add the others.
+
+        What is refused is refused before anything changes.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove those of the documents that are there; return how many these were."""
+        ...
+
+    def fetch(self, ids: Sequence[str]) -> Fetched:
+        """Return those of the documents that are there, in the order asked for."""
         ...
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -205,7 +207,67 @@ class VectorFile:
         return self._ids[start:end] if self._ids is not None else [str(row) for row in range(start, end)]
 
 
-VectorSource = VectorSet | VectorFile
+class Part:
+    """The n-th of so many parts of a folder or file of vectors, in the order of its rows; reads no other."""
+
+    def __init__(self, source: VectorSource, number: int, parts: int) -> None:
+        """Take the part `number`, counted from 0.
+
+        Raises InputError where there are fewer vectors than parts.
+        """
+        self.folder: Path = source.folder
+        if not 0 <= number < parts <= len(source):
+            raise InputError(f"{self.folder}: no part {number} of {parts} in {len(source)} vectors")
+        self._source, self._name = source, f"part {number} of {parts}"
+        self._start, self._end = (len(source) * place // parts for place in (number, number + 1))
+        self.manifest: Manifest = msgspec.structs.replace(source.manifest, rows=len(self))
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def digest(self) -> str:
+        """Return the digest of the whole and of which part this is."""
+        return hashlib.sha256(f"{fingerprint(self._source)} {self._name}".encode()).hexdigest()
+
+    def ids(self) -> list[str]:
+        """Return the ids of all rows, in order."""
+        return [name for ids in self.shard_ids() for name in ids]
+
+    def owners(self) -> list[str]:
+        """Return the owner of each row."""
+        return self._source.owners()[self._start : self._end]
+
+    def shard_ids(self) -> Iterator[list[str]]:
+        """Yield the ids of each shard of the folder, as far as they belong to this part."""
+        for _, ids, rows in self._cut():
+            yield ids[rows]
+
+    def shards(self, start: int = 0) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """Yield (ids, vectors [rows, dim]) likewise, without the first `start`."""
+        cuts = list(itertools.islice(self._cut(), start, None))
+        if not cuts:
+            return
+        shards = self._source.shards(cuts[0][0])
+        for (_, _, rows), (ids, vectors) in zip(cuts, shards, strict=False):
+            yield ids[rows], vectors[rows]
+
+    def load(self) -> NDArray[Any]:
+        """Return all vectors [rows, dim] in memory."""
+        return np.concatenate([vectors for _, vectors in self.shards()])
+
+    def _cut(self) -> Iterator[tuple[int, list[str], slice]]:
+        """Yield the number of each shard that has rows of this part, its ids, and which rows these are."""
+        first = 0
+        for number, ids in enumerate(self._source.shard_ids()):
+            start, end = max(self._start - first, 0), min(self._end - first, len(ids))
+            if start < end:
+                yield number, ids, slice(start, end)
+            first += len(ids)
+            if first >= self._end:
+                return
+
+
+VectorSource = VectorSet | VectorFile | Part
 
 
 def open_vectors(path: str | Path, ids: str | Path | None = None) -> VectorSource:
@@ -221,7 +283,7 @@ def open_vectors(path: str | Path, ids: str | Path | None = None) -> VectorSourc
 
 def fingerprint(vectors: VectorSource) -> str:
     """Return the digest of vectors: of a folder, that of its manifest, which has those of all its files."""
-    if isinstance(vectors, VectorFile):
+    if isinstance(vectors, VectorFile | Part):
         return vectors.digest()
     return sha256_file(vectors.folder / "manifest.json")
 

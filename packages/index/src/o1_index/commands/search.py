@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 from o1_index.databases.database import EFFORT, FORMS, open_store
 from o1_index.documents import Excluded
 from o1_index.fusion import FUSES, search_from
+from o1_index.sharding import ShardProcesses
 from o1_index.tuning import K
-from o1_index.vector_store import VectorStore, open_shards
+from o1_index.vector_store import Searchable, open_shards
 from o1_index.vectors import open_vectors, read_ids
 from o1_records import Exclusion, Hit, InputError, read_jsonl, trec
 from o1_records.kit.command import EVERYTHING, at_least, reads, writes
@@ -36,6 +38,9 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"of a database: candidates that a graph search looks at; by default {EFFORT}",
     )
     search_options(command)
+    command.add_argument(
+        "--processes", type=at_least(1), default=1, help="processes that search, if there are several indexes"
+    )
     reads(command, "--only", once=True, help="text file of the doc_ids to search, one on each line")
     command.add_argument(
         "--where", action="append", help="filter on payloads, such as 'year >= 2020'; given twice, both hold"
@@ -58,31 +63,38 @@ def search_options(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search; the run appears whole or not at all."""
-    if (args.index is None) == (args.database is None):
-        raise InputError("give --index, or --from, a collection in a database")
     queries = open_vectors(args.vectors, args.ids)
-    index: VectorStore
-    if args.database is not None:
-        if args.mmap or args.device != "cpu":
-            raise InputError("--mmap and --device have no effect on a database; leave them out")
-        index = open_store(args.database, effort=args.effort or EFFORT)
-    else:
-        if args.effort:
-            raise InputError("--effort is for a database; the parameters of an index are measured (`tune`)")
-        index = open_shards(args.index, mmap=args.mmap, device=args.device)
-    hits = search_from(
-        index,
-        queries,
-        k=args.k,
-        fuse=args.fuse,
-        excluded=exclusions(args.excluded),
-        only=set(read_ids(args.only)) if args.only else None,
-        where=args.where,
-    )
     found: Counter[str] = Counter()
-    count = trec.write_run(args.out, _counted(hits, found))
+    with contextlib.ExitStack() as stack:
+        hits = search_from(
+            _opened(args, stack),
+            queries,
+            k=args.k,
+            fuse=args.fuse,
+            excluded=exclusions(args.excluded),
+            only=set(read_ids(args.only)) if args.only else None,
+            where=args.where,
+        )
+        count = trec.write_run(args.out, _counted(hits, found))
     print(f"{args.out}: {count} hits{shortfall(found, set(queries.owners()), args.k)}", file=sys.stderr)
     return 0
+
+
+def _opened(args: argparse.Namespace, stack: contextlib.ExitStack) -> Searchable:
+    """Return what is searched: an index, several as one, or a collection in a database."""
+    if (args.index is None) == (args.database is None):
+        raise InputError("give --index, or --from, a collection in a database")
+    if args.database is not None:
+        if args.mmap or args.device != "cpu" or args.processes > 1:
+            raise InputError("--mmap, --device and --processes have no effect on a database; leave them out")
+        return stack.enter_context(open_store(args.database, effort=args.effort or EFFORT))
+    if args.effort:
+        raise InputError("--effort is for a database; the parameters of an index are measured (`tune`)")
+    if args.processes == 1:
+        return open_shards(args.index, mmap=args.mmap, device=args.device)
+    if args.device != "cpu" or len(args.index) == 1:
+        raise InputError("--processes is for several indexes on the CPU; leave it out")
+    return stack.enter_context(ShardProcesses(args.index, processes=args.processes, mmap=args.mmap))
 
 
 def shortfall(found: Counter[str], queries: set[str], k: int) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from o1_index.index import open_index
-from o1_index.vector_store import VectorStore
+from o1_index.vector_store import Searchable
 from o1_records.kit.command import EVERYTHING, at_least, reads
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     return until_terminated(open_index(args.index, mmap=args.mmap, device=args.device), args)
 
 
-def until_terminated(store: VectorStore, args: argparse.Namespace) -> int:
+def until_terminated(store: Searchable, args: argparse.Namespace) -> int:
     """Serve a store until SIGTERM."""
     from o1_index.serve import serve
 

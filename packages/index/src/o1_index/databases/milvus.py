@@ -51,6 +51,7 @@ class Collection:
     def __init__(self, client: Any, where: Target) -> None:
         self._client = client
         self._name = where.name
+        self._place = where.place
         self._is_server = "://" in where.place
 
     def about(self) -> str | None:
@@ -144,20 +145,26 @@ class Collection:
         return int(row["count(*)"])
 
     def persist(self) -> None:
-        """Flush."""
-        self._client.flush(self._name)
+        """Flush; the server has its log of writes on disk before it answers, and flushes are dear there."""
+        if not self._is_server:
+            self._client.flush(self._name)
 
     def index(self) -> None:
-        """Flush: sealed segments are indexed by the server, the others are compared exactly."""
-        self._client.flush(self._name)
+        """Flush where there is a graph: segments that are closed are indexed, others compared exactly."""
+        if not self.shape.exact or not self._is_server:
+            self._client.flush(self._name)
 
     def version(self) -> str:
         """Return the version of the server."""
         return f"{'Milvus' if self._is_server else 'Milvus Lite'} {self._client.get_server_version()}"
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, or let go of the file."""
         self._client.close()
+        if not self._is_server:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self._place)
 
 
 def _batches(vectors: Matrix, payloads: Sequence[str]) -> Iterator[range]:
