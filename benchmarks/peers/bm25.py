@@ -125,7 +125,7 @@ def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
 
 
 NEEDS = ["bm25s", "PyStemmer"]
-SIZES = {"full": {"documents": 60_000, "queries": 200}, "smoke": {"documents": 300, "queries": 10}}
+SIZES = {"full": {"documents": 40_000, "queries": 200}, "smoke": {"documents": 300, "queries": 10}}
 
 INDEXING = Job(
     name="bm25, indexing",

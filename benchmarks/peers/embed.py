@@ -104,7 +104,7 @@ JOB = Job(
     sides=SIDES,
     prepare=prepare,
     agree=agree,
-    full={"documents": 384, "words": 90, "batch": 32},
+    full={"documents": 160, "words": 90, "batch": 32},
     smoke={"documents": 8, "words": 20, "batch": 8},
     goal=1.2,
 )

@@ -45,7 +45,7 @@ JOB = Job(
     agree=lambda found, _size: {name: f"is {own['version'][0]}" for name, own in found.items()},
     full={},
     smoke={},
-    repeats=3,
+    repeats=2,
     smoke_sides=("o1_model", "o1_records"),  # the others take seconds
 )
 

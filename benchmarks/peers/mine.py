@@ -132,7 +132,7 @@ JOB = Job(
     },
     prepare=prepare,
     agree=agree,
-    full={"queries": 1500, "documents": 50_000},
+    full={"queries": 1000, "documents": 30_000},
     smoke={"queries": 20, "documents": 600},
     goal=2,
 )

@@ -201,10 +201,10 @@ def exact_or_listed(name: str, what: str, **size: object) -> Job:
     )
 
 
-LISTED = {"dim": 256, "rows": 100_000}
+LISTED = {"dim": 256, "rows": 60_000}
 FLAT = exact_or_listed(
     "search, Flat", "{rows:,} x {dim}, 10 best, batches of {batch}",
-    **LISTED, queries=1024, batch=64, factory="Flat", parameters="",
+    **LISTED, queries=512, batch=64, factory="Flat", parameters="",
 )  # fmt: skip
 SINGLE = exact_or_listed(
     "search, Flat, one at a time", "{rows:,} x {dim}, 10 best, batches of {batch}",
@@ -228,7 +228,7 @@ GRAPH = Job(
     },
     prepare=prepare,
     agree=same_recall,
-    full={"dim": 128, "rows": 30_000, "queries": 4000, "factory": "HNSW", "threads": 2},
+    full={"dim": 128, "rows": 20_000, "queries": 2000, "factory": "HNSW", "threads": 2},
     smoke={"dim": 32, "rows": 2000, "queries": 100, "factory": "HNSW", "threads": 1},
     repeats=4,
 )

@@ -146,7 +146,7 @@ JOB = Job(
     },
     prepare=prepare,
     agree=agree,
-    full={"clients": 64, "requests": 1500, "words": 22},
+    full={"clients": 64, "requests": 800, "words": 22},
     smoke={"clients": 2, "requests": 4, "words": 5},
     repeats=3,
 )
