@@ -145,6 +145,19 @@ def test_without_thinking_there_is_one_answer(address):
     assert [name for name, _ in search(address, "sort")] == ["plain"]  # as the server does by default
 
 
+def counted(url, name):
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_searches_are_counted_with_the_tokens_that_they_read_and_write(address):
+    names = ("o1_inputs_total", "o1_inputs_truncated_total", "o1_tokens_total")
+    before = [counted(address, name) for name in names]
+    (_, plain), *_, (_, mixed) = search(address, "read " * 20, think=THINK)
+    inputs, cut, tokens = (counted(address, name) - was for name, was in zip(names, before, strict=True))
+    assert (inputs, cut, tokens) == (1, 1, plain["tokens"] + sum(mixed["tokens"]))
+
+
 def test_what_is_left_out_is_said(address):
     [(_, plain)] = search(address, "read the bytes of a text file", k=100)
     hits = {hit["doc_id"]: hit for hit in plain["hits"]}

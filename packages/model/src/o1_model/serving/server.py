@@ -185,6 +185,12 @@ class Server:
         how: Any = {"k": asked.k, "thoughts": asked.thoughts, "weight": asked.weight}
         try:
             async for name, data in searching(self.model, self.collection, query, work, **how):
+                if name == "plain":
+                    self.counts.inputs.labels("query").inc()
+                    self.counts.cut.labels("query").inc(data["cut"])
+                    self.counts.tokens.inc(data["tokens"])
+                elif name == "thinking":
+                    self.counts.tokens.inc(sum(data["tokens"]))
                 yield event(name, data)
         except (InputError, BrokenVectorsError, QueueFullError) as error:
             yield event("error", {"message": str(error)})
