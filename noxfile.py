@@ -34,8 +34,8 @@ ALL_EXTRAS = {
 }
 
 # tests that no other session owns
-AT_HAND = "not gpu and not vllm and not trl and not ray and not peers"
-ALONE = "not gpu and not vllm and not ray and not extra and not peers"
+AT_HAND = "not gpu and not vllm and not trl and not ray and not peers and not engines"
+ALONE = "not gpu and not vllm and not ray and not extra and not peers and not engines"
 
 # what integration tests talk to our parts with: other clients, other runtimes
 OTHERS = ["httpx2", "openai", "tensorboard", "triton"]
@@ -243,6 +243,16 @@ def peers_speed(session: nox.Session) -> None:
     install(session, *others, *packages)
     command = ["benchmarks/peers/all.py", "--out", "docs/peers", "--page", "docs/performance.md"]
     session.run("python", *command, *session.posargs)
+
+
+@nox.session
+def engines(session: nox.Session) -> None:
+    """Vector databases behind VectorStore: Milvus, Qdrant, Lance and PostgreSQL, the real ones."""
+    # the servers are for the tests only: users bring theirs
+    servers = ["milvus==2.3.5", "pgserver==0.1.4"]
+    extras = {"index": "[cpu,serve,milvus,qdrant,lance,pgvector]"}
+    install(session, *TEST_TOOLS, *servers, *local("index", extras))
+    session.run("pytest", "tests/index", "-m", "engines", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
