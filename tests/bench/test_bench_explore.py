@@ -268,7 +268,7 @@ def test_slider_controls_documents_and_points_can_be_clicked(browser, made):
     )]  # fmt: skip
     assert sum(adds[:-1]) == pytest.approx(adds[-1], abs=0.003)
     said = browser.evaluate("document.querySelector('#why .why').textContent").replace("−", "-")
-    told = re.search(r"Beside (d\d+), the first .* gives it (\S+), the thoughts (\S+), together (\S+)\.", said)
+    told = re.search(r"Beside (d\d+), .* gives it (\S+), the thoughts (\S+), together (\S+)\.", said)
     assert float(told[2]) + float(told[3]) == pytest.approx(float(told[4]), abs=0.0021)
     before = browser.evaluate("location.hash")
     browser.evaluate("document.getElementById('by-score').scrollIntoView()")
