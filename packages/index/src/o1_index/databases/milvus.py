@@ -145,13 +145,14 @@ class Collection:
         return int(row["count(*)"])
 
     def persist(self) -> None:
-        """Flush; the server has its log of writes on disk before it answers, and flushes are dear there."""
-        if not self._is_server:
-            self._client.flush(self._name)
+        """Do nothing: what was written is in a log before the answer comes.
+
+        A flush would be dear on a server; and Milvus Lite, killed in one, cannot open its file again.
+        """
 
     def index(self) -> None:
         """Flush where there is a graph: segments that are closed are indexed, others compared exactly."""
-        if not self.shape.exact or not self._is_server:
+        if not self.shape.exact:
             self._client.flush(self._name)
 
     def version(self) -> str:
