@@ -129,6 +129,7 @@ DECLARED = {
     "compare": {"baseline", "others", "qrels"},
     "table": {"results"},
     "report": {"results", "out", "collection", "thoughts"},
+    "explore": {"result", "against", "out"},
     "leaderboard": {"results", "mteb"},
     "export": {"results", "out"},
     "verify": {"results"},
