@@ -26,7 +26,7 @@ Rows = NDArray[np.intp]
 
 _CHARACTERS = 1000  # of a document that are kept
 _PIECES = 8  # shares of a document that are kept, of a query or a thought
-_PART = 64  # queries whose scores are in memory at a time
+_PART = 64  # queries that are read at a time
 _POOL = 1000  # documents at either end that are looked at first
 _CLOSE = 1e-3  # how far the sum over tokens may be from the vector
 
