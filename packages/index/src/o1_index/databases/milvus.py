@@ -26,6 +26,8 @@ ASKED = 1_000
 """Documents that are asked for at once."""
 MOST_EFFORT = 32_768
 """`ef` is at most this."""
+WIDER = 8
+"""Times as many candidates are looked at under a filter: many of them are left out."""
 
 _ABOUT = "o1_index.about"
 _ERRORS = (MilvusException, grpc.RpcError)
@@ -105,12 +107,13 @@ class Collection:
         self, vectors: Matrix, count: int, keep: Keep, *, payloads: bool, exact: bool, effort: int
     ) -> list[list[Neighbour]]:
         """Search with the filter as a mask; `exact` looks at as many candidates as the graph can."""
-        effort = MOST_EFFORT if exact else min(max(effort, count), MOST_EFFORT)
+        kept = _filter(keep)
+        effort = MOST_EFFORT if exact else min(max(effort, count) * (WIDER if kept else 1), MOST_EFFORT)
         found = self._client.search(
             self._name,
             list(vectors),
             limit=count,
-            filter=_filter(keep),
+            filter=kept,
             output_fields=["id", "payload"] if payloads else ["id"],
             search_params={"params": {} if self.shape.exact else {"ef": effort}},
         )
