@@ -116,6 +116,7 @@ def infinity(folder: Path, size: Size) -> Work:
     command = ["infinity_emb.cli", "v2", "--model-id", minilm(), "--served-model-name", "minilm"]
     command += ["--port", str(port), "--url-prefix", "/v1", "--engine", "torch", "--device", "cpu"]
     command += ["--dtype", "float32", "--no-bettertransformer", "--no-model-warmup"]
+    command += ["--log-level", "warning"]  # a line for each request costs time
     return asking(command, port, folder, size)
 
 
