@@ -212,11 +212,12 @@ def vllm(session: nox.Session) -> None:
 
 @nox.session
 def ray(session: nox.Session) -> None:
-    """Stages on a local Ray whose workers are killed (O1_FAULTS=full: twenty a stage)."""
+    """Stages on a local Ray whose workers are killed (O1_FAULTS=full: twenty a stage), and launchers."""
     extras = {"synth": "[ray]", "vote": "[ray,static]", "model": "[ray]"}
     packages = [f"./packages/{name}{extras.get(name, '')}" for name in ["records", *extras]]
-    install(session, *TEST_TOOLS, "psutil", *packages)
-    session.run("pytest", "tests/integration/test_ray.py", "-m", "ray", *session.posargs)
+    install(session, *TEST_TOOLS, "psutil", "ray[train]", *packages)
+    tests = ["tests/integration/test_ray.py", "tests/integration/test_launchers.py"]
+    session.run("pytest", *tests, "-m", "ray", *session.posargs)
 
 
 @nox.session

@@ -26,8 +26,8 @@ from o1_records import Document, Example, InputError, quoted, write_jsonl
 from o1_records.kit.cluster import Cluster
 from o1_records.kit.fusion import standard_scores
 from o1_records.kit.job import Database, Job
-from o1_vote._cluster import Spread
 from o1_vote._job import Published, described, files_of, fingerprint_of, identified, publish
+from o1_vote.election.cluster import Spread
 from o1_vote.election.elect import refuse_like_named
 from o1_vote.election.nominate import Nomination, Nominations, Reason
 from o1_vote.measure import Copies, as_instructed

@@ -36,8 +36,8 @@ from o1_records import (
 )
 from o1_records.kit.cluster import Cluster
 from o1_records.kit.job import Database, Job
-from o1_vote._cluster import Spread
 from o1_vote._job import Published, described, files_of, publish
+from o1_vote.election.cluster import Spread
 from o1_vote.election.controls import measured, outcomes, tolerance_of
 from o1_vote.election.controls import places as sample_places
 from o1_vote.election.nominate import Nomination, Nominations, Reason, candidate_of
