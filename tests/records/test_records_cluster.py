@@ -35,6 +35,12 @@ def test_a_worker_leaves_a_result_that_is_whole(tmp_path):
     assert (tmp_path / row["digest"] / "done").read_bytes() == b"OPEN A ZIP FILE"
 
 
+def test_what_a_worker_finished_before_it_died_is_not_done_again(tmp_path):
+    row = row_of(tmp_path)
+    _Worker(upper, 1, tmp_path, ".")(row)
+    assert _Worker(None, 1, tmp_path, ".")(row)["done"]
+
+
 def test_the_next_attempt_at_a_block_reads_what_the_earlier_ones_noted(tmp_path):
     for attempt in (1, 2, 3):
         with Notes(tmp_path / "block") as notes:

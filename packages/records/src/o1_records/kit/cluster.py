@@ -217,6 +217,8 @@ class _Worker:
         return {"number": block.number, "error": error, "kind": kind, "done": done}
 
     def _do(self, block: _Block) -> bool:
+        if (self._folder / block.digest / "done").exists():  # by a worker that died before it could say so
+            return True
         content = self._read(block)
         with Notes(self._folder / block.digest) as notes:
             if notes.attempt > ATTEMPTS:
