@@ -215,7 +215,7 @@ def ray(session: nox.Session) -> None:
     """Stages on a local Ray whose workers are killed (O1_FAULTS=full: twenty a stage), and launchers."""
     extras = {"synth": "[ray]", "vote": "[ray,static]", "model": "[ray]"}
     packages = [f"./packages/{name}{extras.get(name, '')}" for name in ["records", *extras]]
-    install(session, *TEST_TOOLS, "psutil", "ray[train]", *packages)
+    install(session, *TEST_TOOLS, "psutil", *packages)
     tests = ["tests/integration/test_ray.py", "tests/integration/test_launchers.py"]
     session.run("pytest", *tests, "-m", "ray", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""Two processes that torchrun, Slurm or Ray Train began train as one process does.
+"""Two processes that torchrun or Slurm began train as one process does.
 
 `accelerate launch` starts several processes on a CPU through MPI only, which is not here.
 """
@@ -79,19 +79,15 @@ def free_port():
         return listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "slurm", "ray"])
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_two_processes_train_as_one(launcher, config, alone, tmp_path):
     train = [str(config), "--output_dir", str(tmp_path / "out"), "--per_device_train_batch_size", "2"]
     elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "o1_model"]
     command = {
         "torchrun": [sys.executable, *elastic, "train", *train],
         "slurm": ["bash", str(RUNS / "train.slurm"), *train],
-        "ray": [sys.executable, str(RUNS / "train_ray.py"), "2", *train],
     }[launcher]
     more = on_slurm(tmp_path / "slurm") if launcher == "slurm" else {}
-    if launcher == "ray":
-        more = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-        more["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "300"  # of a busy machine
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **more}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
