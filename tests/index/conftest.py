@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from o1_index import build, open_index
 from o1_index.vector_store import Shards, open_shards
+
+# how long an example takes says how busy the machine is
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 ENGINES = ("milvus-lite", "milvus-server", "qdrant-edge", "lance", "pgvector")
 _names = (f"c{number}" for number in itertools.count())
