@@ -80,7 +80,9 @@ def main() -> None:
         _, end, after = rest.partition(END)
         if not end:
             sys.exit(f"{args.page} has no place for figures: {START} and {END}")
-        args.page.write_text(f"{before}{start}\n{summary(report)}\n{table(report)}{end}{after}")
+        alt = "How many times as fast as the fastest peer each job is; a tick is the goal."
+        shown = f"![{alt}]({args.out.with_suffix('.svg').name})\n\n" if args.out else ""
+        args.page.write_text(f"{before}{start}\n{shown}{summary(report)}\n{table(report)}{end}{after}")
     sys.exit(1 if errors else 0)
 
 
