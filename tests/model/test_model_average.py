@@ -6,7 +6,7 @@ import torch
 
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.checkpoint.average import average
+from o1_model.average import average
 from o1_records import InputError
 
 TEXTS = ["open a zip file", "sort a list", "read bytes of the text"]

@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
     """Average and save, whole or not at all."""
     if args.out.exists():
         raise InputError(f"{args.out} exists; choose another --out, or remove it")
-    from o1_model.checkpoint.average import average
+    from o1_model.average import average
 
     mean = average(args.checkpoints, weights=args.weights)
     partial = args.out.with_name(f"{args.out.name}.partial")

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import torch
 
 from o1_model.backbone import embedding_matrix
+from o1_model.embedder import Embedder
 from o1_model.thinking.records import vocabulary_digest
 from o1_records import InputError
-
-if TYPE_CHECKING:
-    from o1_model.embedder import Embedder
 
 
 @torch.no_grad()
@@ -64,8 +62,6 @@ def average(checkpoints: Sequence[str | Path], *, weights: Sequence[float] = ())
 
 def _plain(name: str | Path) -> Embedder:
     """Return a checkpoint with everything that was trained in its plain weights."""
-    from o1_model.embedder import Embedder  # which saves and loads through this folder
-
     embedder = Embedder.from_pretrained(name, device="cpu")
     embedder.backbone.merge_control_rows()
     return embedder
