@@ -39,16 +39,21 @@ def smoke(files: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield from (row.line() for row in run(job, smoke=True))
 
 
-def measured(files: Sequence[str], errors: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the lines of all jobs of the files, a process each; what fails is noted."""
+def measured(files: Sequence[str], limit: float, errors: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of all jobs of the files, a process each; what fails or takes too long is noted."""
     for name in files:
         began = time.perf_counter()
         command = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            yield from map(json.loads, process.stdout)
-        if process.returncode:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            try:
+                lines, _ = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                lines, _ = process.communicate()
+                errors.append(f"{name}.py took more than {limit:.0f} s")
+        if process.returncode > 0:
             errors.append(f"{name}.py ended with {process.returncode}")
+        yield from map(json.loads, lines.splitlines())
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -59,12 +64,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="path of the files to write, without an ending")
     parser.add_argument("--page", type=Path, help="a page whose figures are replaced by those of this run")
     parser.add_argument("--only", nargs="+", choices=FILES, default=[], help="files of jobs")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a file may take")
     parser.add_argument("--smoke", action="store_true", help="tiny inputs, in one process: does it run?")
     args = parser.parse_args()
     lines: list[dict[str, Any]] = []
     errors: list[str] = []
     files = args.only or FILES
-    for line in smoke(files) if args.smoke else measured(files, errors):
+    for line in smoke(files) if args.smoke else measured(files, args.limit, errors):
         print(json.dumps(line), flush=True)
         lines.append(line)
     report = {"machine": machine(), "rows": lines, "errors": errors}

@@ -211,7 +211,7 @@ JOB = Job(
     },
     prepare=prepare,
     agree=agree,
-    full={"queries": 8, "samples": 3, "tokens": 32, "greedy": 8, "threads": 2, "layers": 6},
+    full={"queries": 6, "samples": 3, "tokens": 24, "greedy": 6, "threads": 2, "layers": 6},
     smoke={"queries": 2, "samples": 2, "tokens": 4, "greedy": 3, "threads": 1, "layers": 1},
     goal=5,
 )

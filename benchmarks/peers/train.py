@@ -195,7 +195,7 @@ JOB = Job(
     },
     prepare=prepare,
     agree=agree,
-    full={"queries": 8, "group": 8, "layers": 6, "mini": 32},
+    full={"queries": 8, "group": 8, "layers": 4, "mini": 32},
     smoke={"queries": 2, "group": 3, "layers": 1, "mini": 2},
     goal=2,
 )
