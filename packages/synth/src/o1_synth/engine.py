@@ -160,6 +160,9 @@ def _answer(completion: Any, prompt_tokens: int) -> Answer:
     )
 
 
+_ENDING = 60.0  # seconds that a process of the engine may take to end; on a busy machine it takes some
+
+
 class _Engine:
     """vLLM's asynchronous engine, and a guard that ends its processes when this one is killed.
 
@@ -172,17 +175,20 @@ class _Engine:
         before = {process.pid for process in multiprocessing.active_children()}
         with _interrupts_blocked():
             self.asynchronous = AsyncLLM.from_engine_args(args)
-        pids = {process.pid for process in multiprocessing.active_children()} - before
+        self._processes = [each for each in multiprocessing.active_children() if each.pid not in before]
+        pids = [str(process.pid) for process in self._processes]
         self._guard = subprocess.Popen(
-            ["sh", "-c", 'read _; kill -9 "$@"', "sh", *map(str, pids)],  # the pipe closes when we die
+            ["sh", "-c", 'read _; kill -9 "$@"', "sh", *pids],  # the pipe closes when we die
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
 
     def end(self) -> None:
-        """End the processes of the engine, and the guard."""
+        """End the processes of the engine, and the guard; return once their memory is free."""
         self.asynchronous.shutdown()
+        for process in self._processes:
+            process.join(_ENDING)
         with self._guard:
             self._guard.kill()
 
