@@ -28,7 +28,7 @@ from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import MEASURES, Reward, elect
 from o1_model.retriever.thinker import style_of
 from o1_records import InputError, Thought, atomic_write, read_jsonl, run_command
-from o1_records.kit.chat import ChatTokens
+from o1_records.kit.chat import ChatTokens, until
 from o1_records.mixture import READINGS, Mixture
 from o1_records.styles import QUERY_STYLES, Style
 
@@ -255,7 +255,8 @@ def reward_online(args: argparse.Namespace) -> int:
     rows = [{"prompt": prompt(query.text), "query_id": query.query_id} for query in judged.queries]
 
     def gain(completions: list[str], query_id: list[str], **_: Any) -> list[float]:
-        texts = [style.clean(_until(said, style), continued=bool(style.prefix)) for said in completions]
+        stops = style.stop if style.prefix else ()
+        texts = [style.clean(until(said, stops), continued=bool(style.prefix)) for said in completions]
         return [float(each) for each in reward(query_id, texts)]
 
     settings = GRPOConfig(
@@ -272,11 +273,6 @@ def reward_online(args: argparse.Namespace) -> int:
         peft_config=_lora(args),
     )
     return _trained(trainer, args)
-
-
-def _until(said: str, style: Style) -> str:
-    places = [place for stop in style.stop if style.prefix and (place := said.find(stop)) >= 0]
-    return said[: min(places)] if places else said
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

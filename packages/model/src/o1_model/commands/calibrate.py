@@ -106,10 +106,15 @@ def run(args: Namespace) -> int:
             stop=stop,
             progress=True,
         )
-    if found is None:
+    return ended(args, None if found is None else table(found))
+
+
+def ended(args: Namespace, text: str | None) -> int:
+    """Print what was found or, where it was interrupted, how to go on; return the exit code."""
+    if text is None:
         print(f"interrupted. To go on:\n{shlex.join(['o1-model', *args.typed])}", file=sys.stderr)
         return 3
-    sys.stdout.write(table(found))
+    sys.stdout.write(text)
     return 0
 
 

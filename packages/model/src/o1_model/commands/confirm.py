@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import threading
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from o1_model.commands.calibrate import retriever, shown
+from o1_model.commands.calibrate import ended, retriever, shown
 from o1_records.kit.command import at_least, between, gentle, new_job, reads, writes
 
 if TYPE_CHECKING:
@@ -66,11 +64,7 @@ def run(args: Namespace) -> int:
             stop=stop,
             progress=True,
         )
-    if found is None:
-        print(f"interrupted. To go on:\n{shlex.join(['o1-model', *args.typed])}", file=sys.stderr)
-        return 3
-    sys.stdout.write(table(found))
-    return 0
+    return ended(args, None if found is None else table(found))
 
 
 def table(found: Confirmation) -> str:

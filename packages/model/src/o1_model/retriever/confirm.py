@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,9 +21,9 @@ from o1_model.retriever.embedders import EmbeddingModel, open_embedder
 from o1_model.retriever.identity import digest_of
 from o1_model.retriever.judged import Floats, Judged, gain_of, open_judged
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
-from o1_model.retriever.scores import Corpus, mixed, open_corpus
+from o1_model.retriever.scores import Corpus, Scores, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import GivenThoughts, open_thinker
+from o1_model.retriever.thinkers import GivenThoughts, is_file_of_thoughts, open_thinker
 from o1_records import DocumentThought, InputError, Record, atomic_write
 from o1_records.mixture import Mixture, Reading
 
@@ -133,9 +133,12 @@ def confirm(
     model = None if embedder is None else open_embedder(embedder, device=device)
     if (model is None) != (found.search == "bm25"):
         raise InputError(f"the calibration is for {found.search} search: an embedder is for the others")
-    named = isinstance(thinker, str | Path)
-    style = None if not named or _is_file_of_thoughts(thinker) else found.style
-    asked = Asked(open_thinker(thinker, style, device=device if named else None), found.thinking, found.style)
+    if isinstance(thinker, str | Path):
+        style = None if is_file_of_thoughts(thinker) else found.style
+        opened = open_thinker(thinker, style, device=device)
+    else:
+        opened = open_thinker(thinker)
+    asked = Asked(opened, found.thinking, found.style)
     given = isinstance(asked.thinker, GivenThoughts)
     if model is not None:
         found.refuse_others(model, None if given else asked.thinker)
@@ -186,7 +189,7 @@ def _rows(
     corpus: Corpus, judged: Judged, texts: Texts, mixture: Mixture, document_weight: float
 ) -> list[Row]:
     plans = list(_plans(corpus, judged, texts, mixture.weight, document_weight))
-    values = [_values(plan, judged, mixture.reading) for plan in plans]
+    values = _values(plans, judged, mixture.reading)
     return [
         Row(
             name=plan.name,
@@ -202,35 +205,35 @@ def _rows(
 def _plans(
     corpus: Corpus, judged: Judged, texts: Texts, weight: float, document_weight: float
 ) -> Iterator[_Plan]:
+    # documents that think last: a dense corpus mixes all its vectors anew for another weight
     yield _Plan("no thought", "baseline", corpus, texts, 0, 0)
-    if document_weight:
-        yield _Plan("documents think", "system", corpus, texts, 0, document_weight)
     if weight:
         yield _Plan("mixture", "system", corpus, texts, weight, 0)
-        if document_weight:
-            yield _Plan("mixture, documents think", "system", corpus, texts, weight, document_weight)
     yield _Plan("thoughts alone", "system", corpus, texts, 1, 0)
     if weight:
         for name, own in control_texts(judged.queries, texts).items():
             yield _Plan(f"{name} thoughts", "control", corpus, own, weight, 0)
     if document_weight:
+        yield _Plan("documents think", "system", corpus, texts, 0, document_weight)
+        if weight:
+            yield _Plan("mixture, documents think", "system", corpus, texts, weight, document_weight)
         other = corpus.with_others_thoughts()
         yield _Plan("other documents' thoughts", "control", other, texts, 0, document_weight)
 
 
-def _values(plan: _Plan, judged: Judged, reading: Reading) -> Floats:
-    """Return nDCG@10 of every query."""
-    found = np.zeros(len(judged.queries))
+def _values(plans: Sequence[_Plan], judged: Judged, reading: Reading) -> list[Floats]:
+    """Return nDCG@10 of every query for each plan; queries are scored once a corpus and its weight."""
+    found = [np.zeros(len(judged.queries)) for _ in plans]
     for block in judged.blocks(range(len(judged.queries))):
         asked = [judged.queries[place] for place in block]
-        plain = plan.corpus.of_queries(asked, plan.document_weight)
-        theirs = None
-        if plan.weight:
-            own: Sequence[Sequence[str]] = [plan.texts[place] for place in block]
-            theirs = plan.corpus.of_thoughts(asked, own, reading, plan.document_weight)
-        found[block] = judged.ndcg(mixed(plain, theirs, plan.weight), block)
+        plain: dict[tuple[int, float], Scores] = {}
+        for values, plan in zip(found, plans, strict=True):
+            key = (id(plan.corpus), plan.document_weight)
+            if key not in plain:
+                plain[key] = plan.corpus.of_queries(asked, plan.document_weight)
+            theirs = None
+            if plan.weight:
+                own = [plan.texts[place] for place in block]
+                theirs = plan.corpus.of_thoughts(asked, own, reading, plan.document_weight)
+            values[block] = judged.ndcg(mixed(plain[key], theirs, plan.weight), block)
     return found
-
-
-def _is_file_of_thoughts(thinker: Any) -> bool:
-    return Path(thinker).is_file() and Path(thinker).suffix != ".gguf"

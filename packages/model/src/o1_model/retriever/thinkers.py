@@ -63,7 +63,7 @@ def open_thinker(
     if is_address(thinker):
         make = ChatServer
         given.pop("device", None)  # where it runs if it runs here
-    elif path.is_file() and path.suffix != ".gguf":
+    elif is_file_of_thoughts(path):
         given.pop("device", None)
         _refuse(thinker, given, vllm, style, "a file of thoughts has neither a style nor settings")
         return GivenThoughts(path, queries=queries)
@@ -87,6 +87,11 @@ def open_thinker(
             raise
         raise InputError(f"{thinker}: {str(error).partition(') ')[2]}; leave it out") from error
     return opened
+
+
+def is_file_of_thoughts(thinker: str | Path) -> bool:
+    """Return whether a thinker by this name is a file: any that is no packed model has thoughts."""
+    return Path(thinker).is_file() and Path(thinker).suffix != ".gguf"
 
 
 def _refuse(
