@@ -31,7 +31,7 @@ from o1_index.hits import Hits, Scores, best
 from o1_index.index import Index, open_index
 from o1_index.store.manifest import Settings
 from o1_index.tuning import RECALL
-from o1_index.vector_store import Shards, open_shards
+from o1_index.vector_store import Shards, open_shards, refuse_unlike
 from o1_index.vectors import Metric, Part, Vectors, as_numpy, fingerprint, open_vectors
 from o1_records import InputError, atomic_write, quoted, sha256_file
 from o1_records.kit.job import Lock, move_aside, refuse_changed
@@ -230,12 +230,8 @@ class ShardProcesses:
             self.settings, self.dim = found[0][0], found[0][1]
             self._count = sum(each[2] for each in found)
             self._info = [each[3] for each in found]
-            for settings, dim, _, _ in found[1:]:
-                if (dim, settings.metric) != (self.dim, self.settings.metric):
-                    raise InputError(
-                        "shards differ in dimension or metric; they are searched with the same vectors"
-                    )
-                self.settings.refuse_other_documents(settings.encoder)
+            # each process has compared its own; the first shard of process n is number n of all
+            refuse_unlike([(dim, settings) for settings, dim, _, _ in found])
         except BaseException:
             self.close()
             raise

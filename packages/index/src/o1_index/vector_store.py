@@ -79,6 +79,18 @@ class VectorStore(Searchable, Protocol):
         ...
 
 
+def refuse_unlike(shards: Sequence[tuple[int, Settings]]) -> None:
+    """Raise InputError for shards, as dimensions and settings, that cannot be searched as one."""
+    (dim, mine), *others = shards
+    for number, (width, other) in enumerate(others, start=2):
+        if (dim, mine.metric) != (width, other.metric):
+            raise InputError(
+                f"shard 1 has {dim} dimensions and the metric {mine.metric}, shard {number} "
+                f"{width} and {other.metric}; shards are searched with the same vectors"
+            )
+        mine.refuse_other_documents(other.encoder)
+
+
 class Shards:
     """Several indexes, each of a part of a collection, as one: hits are merged in the one total order.
 
@@ -95,15 +107,7 @@ class Shards:
         if not indexes:
             raise InputError("give at least one index")
         self.indexes = list(indexes)
-        first = indexes[0]
-        for number, index in enumerate(indexes[1:], start=2):
-            mine, other = first.settings, index.settings
-            if (first.dim, mine.metric) != (index.dim, other.metric):
-                raise InputError(
-                    f"shard 1 has {first.dim} dimensions and the metric {mine.metric}, shard {number} "
-                    f"{index.dim} and {other.metric}; shards are searched with the same vectors"
-                )
-            mine.refuse_other_documents(other.encoder)
+        refuse_unlike([(index.dim, index.settings) for index in indexes])
         self._refuse_shared()
 
     @property
