@@ -57,7 +57,9 @@ def compare(found: Sequence[Confirmation]) -> dict[tuple[int, str], tuple[Compar
 
 
 def table(found: Sequence[Confirmation], compared: dict[tuple[int, str], tuple[Comparison, float]]) -> str:
-    heads = [f"{each.collection}, {'MiniLM' if each.search == 'dense' else each.search}" for each in found]
+    heads = [
+        f"{each.collection}, {each.embedder if each.search == 'dense' else each.search}" for each in found
+    ]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(found)}"]
     weights = [f"{each.mixture.weight:g}, {each.document_weight:g}" for each in found]
     counts = [f"{len(each.query_ids)}, {each.tokens:.0f}" for each in found]
@@ -103,7 +105,7 @@ def picture(found: Sequence[Confirmation], compared: dict[tuple[int, str], tuple
     """One point a file: tokens a query to the right, gain upwards, the interval as a line."""
     width, height, left, bottom = 640, 360, 60, 40
     points = [
-        (each.tokens, *(compared[place, MIXTURE][0],), f"{each.collection} {each.search}", each.thinker)
+        (each.tokens, compared[place, MIXTURE][0], f"{each.collection} {each.search}", each.thinker)
         for place, each in enumerate(found)
         if (place, MIXTURE) in compared
     ]
