@@ -21,7 +21,9 @@ from o1_records import (
     flagembedding,
     tevatron,
     triplets,
+    write_jsonl,
 )
+from o1_records.__main__ import main
 
 pytestmark = pytest.mark.peers
 
@@ -117,6 +119,45 @@ def test_datasets_loads_rows_of_different_fields_whichever_come_first(tmp_path, 
     else:
         assert [row["query_id"] for row in rows] == [example.query.query_id for example in EXAMPLES]
         assert [len(row["negative_passages"] or []) for row in rows] == [len(e.negatives) for e in EXAMPLES]
+
+
+def late(count):
+    """Examples of more than 10 MB, of which only the last has negatives, scores, a group size, a thought."""
+    for n in range(count):
+        rich = n == count - 1
+        yield Example(
+            query=Query(query_id=f"q{n}", text=f"{n} " + "x" * 4000),
+            positives=(document(f"p{n}"),),
+            negatives=(document(f"n{n}"),) if rich else (),
+            teacher_scores=(1.0, 0.5) if rich else (),
+            group_size=2 if rich else None,
+            thought=thought(f"q{n}") if rich else None,
+        )
+
+
+@pytest.mark.filterwarnings("ignore::o1_records.InputWarning")
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("kind", [flagembedding, tevatron])
+def test_datasets_loads_rows_of_which_the_first_10_mb_are_empty_lists(tmp_path, loaded, kind, suffix):
+    kind.write(tmp_path / f"rows.{suffix}", late(3000))
+    rows = loaded(tmp_path / f"rows.{suffix}", "parquet" if suffix == "parquet" else "json")
+    assert len(rows) == 3000
+    column = "neg" if kind is flagembedding else "negative_passages"
+    named = "query" if kind is flagembedding else "query_id"
+    found = [row[named].removeprefix("q").split()[0] for row in rows if row[column]]
+    assert found == ["2999"]
+
+
+def test_datasets_loads_our_own_records_from_parquet_whichever_come_first(tmp_path, loaded):
+    """JSONL has no types; Parquet has those of the records."""
+    write_jsonl(tmp_path / "e.jsonl", late(3000))
+    command = ["convert", "--type", "example", str(tmp_path / "e.jsonl"), str(tmp_path / "e.parquet")]
+    assert main(command) == 0
+    rows = loaded(tmp_path / "e.parquet", "parquet")
+    assert [row["query"]["query_id"] for row in rows] == [f"q{n}" for n in range(3000)]
+    assert rows[2999]["negatives"][0]["doc_id"] == "n2999"
+    assert rows[2999]["thought"]["text"] == "about q2999"
+    assert (rows[0]["negatives"], rows[0]["thought"]) == ([], None)
 
 
 def test_triplets_and_pairs_train_a_model(tmp_path, loaded):

@@ -193,6 +193,61 @@ def test_labelled_pairs_come_back(tmp_path_factory, groups):
     assert {row["label"] for row in rows_of(path)} <= {0, 1}
 
 
+LONG = "x" * 2000
+
+
+def late(count):
+    """Examples of which only the last two have negatives, scores, and a group size: after some MB."""
+    for n in range(count):
+        rich = n >= count - 2
+        yield Example(
+            query=Query(query_id=f"q{n}", text=f"{n} {LONG}"),
+            positives=documents_of([f"p{n}"]),
+            negatives=documents_of([f"n{n}"] if rich else []),
+            teacher_scores=(1.0, 0.5) if n == count - 1 else (),
+            group_size=2 if n == count - 1 else None,
+        )
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_the_first_row_with_something_in_a_column_goes_to_the_front(tmp_path, suffix):
+    """Readers take the types of columns from the first rows."""
+    path = tmp_path / f"rows.{suffix}"
+    assert flagembedding.write(path, late(1000)) == 1000
+    text = gzip.decompress(path.read_bytes()) if suffix.endswith("gz") else path.read_bytes()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["query"].split()[0] for row in rows] == ["998", "999", *map(str, range(998))]
+    assert rows[0]["neg"] == ["n998"]
+    assert (rows[1]["neg_scores"], rows[1]["train_group_size"]) == ([0.5], 2)
+    assert len({tuple(row) for row in rows}) == 1
+    back = {example.query.text: example for example in flagembedding.read(path)}
+    for example in late(1000):
+        own = back[example.query.text]
+        assert own.negatives == example.negatives
+        assert (own.teacher_scores, own.group_size) == (example.teacher_scores, example.group_size)
+
+
+def test_rows_keep_their_order_where_the_first_have_something_in_every_column(tmp_path):
+    examples = list(late(600))
+    tevatron.write(tmp_path / "t.jsonl", [structs.replace(examples[-1], teacher_scores=()), *examples[:-1]])
+    rows = rows_of(tmp_path / "t.jsonl")
+    assert [row["query_id"] for row in rows] == ["q599", *(f"q{n}" for n in range(599))]
+
+
+def test_scores_that_not_all_triplets_have_are_left_out_and_told(tmp_path):
+    examples = [
+        Example(
+            query=Query(query_id=name, text=name), positives=documents_of([f"p{name}"]),
+            negatives=documents_of([f"n{name}"]), teacher_scores=scores,
+        )
+        for name, scores in (("a", ()), ("b", (1.0, 0.0)), ("c", (2.0, 1.0)))
+    ]  # fmt: skip
+    with pytest.warns(InputWarning, match="left out the scores of 2 examples, for 1 have none"):
+        assert triplets.write(tmp_path / "t.jsonl", examples) == 3
+    assert {tuple(row) for row in rows_of(tmp_path / "t.jsonl")} == {("anchor", "positive", "negative")}
+    assert [example.teacher_scores for example in triplets.read(tmp_path / "t.jsonl")] == [(), (), ()]
+
+
 ANCHORED = [
     {"anchor": "rotate a key", "positive": "console", "negative": "picture"},
     {"anchor": "Rotate a  key", "positive": "command", "negative": "console"},

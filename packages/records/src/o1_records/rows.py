@@ -15,32 +15,57 @@ from o1_records.files import InputError, InputWarning, atomic_write, open_output
 from o1_records.lines import is_parquet, write_parquet_rows
 from o1_records.types import Example
 
+_EARLY = 1 << 20
+"""Bytes in which a reader may look for the types of columns: `datasets` takes 10 MB, pyarrow 1."""
 
-def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, whole: Set[str] = frozenset()) -> int:
     """Write rows as JSON lines, or as Parquet where the name ends in `.parquet`; returns how many.
 
     What one row has, all have: readers such as `datasets` take the columns from the first rows and fail
-    at one that comes later. A row without a text has "" for it, without anything else null.
+    at one that comes later. A row without a text has "" for it, without anything else null. Those readers
+    take the types from the first rows too: a later row that is the first with something in a column
+    of nulls and empty lists goes to the front. A field of `whole` is in all rows, or in none.
     """
     fields: dict[str, Any] = {}
-    uneven, count = False, 0
+    common: set[str] = set()
+    filled: set[str] = set()
+    ahead: list[tuple[int, bytes]] = []  # (where it is, line)
+    count = 0
     with tempfile.TemporaryFile() as spool:
         for row in rows:
-            uneven = uneven or (count > 0 and row.keys() != fields.keys())
+            common = common & row.keys() if count else set(row)
             fields |= {name: "" if isinstance(value, str) else None for name, value in row.items()}
             count += 1
             try:
-                spool.write(msgspec.json.encode(row) + b"\n")
+                line = msgspec.json.encode(row) + b"\n"
             except (UnicodeError, TypeError, OverflowError) as error:
                 raise InputError(f"{path}: row {count}: {error}; in {quoted(row)}") from error
+            place = spool.tell()
+            fills = {name for name, value in row.items() if value is not None and value not in ([], {})}
+            if place + len(line) > _EARLY and not fills <= filled:
+                ahead.append((place, line))
+            filled |= fills
+            spool.write(line)
+        kept = {name: value for name, value in fields.items() if name in common or name not in whole}
+        uneven = len(common) < len(fields)
+
+        def as_all(line: bytes) -> bytes:
+            if not uneven:
+                return line
+            row = {**kept, **msgspec.json.decode(line)}
+            return msgspec.json.encode({name: row[name] for name in kept}) + b"\n"
 
         def lines() -> Iterator[bytes]:
+            for _, line in ahead:
+                yield as_all(line)
+            moved = {place for place, _ in ahead}
             spool.seek(0)
-            if not uneven:
-                yield from spool
-                return
+            place = 0
             for line in spool:
-                yield msgspec.json.encode({**fields, **msgspec.json.decode(line)}) + b"\n"
+                if place not in moved:
+                    yield as_all(line)
+                place += len(line)
 
         _write_lines(path, lines)
     return count

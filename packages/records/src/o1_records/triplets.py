@@ -100,16 +100,16 @@ def write(path: str | Path, examples: Iterable[Example], *, negatives: int | Non
 
     An instruction goes in front of the query, a title in front of its text; names are lost. Trainers need the
     same columns in all rows: `negatives` is how many each has, the first of its example. Examples that have
-    fewer, or no positive, are left out with a warning.
+    fewer, or no positive, are left out with a warning, and so are scores that not all of the rest have.
 
     Raises InputError where `negatives` is not given and the examples have different numbers of them.
     """
-    width, written = negatives, 0
+    width, written, scored = negatives, 0, 0
     left = Left(path, "a file of triplets", frozenset(("teacher_scores",)))
     short: Counter[str] = Counter()
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal width, written
+        nonlocal width, written, scored
         for example in examples:
             own = len(example.negatives)
             width = own if width is None else width
@@ -123,14 +123,17 @@ def write(path: str | Path, examples: Iterable[Example], *, negatives: int | Non
                 continue
             left.count(example)
             written += 1
+            scored += bool(example.teacher_scores)
             yield from _triplets(example, width)
 
-    write_rows(path, rows())
+    write_rows(path, rows(), whole={"scores"})
     if any(short.values()):
         _tell(
             f"{path}: left out {short['fewer']} examples with fewer than {width} negatives, "
             f"{short['unjudged']} without a positive, and {short['cut']} negatives beyond the first {width}"
         )
+    if 0 < scored < written:
+        _tell(f"{path}: left out the scores of {scored} examples, for {written - scored} have none")
     left.tell()
     return written
 
