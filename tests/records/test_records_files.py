@@ -1,6 +1,8 @@
 """TREC, BEIR and vector files, and the one total order."""
 
+import os
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from o1_records import (
     open_documents,
     open_qrels,
     open_queries,
+    open_run,
     rank,
     trec,
     write_jsonl,
@@ -98,6 +101,71 @@ def test_a_beir_folder_reads_back_equal_and_opens_by_name(tmp_path):
     assert list(open_queries(tmp_path / "other.jsonl")) == [Query(query_id="7", text="query 0")]
     (tmp_path / "empty.jsonl").touch()
     assert list(open_queries(tmp_path / "empty.jsonl")) == []
+
+
+@pytest.fixture
+def piped(tmp_path):
+    """Returns a pipe without a suffix that holds some bytes once."""
+    writers = []
+
+    def pipe(content):
+        path = tmp_path / f"pipe{len(writers)}"
+        os.mkfifo(path)
+        writers.append(threading.Thread(target=path.write_bytes, args=(content,)))
+        writers[-1].start()
+        return path
+
+    yield pipe
+    for writer in writers:
+        writer.join(timeout=10)
+        assert not writer.is_alive()
+
+
+ROW = Qrel(query_id="q 0" + "{", doc_id="d1", relevance=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'\n  {"query_id":"q","doc_id":"d","relevance":1}\n', Qrel(query_id="q", doc_id="d", relevance=1)),
+        (b"query-id\tcorpus-id\tscore\nq 0{\td1\t2\n", ROW),
+        (b"q 0{\td1\t2\n", ROW),
+        (b"q 0 d 1\n", Qrel(query_id="q", doc_id="d", relevance=1)),
+        (b"{q\t0\td\t1\n", Qrel(query_id="{q", doc_id="d", relevance=1)),
+    ],
+)
+@pytest.mark.parametrize("pipe", [True, False])
+def test_judgements_are_told_by_their_first_line(tmp_path, piped, content, expected, pipe):
+    path = piped(content) if pipe else tmp_path / "judgements"
+    if not pipe:
+        path.write_bytes(content)
+    assert list(open_qrels(path)) == [expected]
+
+
+def test_queries_documents_and_runs_are_told_by_their_first_line(piped):
+    assert list(open_queries(piped(b'{"_id":"q","text":"x"}\n'))) == [Query(query_id="q", text="x")]
+    assert list(open_queries(piped(b'{"query_id":"q","text":"x"}\n'))) == [Query(query_id="q", text="x")]
+    assert list(open_documents(piped(b'{"_id":"d","text":"x"}\n'))) == [Document(doc_id="d", text="x")]
+    hit = Hit(query_id="q", doc_id="d", score=0.5, rank=1)
+    assert list(open_run(piped(b'{"query_id":"q","doc_id":"d","score":0.5,"rank":1}\n'))) == [hit]
+    assert list(open_run(piped(b"q Q0 d 1 0.5 t\n"))) == [hit]
+
+
+def test_a_file_named_jsonl_is_no_trec_file(tmp_path):
+    (tmp_path / "q.jsonl").write_text("q 0 d 1\n")
+    with pytest.raises(InputError, match=r"q\.jsonl:1: JSON is malformed"):
+        list(open_qrels(tmp_path / "q.jsonl"))
+    with pytest.raises(InputError, match=r"q\.jsonl:1: JSON is malformed"):
+        list(open_run(tmp_path / "q.jsonl"))
+
+
+@pytest.mark.extra
+def test_beirs_rows_are_read_from_parquet_too(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([{"_id": "d", "title": "t", "text": "x"}]), tmp_path / "c.parquet")
+    assert list(open_documents(tmp_path / "c.parquet")) == [Document(doc_id="d", text="x", title="t")]
 
 
 def test_a_missing_input_is_named(tmp_path):

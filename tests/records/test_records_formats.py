@@ -24,7 +24,6 @@ from o1_records import (
     Thought,
     beir,
     flagembedding,
-    open_qrels,
     read_jsonl,
     tevatron,
     trec,
@@ -664,11 +663,11 @@ def test_judgements_that_could_mean_anything_are_refused_with_a_remedy(tmp_path,
         list(beir.read_qrels_file(path))
 
 
-def test_records_under_another_name_are_refused_with_a_remedy(tmp_path):
+def test_records_that_are_read_as_trecs_are_refused_with_a_remedy(tmp_path):
     path = tmp_path / "qrels"
     path.write_text('{"query_id":"q","doc_id":"d","relevance":1}\n')
-    with pytest.raises(InputError, match=r"expected 4 columns .*; it looks like JSON, which a name"):
-        list(open_qrels(path))
+    with pytest.raises(InputError, match=r"expected 4 columns .*; it looks like JSON, of which o1-records"):
+        list(trec.read_qrels(path))
 
 
 def test_a_run_that_counts_ranks_from_0_is_read_from_1(tmp_path):

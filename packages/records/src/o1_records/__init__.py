@@ -17,7 +17,7 @@ from o1_records.files import (
     quoted,
     sha256_file,
 )
-from o1_records.inputs import open_documents, open_qrels, open_queries
+from o1_records.inputs import open_documents, open_qrels, open_queries, open_run
 from o1_records.jsonl import read_jsonl, write_jsonl
 from o1_records.kit.command import refuse_overwriting, run_command
 from o1_records.ranking import rank
@@ -58,6 +58,7 @@ __all__ = [
     "open_documents",
     "open_qrels",
     "open_queries",
+    "open_run",
     "quoted",
     "rank",
     "read_jsonl",

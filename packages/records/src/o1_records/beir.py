@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,36 @@ def read_corpus_file(
     path: str | Path, *, refused: Refuse | None = None, unread: Counter[str] | None = None
 ) -> Iterator[Document]:
     """Yield the documents of one `corpus.jsonl`; `unread` counts fields that a document has no place for."""
-    for line in _read(path, _BeirDocument, "doc_id", refused, unread):
-        yield Document(doc_id=str(line.doc_id), text=line.text, title=line.title or "")
+    return checked_lines(path, corpus_decoder(path, unread), refused)
+
+
+def corpus_decoder(path: str | Path, unread: Counter[str] | None = None) -> Callable[[bytes, str], Document]:
+    """Return what makes a document of (line, place) for `read_corpus_file`; it remembers the ids."""
+    decode = _decoder(path, _BeirDocument, "doc_id", unread)
+
+    def document(line: bytes, place: str) -> Document:
+        row = decode(line, place)
+        return Document(doc_id=str(row.doc_id), text=row.text, title=row.title or "")
+
+    return document
 
 
 def read_queries_file(
     path: str | Path, *, refused: Refuse | None = None, unread: Counter[str] | None = None
 ) -> Iterator[Query]:
     """Yield the queries of one `queries.jsonl`; `unread` counts fields that a query has no place for."""
-    for line in _read(path, _BeirQuery, "query_id", refused, unread):
-        yield Query(query_id=str(line.query_id), text=line.text)
+    return checked_lines(path, queries_decoder(path, unread), refused)
+
+
+def queries_decoder(path: str | Path, unread: Counter[str] | None = None) -> Callable[[bytes, str], Query]:
+    """Return what makes a query of (line, place) for `read_queries_file`; it remembers the ids."""
+    decode = _decoder(path, _BeirQuery, "query_id", unread)
+
+    def query(line: bytes, place: str) -> Query:
+        row = decode(line, place)
+        return Query(query_id=str(row.query_id), text=row.text)
+
+    return query
 
 
 def read_qrels(folder: str | Path, split: str = "test") -> Iterator[Qrel]:
@@ -81,6 +101,11 @@ def read_qrels_file(path: str | Path, *, refused: Refuse | None = None) -> Itera
 
     TREC's four columns between tabs are read too, and scores such as `1.0`, with a warning.
     """
+    return (qrel for qrel in checked_lines(path, qrels_decoder(path), refused) if qrel is not None)
+
+
+def qrels_decoder(path: str | Path) -> Callable[[bytes, str], Qrel | None]:
+    """Return what makes a judgement of (line, place) for `read_qrels_file`, None of the header."""
     seen = KeySet()
 
     def decode(line: bytes, place: str) -> Qrel | None:
@@ -94,7 +119,7 @@ def read_qrels_file(path: str | Path, *, refused: Refuse | None = None) -> Itera
             raise InputError(f"{place}: judged twice: {quoted(qrel.query_id)}, {quoted(qrel.doc_id)}")
         return qrel
 
-    return (qrel for qrel in checked_lines(path, decode, refused) if qrel is not None)
+    return decode
 
 
 def write_beir(
@@ -142,13 +167,9 @@ def write_qrels_file(path: str | Path, qrels: Iterable[Qrel]) -> int:
     return count
 
 
-def _read(
-    path: str | Path,
-    line_type: type[Any],
-    key: str,
-    refused: Refuse | None,
-    unread: Counter[str] | None,
-) -> Iterator[Any]:
+def _decoder(
+    path: str | Path, line_type: type[Any], key: str, unread: Counter[str] | None
+) -> Callable[[bytes, str], Any]:
     decoder = msgspec.json.Decoder(line_type)
     seen = KeySet()
     told = False
@@ -165,7 +186,7 @@ def _read(
         count_unread(line, ("_id", "text", "title"), unread)
         return decoded
 
-    return checked_lines(path, decode, refused)
+    return decode
 
 
 def _qrel(fields: list[str], place: str, path: str | Path) -> Qrel:

@@ -1,19 +1,20 @@
-"""Queries, documents and judgements from a BEIR folder or a file of records, whichever is given."""
+"""Queries, documents, judgements and runs from a BEIR folder or a file, whichever is given.
+
+What a file holds its first line says, not its name: so pipes are read too. Only Parquet is told by its name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from o1_records import beir, trec
-from o1_records.files import InputError, open_input, plain_name
-from o1_records.jsonl import read_jsonl
-from o1_records.lines import is_parquet
-from o1_records.types import Document, Qrel, Query
-
-_FIRST = 1 << 20  # bytes of a first line that are looked at
+from o1_records.files import InputError, plain_name
+from o1_records.jsonl import record_decoder
+from o1_records.lines import is_json, lines_by_first
+from o1_records.types import Document, Hit, Qrel, Query
 
 
 def open_queries(path: str | Path, split: str | None = None) -> Iterator[Query]:
@@ -22,7 +23,9 @@ def open_queries(path: str | Path, split: str | None = None) -> Iterator[Query]:
     `split` keeps, of a folder, the queries that `qrels/<split>.tsv` judges.
     """
     if not _is_folder(path):
-        yield from beir.read_queries_file(path) if _is_beirs(path) else read_jsonl(path, Query)
+        yield from lines_by_first(
+            path, lambda line: beir.queries_decoder(path) if _is_beirs(line) else record_decoder(Query)
+        )
         return
     judged = None if split is None else {q.query_id for q in beir.read_qrels(path, split)}
     for query in beir.read_queries(path):
@@ -34,17 +37,38 @@ def open_documents(path: str | Path) -> Iterator[Document]:
     """Yield documents of a BEIR folder, of its `corpus.jsonl`, or of a JSONL file of Document records."""
     if _is_folder(path):
         return beir.read_corpus(path)
-    return beir.read_corpus_file(path) if _is_beirs(path) else read_jsonl(path, Document)
+    return lines_by_first(
+        path, lambda line: beir.corpus_decoder(path) if _is_beirs(line) else record_decoder(Document)
+    )
 
 
 def open_qrels(path: str | Path, split: str = "test") -> Iterator[Qrel]:
-    """Yield judgements of a BEIR folder, a JSONL file of records, or a TREC or BEIR qrels file."""
+    """Yield judgements of a BEIR folder, a JSONL file of records, or a TREC or BEIR qrels file.
+
+    BEIR's have three columns between tabs, or the name `*.tsv`; TREC's have four.
+    """
     if _is_folder(path):
         return beir.read_qrels(path, split)
     suffix = Path(plain_name(path)).suffix
-    if suffix == ".jsonl":
-        return read_jsonl(path, Qrel)
-    return beir.read_qrels_file(path) if suffix == ".tsv" else trec.read_qrels(path)
+
+    def choose(line: bytes) -> Callable[[bytes, str], Qrel | None]:
+        if is_json(line) or suffix == ".jsonl":
+            return record_decoder(Qrel)
+        if suffix == ".tsv" or line.count(b"\t") == 2:
+            return beir.qrels_decoder(path)
+        return trec.qrels_decoder(path)
+
+    return (qrel for qrel in lines_by_first(path, choose) if qrel is not None)
+
+
+def open_run(path: str | Path) -> Iterator[Hit]:
+    """Yield the hits of a TREC run, or of a JSONL file of Hit records."""
+    suffix = Path(plain_name(path)).suffix
+
+    def choose(line: bytes) -> Callable[[bytes, str], Hit]:
+        return record_decoder(Hit) if is_json(line) or suffix == ".jsonl" else trec.run_decoder(path)
+
+    return lines_by_first(path, choose)
 
 
 def _is_folder(path: str | Path) -> bool:
@@ -53,16 +77,10 @@ def _is_folder(path: str | Path) -> bool:
     return Path(path).is_dir()
 
 
-def _is_beirs(path: str | Path) -> bool:
-    """Return whether the first row names its key as BEIR does; a pipe, read once, holds records."""
-    if not Path(path).is_file() or is_parquet(path):
-        return False
-    with open_input(path) as file:
-        first = file.readline(_FIRST)
-        while first.isspace():
-            first = file.readline(_FIRST)
+def _is_beirs(line: bytes) -> bool:
+    """Return whether a row names its key as BEIR does."""
     try:
-        row = msgspec.json.decode(first)
+        row = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeError):
-        return False  # whoever reads the file says what is wrong
+        return False  # the decoder of records says what is wrong
     return isinstance(row, dict) and "_id" in row

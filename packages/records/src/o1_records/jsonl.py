@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,11 @@ def read_jsonl(
     non-finite number, bytes that are not UTF-8, a line of more than 64 MiB. With `refused` such
     lines go there instead, and the reading goes on.
     """
+    return checked_lines(path, record_decoder(record_type), refused)
+
+
+def record_decoder(record_type: type[RecordT]) -> Callable[[bytes, str], RecordT]:
+    """Return what makes a record of (line, place) for `read_jsonl`; it remembers the keys it has seen."""
     decoder = msgspec.json.Decoder(record_type)
     seen = KeySet()
 
@@ -45,7 +50,7 @@ def read_jsonl(
             raise InputError(f"{place}: repeated key {quoted(record.key)}; keep one of them")
         return record
 
-    return checked_lines(path, decode, refused)
+    return decode
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:

@@ -51,6 +51,26 @@ def checked_lines(
         yield from _decoded(path, _lines(file), decode, refused)
 
 
+def lines_by_first(path: str | Path, choose: Callable[[bytes], Callable[[bytes, str], T]]) -> Iterator[T]:
+    """Yield, as `checked_lines`, what the decoder makes of each line that `choose` returns for the first one.
+
+    So the content says what a file holds, of a pipe too, which has no name and is read once.
+    """
+    chosen: list[Callable[[bytes, str], T]] = []
+
+    def decode(line: bytes, place: str) -> T:
+        if not chosen:
+            chosen.append(choose(line))
+        return chosen[0](line, place)
+
+    return checked_lines(path, decode)
+
+
+def is_json(line: bytes) -> bool:
+    """Return whether a line without white space around it looks like a JSON object."""
+    return line.startswith(b"{") and line.endswith(b"}")
+
+
 def _decoded(
     path: str | Path,
     lines: Iterable[tuple[int, bytes, str]],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from o1_records.beir import whole_number
 from o1_records.files import InputError, InputWarning, open_output, quoted
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, checked_lines
+from o1_records.lines import Refuse, checked_lines, is_json
 from o1_records.types import Hit, Qrel
 
 Number = TypeVar("Number", int, float)
@@ -22,6 +22,11 @@ def read_run(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Hit
 
     A run that counts ranks from 0 is read, with a warning, as one that counts them from 1.
     """
+    return checked_lines(path, run_decoder(path), refused)
+
+
+def run_decoder(path: str | Path) -> Callable[[bytes, str], Hit]:
+    """Return what makes a hit of (line, place) for `read_run`; it remembers what it has seen."""
     seen = KeySet()
     first: int | None = None
 
@@ -45,7 +50,7 @@ def read_run(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Hit
         _refuse_repeat(seen, query_id, doc_id, place)
         return hit
 
-    return checked_lines(path, decode, refused)
+    return decode
 
 
 def write_run(path: str | Path, hits: Iterable[Hit], tag: str = "o1") -> int:
@@ -67,6 +72,11 @@ def write_run(path: str | Path, hits: Iterable[Hit], tag: str = "o1") -> int:
 
 def read_qrels(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Qrel]:
     """Yield the judgements of a qrels file in file order. Raises InputError with file and line."""
+    return checked_lines(path, qrels_decoder(path), refused)
+
+
+def qrels_decoder(path: str | Path) -> Callable[[bytes, str], Qrel]:
+    """Return what makes a judgement of (line, place) for `read_qrels`; it remembers what it has seen."""
     seen = KeySet()
 
     def decode(line: bytes, place: str) -> Qrel:
@@ -79,7 +89,7 @@ def read_qrels(path: str | Path, *, refused: Refuse | None = None) -> Iterator[Q
         _refuse_repeat(seen, query_id, doc_id, place)
         return qrel
 
-    return checked_lines(path, decode, refused)
+    return decode
 
 
 def write_qrels(path: str | Path, qrels: Iterable[Qrel]) -> int:
@@ -101,7 +111,7 @@ def _fields(line: bytes, place: str, width: int, form: str) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8: {error}") from error
     if len(fields) != width:
-        remedy = "; it looks like JSON, which a name that ends in .jsonl says" if line[:1] == b"{" else ""
+        remedy = "; it looks like JSON, of which o1-records convert makes TREC's" if is_json(line) else ""
         raise InputError(
             f"{place}: expected {width} columns ({form}), got {len(fields)}: {quoted(line)}{remedy}"
         )

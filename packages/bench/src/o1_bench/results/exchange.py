@@ -26,7 +26,7 @@ from o1_bench.datasets.tables import word
 from o1_bench.results.mteb import write_task_result
 from o1_bench.results.result import QRELS, RUN, Result, find_results, load_result
 from o1_bench.score import from_dict, means, score, to_dict
-from o1_records import Hit, InputError, atomic_write, quoted
+from o1_records import Hit, InputError, atomic_write, open_run, quoted
 from o1_records.files import open_input
 from o1_records.trec import read_qrels, read_run
 
@@ -47,13 +47,13 @@ def slug(name: str) -> str:
 
 
 def read_any_run(path: str | Path) -> Iterator[Hit]:
-    """Yield the hits of a run in any of the forms above; JSON is told by its name, `*.json`.
+    """Yield the hits of a run in any of the forms above, or of a file of Hit records; JSON is named `*.json`.
 
     Raises InputError for what is none of them, and for a score that is not a finite number.
     """
     path = Path(path)
     if not path.name.endswith((".json", ".json.gz")):
-        yield from read_run(path)
+        yield from open_run(path)
         return
     content = _decoded(path)
     split = content.get("split", "")

@@ -34,6 +34,7 @@ from o1_records import (
     read_jsonl,
     write_jsonl,
 )
+from o1_records.files import plain_name
 
 
 class Scored(NamedTuple):
@@ -247,7 +248,7 @@ def _values(
     if _is_result(path):
         result = load_result(path)
         known, said = result.per_query, result.said
-    elif path.suffix == ".jsonl":
+    elif _is_metrics(path):
         known = by_query(read_jsonl(path, Metric))
     elif judged is not None:
         hits = list(read_any_run(path))
@@ -265,7 +266,11 @@ def _is_result(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    return not _is_result(path) and path.suffix != ".jsonl"
+    return not _is_result(path) and not _is_metrics(path)
+
+
+def _is_metrics(path: Path) -> bool:
+    return Path(plain_name(path)).suffix == ".jsonl"
 
 
 def _is_json_run(path: Path) -> bool:

@@ -16,8 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from o1_records import Hit, InputError, Record, atomic_write, quoted, read_jsonl
-from o1_records.trec import read_run
+from o1_records import InputError, Record, atomic_write, open_run, quoted
 
 Name = Literal["norm", "entropy", "margin"]
 NAMES: tuple[Name, ...] = ("norm", "entropy", "margin")
@@ -126,9 +125,8 @@ def read_margins(path: str | Path) -> dict[str, float]:
 
     A query with a single hit has its score as the margin.
     """
-    hits = read_jsonl(path, Hit) if Path(path).suffix == ".jsonl" else read_run(path)
     best: dict[str, list[float]] = {}
-    for hit in hits:
+    for hit in open_run(path):
         best[hit.query_id] = sorted([*best.get(hit.query_id, []), hit.score], reverse=True)[:2]
     return {query_id: scores[0] - sum(scores[1:]) for query_id, scores in best.items()}
 

@@ -23,6 +23,7 @@ from o1_records import (
     Query,
     open_documents,
     open_queries,
+    open_run,
     quoted,
     read_jsonl,
     sha256_file,
@@ -30,7 +31,7 @@ from o1_records import (
 from o1_records.kit.command import BEIR
 from o1_records.kit.job import Job
 from o1_records.kit.models import digest_of_files
-from o1_records.trec import read_run, write_run
+from o1_records.trec import write_run
 from o1_synth.job.scheduler import path_beside
 from o1_synth.remix.write import SOURCES
 
@@ -146,7 +147,7 @@ def mine_files(
         if searched:
             found = mine(
                 open_queries(queries),
-                hits_of_run(read_run(run)) if run else bm25(open_documents(str(corpus)), 2 * depth, banned),
+                hits_of_run(open_run(run)) if run else bm25(open_documents(str(corpus)), 2 * depth, banned),
                 sources=read_jsonl(sources, Exclusion),
                 banned=banned,
                 depth=depth,

@@ -9,6 +9,7 @@ from pathlib import Path
 from o1_records import Ballot, InputError, quoted, read_jsonl, sha256_file, trec
 from o1_records.files import plain_name
 from o1_records.kit.job import Database
+from o1_records.lines import is_json, lines_by_first
 from o1_vote.members.protocol import Candidate
 from o1_vote.settings import beside, read_settings
 from o1_vote.tally import Sheets, sheets_of
@@ -82,7 +83,7 @@ class ScoreFileMember:
 def read_score_file(path: str | Path, name: str = "") -> list[ScoreFileMember]:
     """Return the members of a score file; the scores stay in a temporary file.
 
-    `.jsonl`: ballots, with a member for each `retriever`, under that name. Any other file: a TREC run of one
+    JSON lines: ballots, with a member for each `retriever`, under that name. Anything else: a TREC run of one
     member called `name` (default: the file's), whose query ids are QUERY_ID for the query alone and
     QUERY_ID#THOUGHT_ID for a thought. The score of the best retrieved positive counts, and where none was
     retrieved that of the last hit. Members of ballots have the tolerance that is noted beside them
@@ -94,7 +95,7 @@ def read_score_file(path: str | Path, name: str = "") -> list[ScoreFileMember]:
     path = Path(path)
     digest = sha256_file(path)
     scores = Database("", _SCHEMA)
-    if Path(plain_name(path)).suffix != ".jsonl":
+    if not _holds_ballots(path):
         hits = (("", hit.query_id, hit.doc_id, hit.score) for hit in trec.read_run(path))
         _fill(scores, hits)
         return [ScoreFileMember(name or path.name, path, scores, digest=digest)]
@@ -126,6 +127,12 @@ def sheets_by_query(path: str | Path) -> Iterator[tuple[str, Sheets]]:
                 for _, member, item, value in group
             ]
             yield from sheets_of(own).items()
+
+
+def _holds_ballots(path: Path) -> bool:
+    """Return whether the first line is a JSON object; an empty file is named as what it is."""
+    first = next(lines_by_first(path, lambda _: lambda line, place: line), None)
+    return Path(plain_name(path)).suffix == ".jsonl" if first is None else is_json(first)
 
 
 def _rows_of(path: str | Path) -> Iterator[tuple[str, str, str, float]]:

@@ -6,9 +6,8 @@ import argparse
 import sys
 import threading
 
-from o1_records import Thought, open_documents, open_queries, read_jsonl
+from o1_records import Thought, open_documents, open_queries, open_run, read_jsonl
 from o1_records.kit.command import at_least, between, gentle, reads, writes
-from o1_records.trec import read_run
 from o1_synth.commands.options import (
     StepExpert,
     declare_step,
@@ -26,7 +25,7 @@ from o1_synth.template import ANNOTATE
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options: which candidates, and what to write about their scores."""
     reads(command, "--queries", required=True, once=True, help="JSONL of Query records, or a BEIR folder")
-    reads(command, "--candidates", required=True, once=True, help="a TREC run, such as `mine` writes")
+    reads(command, "--candidates", required=True, once=True, help="a run, TREC or JSONL, as `mine` writes")
     reads(command, "--corpus", required=True, once=True, help="JSONL of Document records, or a BEIR folder")
     reads(command, "--thoughts", once=True, help="Thought records; the first of a query is its reasoning")
     writes(command, "--out", required=True, beside=[FAILURES, DROPPED], help="JSONL of Example records")
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     with gentle(stop):
         made = annotate(
             open_queries(args.queries),
-            read_run(args.candidates),
+            open_run(args.candidates),
             open_documents(args.corpus),
             expert,
             out=args.out,

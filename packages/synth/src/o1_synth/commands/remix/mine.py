@@ -16,7 +16,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     reads(command, "--queries", required=True, beside=[SOURCES], help="Query records that `write` wrote")
     reads(command, "--sources", help=f"Exclusion records, if not those in <queries>{SOURCES}")
     found = command.add_mutually_exclusive_group(required=True)
-    reads(found, "--run", help="a TREC run of any retriever, deeper than --depth")
+    reads(found, "--run", help="a run (TREC, or JSONL of Hit records) of any retriever, deeper than --depth")
     reads(found, "--corpus", help="documents to search with BM25: JSONL or a BEIR folder")
     declare_never(command)
     command.add_argument("--depth", type=at_least(2), default=100, help="candidates for each query at most")
