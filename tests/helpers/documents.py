@@ -3,6 +3,7 @@
 ```python
 assert examples(README) > 3                # runs what stands after >>>; returns how many examples
 follow(TUTORIAL, folder)                   # runs its blocks of Python and of commands, in a folder
+follow(PAGE, folder, {"org/big": "tiny"})  # the same, with small things under the names of big ones
 ```
 """
 
@@ -23,14 +24,18 @@ def examples(path):
     return done.attempted
 
 
-def follow(path, folder):
-    """Run the blocks of a tutorial one after another, in a folder: `python`, and `bash` with our commands.
+def follow(path, folder, instead=()):
+    """Run the blocks of a page one after another, in a folder: `python`, and `bash` with our commands.
 
     `text` is shown to readers and not run. Commands run in this process, because starting Python with
-    PyTorch for each takes longer than all they do here.
+    PyTorch for each takes longer than all they do here. `instead` says what stands for words of the page.
+    Returns the names that its Python defined.
     """
     names = {"__name__": "tutorial"}
     text = Path(path).read_text(encoding="utf-8")
+    for word, other in dict(instead).items():
+        assert word in text, f"{path}: there is no {word!r} to be replaced"
+        text = text.replace(word, str(other))
     with contextlib.chdir(folder):
         for found in FENCE.finditer(text):
             kind, code = found.groups()
@@ -43,6 +48,7 @@ def follow(path, folder):
                     run(command, f"{path}:{line}")
             else:
                 assert kind == "text", f"{path}:{line}: a block of {kind!r}; mark what is not run as text"
+    return names
 
 
 def run(command, place):

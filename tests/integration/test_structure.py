@@ -33,6 +33,7 @@ STAGES = {
         "encoding": "tokens to vectors",
         "thinking": "decoding thoughts and using them",
         "retriever": "any embedding model with thoughts, calibrated",
+        "integrations": "models as other frameworks take them",
         "checkpoint": "a model on disk",
         "training": "data, losses, steps, saving",
         "serving": "requests to answers",

@@ -141,6 +141,13 @@ class ThinkingRetriever:
         """Whether thoughts can change a query's vector."""
         return self.thinker is not None and self.mixture.weight > 0
 
+    def refuse_gate(self) -> None:
+        """Raise InputError where a gate decides by hits, for callers that search nothing."""
+        if self.gate is not None:
+            raise InputError(
+                "a gate that needs margins cannot serve: nothing is searched here; calibrate without --budget"
+            )
+
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """Everything that changes a vector, in values that JSON can hold."""

@@ -189,7 +189,12 @@ class GivenThoughts:
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """The digest of the thoughts, and whether equal texts find them."""
-        return {"thoughts": self._digest, "by_text": len(self._id_of)}
+        return {"thoughts": self._digest, "by_text": self.by_text}
+
+    @property
+    def by_text(self) -> int:
+        """How many queries are also found by what they ask."""
+        return len(self._id_of)
 
     @property
     def usual(self) -> Thinking:

@@ -42,10 +42,7 @@ class AsyncRetriever:
     """
 
     def __init__(self, retriever: ThinkingRetriever, *, batch_tokens: int, max_waiting: int) -> None:
-        if retriever.gate is not None:
-            raise InputError(
-                "a gate that needs margins cannot serve: nothing is searched here; calibrate without --budget"
-            )
+        retriever.refuse_gate()
         self._retriever = retriever
         self.batcher: Batcher[Work, _Item, Answer | InputError] = Batcher(
             self._run, self._cost, batch_tokens=batch_tokens, max_waiting=max_waiting
