@@ -6,6 +6,7 @@
     python runs/thinker.py prefer FOLDER --out ADAPTER ...           prefer the best over the worst (DPO)
     python runs/thinker.py reward --out ADAPTER ...                  sample and be rewarded (GRPO)
     python runs/thinker.py merge  ADAPTER --out MODEL                the next thinker
+    python runs/thinker.py publish ADAPTER ... --out FOLDER ...      one adapter for others to use
 
 FILE: `o1-model think --model MODEL --style STYLE --samples 8 --temperature 1`. A thought is worth what the
 mixture gains with it over the query alone (`o1_model.retriever.reward`), under an embedder that stays as
@@ -16,19 +17,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from o1_model.backbone import load_tokenizer
+from o1_model.backbone import load_lm, load_tokenizer
 from o1_model.retriever.embedders import open_embedder
+from o1_model.retriever.instruct import Instruct
 from o1_model.retriever.judged import Judged, open_judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import MEASURES, Reward, elect
 from o1_model.retriever.thinker import style_of
+from o1_model.retriever.trained import Example, Trained, add_adapter, base_of, unlike, write_trained
 from o1_records import InputError, Thought, atomic_write, read_jsonl, run_command
 from o1_records.kit.chat import ChatTokens, until
+from o1_records.kit.models import model_digest
 from o1_records.mixture import READINGS, Mixture
 from o1_records.styles import QUERY_STYLES, Style
 
@@ -52,6 +57,7 @@ def _main(argv: Sequence[str]) -> int:
         ("prefer", prefer, "learn to prefer the best thought over the worst (TRL's DPO)"),
         ("reward", reward_online, "sample thoughts and learn from their rewards (TRL's GRPO)"),
         ("merge", merge, "add an adapter to its model's weights"),
+        ("publish", publish, "join the adapters of all stages to one on the first base, with a certificate"),
     ):
         stage = stages.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         stage.set_defaults(work=work)
@@ -60,9 +66,16 @@ def _main(argv: Sequence[str]) -> int:
         if name == "prefer":
             stage.add_argument("folder", type=Path, help="what `elect` wrote")
         if name == "merge":
-            stage.add_argument("adapter", type=Path, help="what `clone`, `prefer` or `reward` wrote")
+            stage.add_argument("adapter", type=Path, help="what any stage of training or `publish` wrote")
+            stage.add_argument("--base", help="where its base is, if not where the adapter says")
+        if name == "publish":
+            stage.add_argument("adapters", type=Path, nargs="+", help="in the order of their training")
+            stage.add_argument("--model", required=True, help="the model that the first was trained on")
+            stage.add_argument("--base", required=True, help="what others know that model by: a hub id")
+            stage.add_argument("--style", required=True, choices=QUERY_STYLES, help="what it is asked for")
+            stage.add_argument("--query", action="append", default=[], help="for an example; repeatable")
         stage.add_argument("--out", type=Path, required=True, help="what is written; must not exist")
-        if name != "merge":
+        if name not in ("merge", "publish"):
             stage.add_argument("--model", required=True, help="the thinker: a folder or a hub id")
         if name in ("gold", "elect", "reward"):
             _asking(stage)
@@ -224,7 +237,12 @@ def clone(args: argparse.Namespace) -> int:
     """Learn the thoughts of all folders: the loss is the thought's alone."""
     from trl import SFTConfig, SFTTrainer
 
-    settings = SFTConfig(**_settings(args), completion_only_loss=True, max_length=None)
+    settings = SFTConfig(
+        **_settings(args),
+        completion_only_loss=True,
+        max_length=None,
+        train_sampling_strategy="group_by_length",  # a batch is padded to its longest row
+    )
     trainer = SFTTrainer(
         model=args.model,
         args=settings,
@@ -329,15 +347,61 @@ def _partial(out: Path) -> Path:
 
 def merge(args: argparse.Namespace) -> int:
     """Write the model with the adapter in its weights, and its tokenizer."""
-    from peft import AutoPeftModelForCausalLM
-
-    model = AutoPeftModelForCausalLM.from_pretrained(str(args.adapter))
-    base = model.peft_config["default"].base_model_name_or_path
+    base = args.base or base_of(args.adapter)[0]
     partial = _partial(args.out)
-    model.merge_and_unload().save_pretrained(str(partial))
+    add_adapter(load_lm(base), args.adapter).save_pretrained(str(partial))
     load_tokenizer(base).save_pretrained(str(partial))
     partial.rename(args.out)
     return 0
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Write one adapter that adds what all of them add, in bfloat16, and what `o1-model verify` compares."""
+    if not args.query:
+        raise InputError("give one or more --query, for the examples that a copy is verified with")
+    style = style_of(args.style)
+    partial = _partial(args.out)
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    join_adapters(args.adapters, partial, base=args.base)
+    thinker = Instruct(partial, style, base=args.model, device="cpu")
+    blank = [Example(query=text, thought="") for text in args.query]
+    written = {each.query: each.thought for each in unlike(thinker, blank)}
+    trained = Trained(
+        style=style,
+        base=args.base,
+        base_digest=model_digest(args.model),
+        examples=tuple(Example(query=text, thought=written.get(text, "")) for text in args.query),
+    )
+    write_trained(trained, partial)
+    partial.rename(args.out)
+    return 0
+
+
+def join_adapters(folders: Sequence[Path], out: Path, *, base: str) -> None:
+    """Write the sum of LoRA adapters as one: their matrices side by side, each scaled as it is used."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    configs = [json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) for folder in folders]
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    for folder, each in zip(folders, weights, strict=True):
+        if each.keys() != weights[0].keys():
+            raise InputError(f"{folder}: adapts other layers than {folders[0]}")
+    joined = {}
+    for name in weights[0]:
+        if ".lora_A." in name:
+            scales = [config["lora_alpha"] / config["r"] for config in configs]
+            parts = [scale * each[name].float() for scale, each in zip(scales, weights, strict=True)]
+            joined[name] = torch.cat(parts, dim=0).bfloat16()
+        elif ".lora_B." in name:
+            joined[name] = torch.cat([each[name].float() for each in weights], dim=1).bfloat16()
+        else:
+            raise InputError(f"{folders[0]}: {name} is not a matrix of LoRA")
+    rank = sum(config["r"] for config in configs)
+    config = {**configs[0], "r": rank, "lora_alpha": rank, "base_model_name_or_path": base, "revision": None}
+    save_file(joined, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

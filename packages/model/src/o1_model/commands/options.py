@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from o1_model.thinking.settings import Thinking
@@ -72,7 +73,9 @@ def elsewhere(args: Namespace) -> dict[str, Any]:
     Raises InputError for what only a checkpoint of this package has, and for any of it with a server.
     """
     how = {name: value for name, value in loading(args).items() if value is not None}
-    settings = {name for name in how if name in ("layout", "base", *LAYOUT_SETTINGS)}
+    settings = {name for name in how if name in ("layout", *LAYOUT_SETTINGS)}
+    if "base" in how and not has_adapter(args.model):
+        settings.add("base")
     if is_address(args.model):
         settings |= {name for name in how if (name, how[name]) != ("dtype", "float32")}
         how.pop("dtype")
@@ -84,6 +87,13 @@ def elsewhere(args: Namespace) -> dict[str, Any]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(settings))
         raise InputError(f"{args.model}: {flags} is for a checkpoint of this package; leave it out")
     return how
+
+
+def has_adapter(model: str) -> bool:
+    """Return whether a folder holds the adapter of an instruct model."""
+    from o1_model.retriever.trained import is_tuned
+
+    return is_tuned(Path(model))
 
 
 def load(args: Namespace) -> Embedder:

@@ -1,17 +1,21 @@
-"""`o1-model verify`: does a checkpoint give its certificate's vectors, here and elsewhere?"""
+"""`o1-model verify`: does a checkpoint give its certificate's vectors, a trained thinker its thoughts?"""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from o1_model.commands import options
+from o1_records import InputError
+from o1_records.kit.command import EVERYTHING, reads
 
 RUNTIMES = ("o1", "sentence-transformers")
 
 
 def declare(command: ArgumentParser) -> None:
     """Add which checkpoint, and where to try it."""
-    options.checkpoint(command)
+    options.checkpoint(command, "a checkpoint, or a trained thinker")
+    reads(command, "--base", inside=EVERYTHING, type=str, help="where a trained thinker's base is now")
     command.add_argument(
         "--runtime", action="append", choices=RUNTIMES, help="repeatable; by default o1, or the server"
     )
@@ -24,6 +28,10 @@ def declare(command: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print a line for each runtime; exits 4 when one differs."""
+    if options.has_adapter(args.model):
+        return _thinker(args)
+    if args.base:
+        raise InputError(f"{args.model}: --base is for a trained thinker; leave it out")
     from o1_model.verify import RUNTIMES as KNOWN
     from o1_model.verify import in_server, verify
 
@@ -41,3 +49,21 @@ def run(args: Namespace) -> int:
             print(f"  {verdict.difference}")
             code = 4
     return code
+
+
+def _thinker(args: Namespace) -> int:
+    """Let a trained thinker write its examples again."""
+    from o1_model.retriever.thinkers import open_thinker
+    from o1_model.retriever.trained import FILE_NAME, read_trained, unlike
+
+    if args.runtime or args.server:
+        raise InputError(f"{args.model}: a trained thinker is verified here; leave out --runtime, --server")
+    trained = read_trained(Path(args.model))
+    if trained is None or not trained.examples:
+        raise InputError(f"{args.model}: no {FILE_NAME} with examples; nothing to compare with")
+    others = unlike(open_thinker(args.model, base=args.base, device="cpu"), trained.examples)
+    same = len(trained.examples) - len(others)
+    print(f"{'fail' if others else 'pass'} ({same} of {len(trained.examples)} thoughts are as written)")
+    for each in others:
+        print(f"  {each.query!r}: {each.thought!r}")
+    return 4 if others else 0

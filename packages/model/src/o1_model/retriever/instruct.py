@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import torch
@@ -20,7 +20,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from o1_model.backbone import load_lm, load_tokenizer
 from o1_model.encoding.encode import within_memory
+from o1_model.retriever.identity import digest_of
 from o1_model.retriever.thinker import sample_of, style_digest, style_of
+from o1_model.retriever.trained import add_adapter, base_of, is_tuned
 from o1_model.thinking.decode import Aloud, Told, in_text
 from o1_model.thinking.decoder import THINKING_TOKENS
 from o1_model.thinking.engines import Written, seed_of
@@ -149,17 +151,21 @@ class Instruct(_Chat):
     wrote.
 
     Args:
-        model: a folder or hub id, or a `.gguf` file, whose weights are unpacked.
+        model: a folder or hub id, also of a LoRA adapter, which is added to its base's weights; or a `.gguf`
+            file, whose weights are unpacked.
         style: what it is asked for.
         revision: of a hub id.
         device: where it runs; by default on a GPU if there is one.
         dtype: of the weights and the computation, also as a string; "auto" is the model's own.
         template: what goes to the chat template beside the message, such as `{"enable_thinking": False}`.
+        base: where the base of an adapter is now, if not where the adapter says: a folder, a hub id or a
+            `.gguf` file.
         batch_tokens: the most cached tokens of a batch, thoughts of all samples included.
         **loading: other arguments of `o1_model.backbone.load_lm`.
 
     Raises:
-        InputError: the model cannot be loaded, or its chat template takes no message of a user.
+        InputError: the model cannot be loaded, or its chat template takes no message of a user; a base where
+            there is no adapter, or an adapter on a base whose weights are quantised.
     """
 
     def __init__(
@@ -171,15 +177,24 @@ class Instruct(_Chat):
         device: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         template: Mapping[str, Any] | None = None,
+        base: str | Path | None = None,
         batch_tokens: int = THINKING_TOKENS,
         **loading: Any,
     ) -> None:
-        path = Path(model)
-        packed = path.name if path.suffix == ".gguf" else None
-        folder = path.parent if packed else model_folder(model, revision)
-        digest = sha256_file(path) if packed else model_digest(folder)
-        tokenizer = load_tokenizer(folder, gguf_file=packed)
-        lm: Any = load_lm(folder, gguf_file=packed, dtype=dtype, **loading).eval()  # type: ignore[no-untyped-call]
+        found = _found(model, revision)
+        tuned = found.packed is None and is_tuned(found.folder)
+        if tuned:
+            if loading.get("quantization") is not None:
+                raise InputError(f"{model}: an adapter is added to whole weights; leave out the quantisation")
+            whole = _found(*(base_of(found.folder) if base is None else (base, None)))
+            digest = digest_of({"adapter": found.digest, "base": whole.digest})
+        elif base is not None:
+            raise InputError(f"{model}: holds no adapter of an instruct model; leave out base")
+        else:
+            whole, digest = found, found.digest
+        tokenizer = load_tokenizer(whole.folder, gguf_file=whole.packed)
+        lm: Any = load_lm(whole.folder, gguf_file=whole.packed, dtype=dtype, **loading)
+        lm = (add_adapter(lm, found.folder) if tuned else lm).eval()
         if loading.get("device_map") is None:
             lm = lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._lm, self.batch_tokens = lm, batch_tokens
@@ -250,7 +265,7 @@ class Instruct(_Chat):
 class VLLMInstruct(_Chat):
     """The same in vLLM (`[vllm]`); `options` go to `vllm.LLM`.
 
-    Raises MissingExtraError without vLLM.
+    Raises InputError for an adapter, MissingExtraError without vLLM.
     """
 
     def __init__(
@@ -262,12 +277,16 @@ class VLLMInstruct(_Chat):
         template: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        folder = model_folder(model, revision)
+        if is_tuned(folder):
+            raise InputError(
+                f"{model}: holds an adapter; make a whole model of it for vLLM: python runs/thinker.py merge"
+            )
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
             import vllm
         except ModuleNotFoundError as error:
             raise MissingExtraError("o1-model", "vllm", "thinking with vLLM") from error
-        folder = model_folder(model, revision)
         self._options = {**options, "vllm": vllm.__version__}
         self._llm: Any = vllm.LLM(model=str(folder), runner="generate", enable_prefix_caching=True, **options)
         super().__init__(model, style, load_tokenizer(folder), model_digest(folder), template)
@@ -309,6 +328,22 @@ class VLLMInstruct(_Chat):
     def _without_end(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return token ids without the one that ended the answer, which vLLM counts as part of it."""
         return tuple(ids[:-1] if ids and ids[-1] in self._last else ids)
+
+
+class _Found(NamedTuple):
+    """A model on this machine: its folder, the packed file in it if it is one, and its digest."""
+
+    folder: Path
+    packed: str | None
+    digest: str
+
+
+def _found(model: str | Path, revision: str | None) -> _Found:
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return _Found(path.parent, path.name, sha256_file(path))
+    folder = model_folder(model, revision)
+    return _Found(folder, None, model_digest(folder))
 
 
 def tokens_with(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> list[int]:

@@ -14,6 +14,7 @@ from o1_model.backbone import load_tokenizer
 from o1_model.layout import FILE_NAME
 from o1_model.retriever.instruct import Instruct, VLLMInstruct, tokens_with
 from o1_model.retriever.thinker import Thinker, sample_of, style_digest, style_of
+from o1_model.retriever.trained import read_trained
 from o1_model.thinking.decode import stream_number
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, Query, Source, Thought, open_queries, read_jsonl, sha256_file
@@ -40,7 +41,8 @@ def open_thinker(
         thinker: a folder or hub id of an instruct model or of a checkpoint of this package that thinks; a
             `.gguf` file; the address of a chat server with the name of the model there
             (`http://HOST/v1#NAME`); a file of Thought records; or what is opened already.
-        style: what an instruct model is asked for, by name or as a Style.
+        style: what an instruct model is asked for, by name or as a Style; a trained thinker
+            (`o1_model.retriever.trained`) knows what it was trained for.
         queries: with a file of thoughts: what its queries say, so that a query of another id that asks the
             same finds them.
         **how: arguments of `Instruct`, `VLLMInstruct` (with `vllm=True`), `ChatServer` or
@@ -74,6 +76,9 @@ def open_thinker(
         make = VLLMInstruct if vllm else Instruct
     if queries is not None:
         raise InputError(f"{thinker}: queries are for a file of thoughts; leave them out")
+    if style is None and make is Instruct and path.suffix != ".gguf":
+        trained = read_trained(model_folder(thinker, given.get("revision")))
+        style = None if trained is None else trained.style
     if style is None:
         kind = "" if is_address(thinker) or path.suffix == ".gguf" else f"no {FILE_NAME}; "
         raise InputError(
@@ -187,14 +192,14 @@ class GivenThoughts:
         )
 
     @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """The digest of the thoughts, and whether equal texts find them."""
-        return {"thoughts": self._digest, "by_text": self.by_text}
-
-    @property
     def by_text(self) -> int:
         """How many queries are also found by what they ask."""
         return len(self._id_of)
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The digest of the thoughts, and whether equal texts find them."""
+        return {"thoughts": self._digest, "by_text": self.by_text}
 
     @property
     def usual(self) -> Thinking:
