@@ -11,6 +11,7 @@ from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.embedders import open_embedder
 from o1_model.retriever.judged import open_judged
 from o1_model.retriever.retriever import ThinkingRetriever
+from o1_model.retriever.scores import open_corpus
 from o1_model.retriever.thinkers import GivenThoughts
 from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
@@ -170,6 +171,51 @@ def test_the_weighed_scores_are_those_of_the_retriever(collection, checkpoint):
         values.append(ndcg(hits, {f"d{query.query_id[1:]}": 1}))
     gained = np.mean(values) - found.base
     assert gained == pytest.approx(found.by_weight[str(found.mixture.weight)], abs=1e-3)
+
+
+@pytest.fixture
+def arguana(tmp_path):
+    """Each query is a document too, of the same id; the first is judged relevant to itself."""
+    folder = tmp_path / "arguana"
+    queries = [Query(query_id=f"q{n:02}", text=words_of(1000 + n, 3)) for n in range(N)]
+    documents = [Document(doc_id=query.query_id, text=query.text) for query in queries]
+    documents += [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)]
+    qrels = [Qrel(query_id=f"q{n:02}", doc_id=f"d{n:02}", relevance=1) for n in range(N)]
+    qrels[0] = Qrel(query_id="q00", doc_id="q00", relevance=1)
+    write_beir(folder, documents=documents, queries=queries, qrels={"dev": qrels})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "search",
+    ["dense", pytest.param("bm25", marks=pytest.mark.extra), pytest.param("hybrid", marks=pytest.mark.extra)],
+)
+def test_a_query_that_is_a_document_does_not_find_itself_unless_it_is_judged(
+    arguana, checkpoint, search, caplog
+):
+    judged = open_judged(arguana, "dev")
+    assert "39 queries are documents too, by their ids, and do not find them" in caplog.text
+    retriever = None if search == "bm25" else ThinkingRetriever(checkpoint, device="cpu")
+    corpus = open_corpus(search, retriever, judged.documents, None, split_identifiers=False)
+    scores = corpus.of_queries(judged.queries, 0)
+    values, kept = [], []
+    for query, own in zip(judged.queries, scores, strict=True):
+        by_id = {document.doc_id: score for document, score in zip(judged.documents, own, strict=True)}
+        wanted = {"q00" if query.query_id == "q00" else f"d{query.query_id[1:]}": 1}
+        every = [hit.doc_id for hit in rank(query.query_id, by_id, 10)]
+        kept.append(ndcg(every, wanted))
+        if query.query_id != "q00":
+            assert query.query_id in every
+            del by_id[query.query_id]
+        values.append(ndcg([hit.doc_id for hit in rank(query.query_id, by_id, 10)], wanted))
+    places = range(len(judged.queries))
+    np.testing.assert_allclose(judged.ndcg(scores, places), values, atol=1e-12)
+    assert np.mean(values) > np.mean(kept)
+    model = None if search == "bm25" else checkpoint
+    thoughts = [thought(query.query_id, words_of(n, 4)) for n, query in enumerate(judged.queries)]
+    found = calibrate(model, GivenThoughts(thoughts), judged, search=search, weights=[1.0])
+    assert found.base == pytest.approx(np.mean(values))  # a weight of 1 leaves nothing of the query's scores
+    assert np.isfinite(found.by_weight["1.0"])
 
 
 def test_fast_figures_are_those_of_the_slow_reference():

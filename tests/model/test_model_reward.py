@@ -1,5 +1,7 @@
 """What a thought is worth: the mixture's gain over the query alone, against controls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,22 @@ def test_a_reward_is_the_gain_of_the_mixture(judged, retriever, measure):
         mixed = retriever.encode_query(query, thoughts=[texts[n]])
         assert own[n] == pytest.approx(value(mixed, n) - value(plain, n), abs=1e-4)
     assert own.mean() > 0
+
+
+@pytest.mark.parametrize("measure", ["margin", "nDCG@10"])
+def test_the_document_that_is_the_query_itself_is_not_there(judged, retriever, measure):
+    itself = [Document(doc_id=query.query_id, text=query.text) for query in judged.queries]
+    wider = replace(
+        judged, documents=[*judged.documents, *itself], itself={place: N + place for place in range(N)}
+    )
+    names, texts = [query.query_id for query in judged.queries], [words_of(n, 8) for n in range(N)]
+    with_itself = [Document(doc_id=f"x{n}", text=own.text) for n, own in enumerate(itself)]
+    for n in range(N):  # one by one, so that the others' documents stay
+        others = [each for place, each in enumerate(with_itself) if place != n]
+        alone = replace(judged, documents=[*judged.documents, *others])
+        expected = Reward(retriever, alone, measure=measure)(names[n : n + 1], texts[n : n + 1])
+        found = Reward(retriever, wider, measure=measure)(names[n : n + 1], texts[n : n + 1])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_blank_thought_is_worth_nothing_and_a_stranger_is_refused(judged, retriever):

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from o1_records import Document, Example, Exclusion, InputError, Qrel, Query, beir, read_jsonl, write_jsonl
 from o1_vote import BM25Member
 from o1_vote.curation.calibrate import calibrate
-from o1_vote.curation.negatives import NO_MATCH, NO_OPINION, NO_QUERY, Mining, committee_teacher, mine
-from o1_vote.election.nominate import Nomination, Reason
+from o1_vote.curation.negatives import (
+    ITSELF,
+    NO_MATCH,
+    NO_OPINION,
+    NO_QUERY,
+    Mining,
+    committee_teacher,
+    mine,
+    mine_block,
+)
+from o1_vote.election.nominate import Nomination, Reason, candidate_of
 from o1_vote.members.cosine import CosineMember
 from o1_vote.members.protocol import best_first
 
@@ -45,6 +54,25 @@ def mined(members, nomination=NOMINATION, **options):
 
 def ids(record):
     return [document.doc_id for document in record.negatives]
+
+
+def test_a_query_that_is_a_document_is_no_negative_of_its_own_unless_it_is_judged():
+    """As in ArguAna, where it would be the hardest of all."""
+    scores = [0.5, 0.4, *(0.3 - n / 100 for n in range(28))]
+    scores[2] = 0.9
+    query = Query(query_id="d02", text="text number 2")
+    itself = Nomination(query, (), (CORPUS[0], CORPUS[1]))
+    (found,) = mine([itself], [Table("m", scores)], DOCUMENTS, Mining(near=1, relative=1, count=3))
+    assert ids(found) == ["d03", "d04", "d05"]
+    found = mine_block([itself], [Table("m", scores)], DOCUMENTS, Mining(near=1, count=3), excluded={})
+    assert next(found).skipped[ITSELF] == 1
+    judged = Nomination(query, (), (CORPUS[0], CORPUS[2]))
+    (found,) = mine([judged], [Table("m", scores)], DOCUMENTS, Mining(near=1, relative=1, count=3))
+    assert [document.doc_id for document in found.positives] == ["d00", "d02"]
+    assert ids(found) == ["d01", "d03", "d04"]
+    # and no competitor in an election
+    assert candidate_of(itself, None).related == {"d02"}
+    assert candidate_of(judged, None).related == frozenset()
 
 
 SCORES = st.lists(st.integers(-9, 9).map(lambda n: n / 8), min_size=30, max_size=30)

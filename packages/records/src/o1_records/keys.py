@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Set
+from collections.abc import Container, Iterable, Set
 
 import msgspec
 
@@ -65,6 +65,15 @@ def same_text(text: str) -> str:
 def same_query(query: Query) -> str:
     """Return what queries have in common that ask the same: `same_text` of instruction and text."""
     return f"{same_text(query.instruction)}\n{same_text(query.text)}"
+
+
+def itself(query_id: str, judged: Container[str] = ()) -> frozenset[str]:
+    """Return the doc_id of the document that is the query itself, which no search is asked to find; or none.
+
+    Sets whose queries are documents too, such as ArguAna and Quora, give both one id; BEIR's evaluator never
+    counts it, and it is no negative. A document that is judged for the query is another one, and counts.
+    """
+    return frozenset() if query_id in judged else frozenset((query_id,))
 
 
 class SharedPositives:

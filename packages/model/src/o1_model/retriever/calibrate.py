@@ -331,7 +331,7 @@ def _values(
             part = slice(block[0], block[-1] + 1)
             asked = judged.queries[part]
             plain = corpus.of_queries(asked, b)
-            best = np.partition(plain, -2, axis=1)[:, -2:]
+            best = np.partition(judged.without_itself(plain, block), -2, axis=1)[:, -2:]
             margins.setdefault(b, np.zeros(len(judged.queries)))[part] = best[:, 1] - best[:, 0]
             for group in own_groups:
                 _, place, samples, tokens, reading = group

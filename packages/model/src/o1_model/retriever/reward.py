@@ -79,7 +79,7 @@ class Reward:
         found = np.zeros(len(places))
         for start in range(0, len(places), 64):
             part = slice(start, start + 64)
-            scores = vectors[part] @ self._documents.T
+            scores = self._judged.without_itself(vectors[part] @ self._documents.T, places[part])
             if self._measure == "nDCG@10":
                 found[part] = self._judged.ndcg(scores, places[part])
             else:

@@ -17,7 +17,7 @@ from o1_model.retriever.embedders import of_checkpoint
 from o1_model.thinking.settings import Thinking
 from o1_model.training.arguments import EvalArguments
 from o1_records import Document, InputError, Query, open_documents, open_qrels, open_queries, quoted, rank
-from o1_records.keys import draw
+from o1_records.keys import draw, itself
 from o1_records.mixture import Mixture, mix_vectors, read_thoughts
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ def mean_ndcg(queries: Vectors, documents: Vectors, collection: Collection) -> f
     values = []
     for query, vector in zip(collection.queries, queries, strict=True):
         scores = dict(zip(doc_ids, (documents @ vector).tolist(), strict=True))
-        if query.query_id not in collection.judged[query.query_id]:
-            scores.pop(query.query_id, None)  # a document that is the query itself, as in ArguAna
+        for doc_id in itself(query.query_id, collection.judged[query.query_id]):
+            scores.pop(doc_id, None)
         found = [hit.doc_id for hit in rank(query.query_id, scores, DEPTH)]
         values.append(ndcg(found, collection.judged[query.query_id]))
     return float(np.mean(values))

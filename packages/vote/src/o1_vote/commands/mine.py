@@ -29,7 +29,7 @@ def declare(command: ArgumentParser) -> None:
         command,
         "--excluded",
         once=True,
-        help="JSONL of documents that are never a negative of a query",
+        help="JSONL of documents that are never a negative of a query, beside its positives and itself",
     )
     committee.declare(command)
     add = command.add_argument

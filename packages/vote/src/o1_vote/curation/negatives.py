@@ -44,6 +44,7 @@ BLOCK = 64
 NO_QUERY = "the query has no text to search with"
 NO_MATCH = "no document but its positives matches the query"
 NO_OPINION = "no member matches a positive of the query, so nothing says which documents are too close to it"
+ITSELF = "the query itself"
 NONE_SAFE = "no document of the window is a safe hard negative"
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS mined (place INTEGER PRIMARY KEY, body BLOB NOT NULL);"
@@ -395,7 +396,7 @@ class _Asked:
     @property
     def hidden(self) -> frozenset[str]:
         own = self.nomination
-        return self.excluded | {document.doc_id for document in own.positives} | set(own.related)
+        return self.excluded | {document.doc_id for document in own.positives} | own.beside
 
 
 @dataclass(frozen=True)
@@ -453,8 +454,13 @@ class _Hunt:
             self._opinions(searcher, asked, candidates, [bool(own.doc_ids) for own in hits])
             for searcher, hits in zip(self._searchers, found, strict=True)
         ]
-        for each, names, own in zip(asked, candidates, zip(*opinions, strict=True), strict=True):
-            yield self._decided(each, names, [opinion for opinion in own if opinion is not None])
+        per_query = zip(*opinions, strict=True), zip(*found, strict=True)
+        for each, names, own, hits_of in zip(asked, candidates, *per_query, strict=True):
+            mined = self._decided(each, names, [opinion for opinion in own if opinion is not None])
+            itself = {each.nomination.query.query_id} & each.nomination.beside
+            if any(itself.intersection(hits.doc_ids) for hits in hits_of):
+                mined = msgspec.structs.replace(mined, skipped={**mined.skipped, ITSELF: 1})
+            yield mined
 
     def _window(self, asked: _Asked, doc_ids: Sequence[str]) -> list[str]:
         """Return the documents at ranks first to last of those that are not hidden."""

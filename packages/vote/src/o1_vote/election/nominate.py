@@ -18,7 +18,7 @@ import msgspec
 
 from o1_records import Document, Example, InputError, Qrel, Query, Record, Thought, quoted
 from o1_records.jsonl import encode
-from o1_records.keys import KeySet, same_query
+from o1_records.keys import KeySet, itself, same_query
 from o1_records.kit.job import Database
 from o1_records.types import Id, NonBlank
 from o1_vote._job import files_of, identified
@@ -69,6 +69,12 @@ class Nomination:
     related: tuple[str, ...] = ()
     example: Example | None = None
 
+    @property
+    def beside(self) -> frozenset[str]:
+        """The doc_ids that are neither positive nor a competitor: `related`, and the query itself."""
+        judged = {document.doc_id for document in (*self.positives, *self.negatives)}
+        return itself(self.query.query_id, judged) | frozenset(self.related)
+
     def __post_init__(self) -> None:
         """Refuse a query without positives and a thought about another query."""
         name = self.query.query_id
@@ -84,8 +90,7 @@ class Nomination:
 
 def candidate_of(nomination: Nomination, thought: Thought | None) -> Candidate:
     """Return what members are asked about a thought of a query, or about the query alone."""
-    related = frozenset(nomination.related)
-    return Candidate(nomination.query, thought, nomination.positives, nomination.negatives, related)
+    return Candidate(nomination.query, thought, nomination.positives, nomination.negatives, nomination.beside)
 
 
 class Reason(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):

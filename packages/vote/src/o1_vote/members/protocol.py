@@ -25,7 +25,8 @@ Documents: TypeAlias = Iterable[Document] | Mapping[str, Document]
 class Candidate(NamedTuple):
     """One thing to measure: a thought about a query, or the query alone (None).
 
-    `related` are doc_ids that are neither positive nor a competitor, such as documents of a lower grade.
+    `related` are doc_ids that are neither positive nor a competitor, such as documents of a lower grade, or
+    the query itself.
     """
 
     query: Query
