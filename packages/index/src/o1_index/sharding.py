@@ -31,7 +31,7 @@ from o1_index.hits import Hits, Scores, best
 from o1_index.index import Index, open_index
 from o1_index.store.manifest import Settings
 from o1_index.tuning import RECALL
-from o1_index.vector_store import Shards, open_shards, refuse_unlike
+from o1_index.vector_store import Shards, about_store, open_shards, refuse_unlike
 from o1_index.vectors import Metric, Part, Vectors, as_numpy, fingerprint, open_vectors
 from o1_records import InputError, atomic_write, quoted, sha256_file
 from o1_records.kit.job import Lock, move_aside, refuse_changed
@@ -255,7 +255,7 @@ class ShardProcesses:
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know about the shards."""
-        return {"documents": self._count, "processes": self._info}
+        return {**about_store(self), "processes": self._info}
 
     def search(
         self,
@@ -278,19 +278,32 @@ class ShardProcesses:
         asked: list[Future[tuple[NDArray[np.object_], Scores]]] = [
             pool.submit(_search, as_numpy(query_vectors), list(query_ids), options) for pool in self._pools
         ]
-        answers = [each.result() for each in asked]
-        ids = np.concatenate([each[0] for each in answers], axis=1)
-        scores = np.concatenate([each[1] for each in answers], axis=1)
-        names = _Names()
-        rows = names.rows_of(ids)
-        return Hits(list(query_ids), names, *best(names, rows, scores, k))
+        return merged_hits(query_ids, [each.result() for each in asked], k)
+
+
+def merged_hits(
+    query_ids: Sequence[str],
+    answers: Sequence[tuple[NDArray[np.object_], Scores]],
+    k: int,
+    payloads: Mapping[str, Payload] | None = None,
+) -> Hits:
+    """Return the k best of what several indexes found, as `Hits.arrays` of each, in the one total order.
+
+    `payloads` are those of the hits by id, if they are wanted. Raises InputError where a query has a document
+    of two indexes.
+    """
+    names = _Names(payloads or {})
+    rows = names.rows_of(np.concatenate([ids for ids, _ in answers], axis=1))
+    scores = np.concatenate([scores for _, scores in answers], axis=1)
+    return Hits(list(query_ids), names, *best(names, rows, scores, k))
 
 
 class _Names:
-    """The ids that a search found, by row."""
+    """The ids that a search found, by row, and their payloads."""
 
-    def __init__(self) -> None:
+    def __init__(self, payloads: Mapping[str, Payload]) -> None:
         self.names: NDArray[np.object_] = np.zeros(0, dtype=object)
+        self._payloads = payloads
 
     def rows_of(self, ids: NDArray[np.object_]) -> Rows:
         """Return ids [queries, any] as rows, -1 for None. Raises InputError where a query has one twice."""
@@ -312,6 +325,10 @@ class _Names:
     def texts(self, rows: Rows) -> NDArray[np.object_]:
         """Return the ids of rows [any]."""
         return self.names[np.asarray(rows, dtype=np.int64)]
+
+    def payload(self, row: int) -> dict[str, Any]:
+        """Return what is stored beside the document of a row."""
+        return dict(self._payloads[self.names[row]])
 
 
 # --- merging ------------------------------------------------------------------------------------------

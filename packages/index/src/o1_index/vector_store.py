@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,6 +92,26 @@ def refuse_unlike(shards: Sequence[tuple[int, Settings]]) -> None:
         mine.refuse_other_documents(other.encoder)
 
 
+def about_store(store: Searchable) -> dict[str, Any]:
+    """Return what every store says of itself in `info`."""
+    return {
+        "documents": store.count(),
+        "dim": store.dim,
+        "metric": store.settings.metric,
+        "encoder": msgspec.to_builtins(store.settings.encoder),
+    }
+
+
+def in_order(names: Sequence[str], parts: Sequence[Fetched], dim: int) -> Fetched:
+    """Return what several stores fetched as one, in the order of `names`, which are all different."""
+    place = {name: row for row, name in enumerate(names)}
+    found = [name for part in parts for name in part.ids]
+    order = sorted(range(len(found)), key=lambda row: place[found[row]])
+    vectors = np.concatenate([np.zeros((0, dim), dtype=np.float32), *(part.vectors for part in parts)])
+    payloads = [payload for part in parts for payload in part.payloads]
+    return Fetched([found[row] for row in order], vectors[order], [payloads[row] for row in order])
+
+
 class Shards:
     """Several indexes, each of a part of a collection, as one: hits are merged in the one total order.
 
@@ -120,13 +141,18 @@ class Shards:
         """Dimensions of a vector."""
         return self.indexes[0].dim
 
+    def check(self) -> None:
+        """Read files that are mapped and were not checked yet; see `Index.check`."""
+        for index in self.indexes:
+            index.check()
+
     def count(self) -> int:
         """Return how many documents can be found."""
         return sum(index.count() for index in self.indexes)
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know about the shards."""
-        return {"documents": self.count(), "shards": [index.info() for index in self.indexes]}
+        return {**about_store(self), "shards": [index.info() for index in self.indexes]}
 
     def search(
         self,
@@ -175,13 +201,7 @@ class Shards:
     def fetch(self, ids: Sequence[str]) -> Fetched:
         """Return those of the documents that are there, in the order asked for."""
         names = listed(ids)
-        parts = [index.fetch(names) for index in self.indexes]
-        place = {name: row for row, name in enumerate(names)}
-        found = [name for part in parts for name in part.ids]
-        order = sorted(range(len(found)), key=lambda row: place[found[row]])
-        vectors = np.concatenate([part.vectors for part in parts])
-        payloads = [payload for part in parts for payload in part.payloads]
-        return Fetched([found[row] for row in order], vectors[order], [payloads[row] for row in order])
+        return in_order(names, [index.fetch(names) for index in self.indexes], self.dim)
 
     def _refuse_shared(self) -> None:
         for number, index in enumerate(self.indexes):
@@ -207,6 +227,10 @@ class _Joined:
             mine = rows % len(self.parts) == number
             names[mine] = part.texts(rows[mine] // len(self.parts))
         return names
+
+    def payload(self, row: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.parts[row % len(self.parts)].payload(row // len(self.parts))
+        return found
 
 
 def open_shards(folders: Sequence[str | Path], *, mmap: bool = False, device: str = "cpu") -> Index | Shards:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from o1_index.commands.serve import on_servers, servers_options
 from o1_index.databases.database import EFFORT, FORMS, open_store
 from o1_index.documents import Excluded
 from o1_index.fusion import FUSES, search_from
@@ -32,6 +33,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--from", dest="database", metavar="DATABASE", help=f"or a collection in a database: {FORMS}"
     )
+    servers_options(command)
     command.add_argument(
         "--effort",
         type=at_least(1),
@@ -81,15 +83,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _opened(args: argparse.Namespace, stack: contextlib.ExitStack) -> Searchable:
-    """Return what is searched: an index, several as one, or a collection in a database."""
-    if (args.index is None) == (args.database is None):
-        raise InputError("give --index, or --from, a collection in a database")
+    """Return what is searched: an index, several as one, a collection in a database, or servers."""
+    if [args.index, args.database, args.servers].count(None) != 2:
+        raise InputError("give --index, or --from, a collection in a database, or --servers")
+    if args.timeout is not None and args.servers is None:
+        raise InputError("--timeout has no effect without --servers; leave it out")
+    if args.index is None and (args.mmap or args.device != "cpu" or args.processes > 1):
+        where = "a database" if args.servers is None else "servers"
+        raise InputError(f"--mmap, --device and --processes have no effect on {where}; leave them out")
     if args.database is not None:
-        if args.mmap or args.device != "cpu" or args.processes > 1:
-            raise InputError("--mmap, --device and --processes have no effect on a database; leave them out")
         return stack.enter_context(open_store(args.database, effort=args.effort or EFFORT))
     if args.effort:
         raise InputError("--effort is for a database; the parameters of an index are measured (`tune`)")
+    if args.servers is not None:
+        return stack.enter_context(on_servers(args))
     if args.processes == 1:
         return open_shards(args.index, mmap=args.mmap, device=args.device)
     if args.device != "cpu" or len(args.index) == 1:
