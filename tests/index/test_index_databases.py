@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -387,6 +388,29 @@ def test_a_collection_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
             open_store(place)
     with create_store(f"qdrant:{tmp_path}#docs", 3), pytest.raises(InputError, match="is at work there"):
         open_store(f"qdrant:{tmp_path}#docs")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("damaged", ["edge_config.json", "segment.json", "first-index"])
+def test_a_damaged_folder_of_qdrant_edge_is_one_sentence(damaged, tmp_path):
+    with create_store(f"qdrant:{tmp_path}#docs", 3) as store:
+        store.upsert(np.eye(3), list("abc"))
+    [path] = (tmp_path / "docs").rglob(damaged)
+    path.write_text("{")
+    with pytest.raises(InputError, match=f"^qdrant:{re.escape(str(tmp_path))}#docs: Qdrant Edge: "):
+        open_store(f"qdrant:{tmp_path}#docs")
+    # and nobody holds it any more
+    with pytest.raises(InputError, match="Qdrant Edge"):
+        open_store(f"qdrant:{tmp_path}#docs")
+
+
+@pytest.mark.engines
+def test_a_folder_of_qdrant_edge_that_goes_away_is_one_sentence(tmp_path):
+    with create_store(f"qdrant:{tmp_path}#docs", 3) as store:
+        store.upsert(np.eye(3), list("abc"))
+        shutil.rmtree(tmp_path / "docs")
+        with pytest.raises(InputError, match=f"^qdrant:{re.escape(str(tmp_path))}#docs: Qdrant Edge: "):
+            store.database.persist()
 
 
 def test_a_part_is_what_is_sent_again_at_most():

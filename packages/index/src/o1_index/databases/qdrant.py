@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -193,6 +194,23 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
+class _Told:
+    """Raises what Qdrant Edge raises as InputError: `Exception` itself, whose subclasses are Python's own."""
+
+    def __init__(self, where: Target) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception:
+            text = " ".join(str(error).split())
+            raise InputError(f"{self._where}: Qdrant Edge: {text[:500]}") from error
+
+
 class _Edge:
     """A shard in the folder PLACE/NAME; what it was made from stands in PLACE/NAME.json."""
 
@@ -201,13 +219,15 @@ class _Edge:
 
     def __init__(self, place: Path, where: Target) -> None:
         self._shard: Any = None
+        self._told = _Told(where)
         self._folder = place / where.name
         self._about = place / f"{where.name}.json"
         with ExitStack() as stack:
             place.mkdir(parents=True, exist_ok=True)
             stack.enter_context(Lock(place / f"{where.name}.lock"))
             if self._about.exists():
-                self._shard = qdrant_edge.EdgeShard.load(str(self._folder))
+                with self._told:
+                    self._shard = qdrant_edge.EdgeShard.load(str(self._folder))
             self._stack = stack.pop_all()
 
     def about(self) -> str | None:
@@ -217,27 +237,28 @@ class _Edge:
         move_aside(self._folder)  # of one that was killed while it created the collection
         distance = qdrant_edge.Distance.Euclid if shape.distance else qdrant_edge.Distance.Dot
         self._folder.mkdir()
-        self._shard = qdrant_edge.EdgeShard.create(
-            str(self._folder),
-            qdrant_edge.EdgeConfig(
-                vectors=qdrant_edge.EdgeVectorParams(size=shape.dim, distance=distance),
-                # without links there is no graph, and every search is exact
-                hnsw_config=qdrant_edge.HnswIndexConfig(
-                    m=0 if shape.exact else _LINKS, ef_construct=_CANDIDATES, full_scan_threshold=10
-                ),
-                optimizers=qdrant_edge.EdgeOptimizersConfig(indexing_threshold=10),
+        config = qdrant_edge.EdgeConfig(
+            vectors=qdrant_edge.EdgeVectorParams(size=shape.dim, distance=distance),
+            # without links there is no graph, and every search is exact
+            hnsw_config=qdrant_edge.HnswIndexConfig(
+                m=0 if shape.exact else _LINKS, ef_construct=_CANDIDATES, full_scan_threshold=10
             ),
+            optimizers=qdrant_edge.EdgeOptimizersConfig(indexing_threshold=10),
         )
+        with self._told:
+            self._shard = qdrant_edge.EdgeShard.create(str(self._folder), config)
         with atomic_write(self._about) as file:
             file.write(about.encode())
 
     def upsert(self, points: Sequence[_Point]) -> None:
-        self._shard.update(
-            qdrant_edge.UpdateOperation.upsert_points([qdrant_edge.Point(*point) for point in points])
-        )
+        with self._told:
+            self._shard.update(
+                qdrant_edge.UpdateOperation.upsert_points([qdrant_edge.Point(*point) for point in points])
+            )
 
     def delete(self, ids: list[str]) -> None:
-        self._shard.update(qdrant_edge.UpdateOperation.delete_points(ids))
+        with self._told:
+            self._shard.update(qdrant_edge.UpdateOperation.delete_points(ids))
 
     def query(self, asked: _Asked) -> list[list[Any]]:
         parameters = qdrant_edge.SearchParams(hnsw_ef=asked.effort, exact=asked.effort is None)
@@ -252,21 +273,26 @@ class _Edge:
             )
             for vector in asked.vectors
         ]
-        found: list[list[Any]] = self._shard.query_batch(qdrant_edge.QueryBatchRequest(requests))
+        with self._told:
+            found: list[list[Any]] = self._shard.query_batch(qdrant_edge.QueryBatchRequest(requests))
         return found
 
     def retrieve(self, ids: list[str], vectors: bool) -> list[Any]:
-        return list(self._shard.retrieve(ids, with_payload=True, with_vector=vectors))
+        with self._told:
+            return list(self._shard.retrieve(ids, with_payload=True, with_vector=vectors))
 
     def count(self) -> int:
-        return int(self._shard.count(qdrant_edge.CountRequest(exact=True)))
+        with self._told:
+            return int(self._shard.count(qdrant_edge.CountRequest(exact=True)))
 
     def flush(self) -> None:
-        self._shard.flush()
+        with self._told:
+            self._shard.flush()
 
     def optimize(self) -> None:
-        self._shard.optimize()
-        self._shard.flush()
+        with self._told:
+            self._shard.optimize()
+            self._shard.flush()
 
     def version(self) -> str:
         from importlib.metadata import version
@@ -274,9 +300,9 @@ class _Edge:
         return f"Qdrant Edge {version('qdrant-edge-py')}"
 
     def close(self) -> None:
-        if self._shard is not None:
-            self._shard.close()
-        self._stack.close()
+        with self._stack, self._told:
+            if self._shard is not None:
+                self._shard.close()
 
 
 class _Server:
