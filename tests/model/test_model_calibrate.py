@@ -16,6 +16,7 @@ from o1_model.retriever.thinkers import GivenThoughts
 from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
 from o1_records.beir import write_beir
 from o1_records.kit.job import ChangedJobError
+from o1_records.mixture import Mixture
 
 TEXT = "open zip file read write list sort keys close text bytes in of the how do i a"
 WORDS = TEXT.split(" ")
@@ -160,6 +161,9 @@ def test_the_weighed_scores_are_those_of_the_retriever(collection, checkpoint):
     found = calibrate(checkpoint, GivenThoughts(oracle()), collection, device="cpu")
     retriever = ThinkingRetriever(checkpoint, GivenThoughts(oracle()), calibration=found, device="cpu")
     assert retriever.mixture == found.mixture
+    model = Embedder.from_pretrained(checkpoint, device="cpu")
+    model.mixture = Mixture(weight=0.9, reading="joint")  # as it was trained: a calibration knows better
+    assert ThinkingRetriever(model, GivenThoughts(oracle()), calibration=found).mixture == found.mixture
     judged = open_judged(collection, "dev")
     vectors = retriever.encode_query(judged.queries)
     documents = retriever.encode_document(judged.documents)

@@ -7,12 +7,16 @@ import torch
 from transformers import TrainingArguments
 
 from o1_model import Embedder
+from o1_model.__main__ import main
+from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments
 from o1_model.training.checks import check_terms
 from o1_model.training.objective import Objective
 from o1_model.training.train import train
-from o1_records import Document, Example, InputError, Qrel, Query, Source, Thought
+from o1_records import Document, Example, InputError, Qrel, Query, Source, Thought, write_jsonl
 from o1_records.beir import write_beir
+from o1_records.mixture import Mixture
+from o1_records.vectors import VectorSet
 
 TOPICS = ["open zip file", "sort list keys", "read text bytes", "close the file"]
 MIXTURE = Objective(
@@ -145,3 +149,56 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     if objective.redapter_from is not None:
         started = ["intensity_mean" in line for line in log(parts)]
         assert started == [False] * 6 + [True] * 2
+
+
+# --- retrieval mixes as training did ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_retriever_takes_the_mixture_that_its_checkpoint_was_trained_with(tmp_path, plain_models, rank):
+    objective = Objective(**{**vars(MIXTURE), "mixture_reading": "joint"})
+    folder = run(tmp_path / "out", plain_models["llama"], 4, objective, of_model={"lora_rank": rank})
+    trained = Mixture(weight=0.4, reading="joint")
+    for place in (folder, folder / "checkpoint-4"):
+        assert ThinkingRetriever(place, device="cpu").mixture == trained
+    model = Embedder.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "again")
+    assert ThinkingRetriever(tmp_path / "again", device="cpu").mixture == trained
+    # what is given wins, and so does a calibration
+    own = ThinkingRetriever(folder, mixture=Mixture(weight=0.1), device="cpu")
+    assert own.mixture == Mixture(weight=0.1)
+    digest = model.digest
+    (folder / "o1_mixture.json").unlink()
+    plain = ThinkingRetriever(folder, device="cpu")
+    assert plain.mixture == Mixture()
+    assert plain.embedder.embedder.digest == digest  # vectors are the same
+
+
+def test_a_training_without_a_mixture_leaves_none_of_an_earlier_one(tmp_path, plain_models):
+    folder = run(tmp_path / "out", plain_models["llama"], 4, MIXTURE)
+    again = run(tmp_path / "more", folder, 4, Objective(temperature=0.1))
+    assert ThinkingRetriever(again, device="cpu").mixture == Mixture()
+    (folder / "o1_mixture.json").write_text('{"weight": 2}')
+    with pytest.raises(InputError, match=r"o1_mixture\.json: .*remove it"):
+        Embedder.from_pretrained(folder)
+
+
+def test_a_command_says_that_it_mixes_as_the_checkpoint_was_trained(tmp_path, plain_models, capsys):
+    folder = run(tmp_path / "out", plain_models["llama"], 4, MIXTURE)
+    asked = [example.query for example in examples(4)]
+    write_jsonl(tmp_path / "queries.jsonl", asked)
+    write_jsonl(tmp_path / "thoughts.jsonl", [example.thought for example in examples(4)])
+    embed = ["embed", "--model", str(folder), "--device", "cpu", "--queries", str(tmp_path / "queries.jsonl")]
+    embed += ["--thinker", str(tmp_path / "thoughts.jsonl")]
+    assert main([*embed, "--out", str(tmp_path / "a")]) == 0
+    said = "thoughts are mixed in with the weight 0.4 and the reading document that out was trained with"
+    assert said in capsys.readouterr().err
+    assert main([*embed, "--weight", "0.4", "--out", str(tmp_path / "b")]) == 0
+    assert "mixed in with the reading document that out was trained with" in capsys.readouterr().err
+    whole = ["--weight", "0.4", "--reading", "document", "--out", str(tmp_path / "c")]
+    assert main([*embed, *whole]) == 0
+    assert "was trained with" not in capsys.readouterr().err
+    vectors = [VectorSet(tmp_path / name).load() for name in "abc"]
+    assert (vectors[0] == vectors[1]).all() and (vectors[0] == vectors[2]).all()
+    assert main([*embed, "--weight", "0.2", "--out", str(tmp_path / "d")]) == 0
+    assert (VectorSet(tmp_path / "d").load() != vectors[0]).any()

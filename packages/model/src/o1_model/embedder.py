@@ -49,6 +49,7 @@ from o1_model.thinking.records import Brought, Thoughts, by_query, record, thoug
 from o1_model.thinking.settings import Thinking
 from o1_model.tokens import TextTokenizer, text_tokenizer
 from o1_records import Document, InputError, InputWarning, Query, Source, Thought
+from o1_records.mixture import Mixture
 from o1_records.vectors import Encoder
 
 Queries = Sequence[str] | Sequence[Query]
@@ -93,8 +94,10 @@ class Embedder:
         *,
         name: str = "",
         digest: str = "",
+        mixture: Mixture | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.mixture = mixture
         self.name = name or str(getattr(backbone.config, "name_or_path", "")) or "unnamed"
         self.reader = Reader(backbone.eval(), layout, pad_token_id(tokenizer))
         unused = range(len(tokenizer), int(backbone.config.vocab_size))
@@ -197,7 +200,14 @@ class Embedder:
         if device is not None and device_map is None:
             made.backbone.to(device)
         fit(made.backbone, made.layout, made.name)
-        return cls(made.backbone, made.layout, made.tokenizer, name=made.name, digest=made.digest)
+        return cls(
+            made.backbone,
+            made.layout,
+            made.tokenizer,
+            name=made.name,
+            digest=made.digest,
+            mixture=made.mixture,
+        )
 
     def save_pretrained(self, folder: str | Path, *, certificate: bool = True) -> None:
         """Write weights (safetensors), tokenizer, config, layout, card, and files for sentence-transformers.
@@ -211,7 +221,9 @@ class Embedder:
             with self.counting():  # one of the texts is meant to be cut
                 vectors = {"query": self.encode_query(TEXTS), "document": self.encode_document(TEXTS)}
             self.backbone.train(training)
-        save_checkpoint(folder, self.backbone, self.layout, self.tokenizer, vectors=vectors)
+        save_checkpoint(
+            folder, self.backbone, self.layout, self.tokenizer, vectors=vectors, mixture=self.mixture
+        )
         write_plain_card(Path(folder))
 
     @property

@@ -20,9 +20,11 @@ from o1_model.backbone import Backbone, Loading, embedding_matrix, grow_vocabula
 from o1_model.checkpoint.certificate import refuse_changed_files
 from o1_model.checkpoint.foreign import MODULES, check_rows, foreign_layout
 from o1_model.checkpoint.lora import is_adapter, load_adapter, merge_lora
+from o1_model.checkpoint.save import load_mixture
 from o1_model.layout import FILE_NAME, Layout, Name, changed_layout, known_layout, load_layout, new_layout
 from o1_records import InputError
 from o1_records.kit.models import SAFE, digest_of_files, loading, model_digest, model_files, model_folder
+from o1_records.mixture import Mixture
 
 _CODE = "*.py"
 _PEFT_CONFIG = "adapter_config.json"
@@ -32,7 +34,7 @@ _PEFT_CONFIG = "adapter_config.json"
 class Checkpoint:
     """A model with everything it takes to make vectors; `digest` changes whenever they would.
 
-    It is "" for a model that was never saved.
+    It is "" for a model that was never saved. `mixture` is how thoughts were mixed in when it was trained.
     """
 
     backbone: Backbone
@@ -40,6 +42,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     name: str
     digest: str = ""
+    mixture: Mixture | None = None
 
 
 def load_checkpoint(
@@ -109,7 +112,7 @@ def load_checkpoint(
         name = Path(name_or_path).resolve().name
     elif revision:
         name = f"{name_or_path}@{revision}"
-    return Checkpoint(backbone, own, tokenizer, name, digest)
+    return Checkpoint(backbone, own, tokenizer, name, digest, load_mixture(folder))
 
 
 def new_checkpoint(

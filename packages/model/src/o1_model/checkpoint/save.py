@@ -22,12 +22,15 @@ from o1_model.checkpoint.certificate import CERTIFICATE, PLAIN_TEXTS, ROLES, Rol
 from o1_model.encoding.encode import Vectors
 from o1_model.layout import Layout, document_row, query_prefix, query_row, text_ids
 from o1_records import InputError, atomic_write
+from o1_records.mixture import Mixture
 
 _CHAT_TEMPLATE = "chat_template.jinja"
 _MODULES = "modules.json"
 _TRANSFORMER = "sentence_bert_config.json"
 _PROMPTS = "config_sentence_transformers.json"
 _POOLING = "1_Pooling"
+MIXTURE_FILE = "o1_mixture.json"
+"""How thoughts were mixed into queries when this checkpoint was trained; no part of the model's digest."""
 _NO_LIMIT = 1 << 20
 _ENOUGH = 172  # characters of a text: two sentences of the long one, and the space after them
 _HAVE_POOLERS = frozenset({"bert", "roberta", "xlm-roberta"})
@@ -45,8 +48,11 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     *,
     vectors: Mapping[Role, Vectors] | None = None,
+    mixture: Mixture | None = None,
 ) -> None:
     """Write the whole checkpoint; with `vectors` of the certificate's texts also a certificate.
+
+    `mixture` is how thoughts were mixed into queries when it was trained, if they were.
 
     Raises InputError for a model with an adapter that was not merged.
     """
@@ -61,10 +67,30 @@ def save_checkpoint(
         backbone.lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     layout.save(folder)
+    save_mixture(folder, mixture)
     refusal = save_for_sentence_transformers(folder, backbone.config, layout, tokenizer)
     if vectors is not None:
         dtype = str(backbone.control_rows.dtype).removeprefix("torch.")
         write_certificate(folder, layout, tokenizer, vectors, dtype=dtype, refusal=refusal)
+
+
+def save_mixture(folder: Path, mixture: Mixture | None) -> None:
+    """Write the mixture that a checkpoint was trained with beside it; None removes an earlier one."""
+    path = folder / MIXTURE_FILE
+    path.unlink(missing_ok=True)
+    if mixture is not None:
+        _write(path, msgspec.json.encode(mixture).decode() + "\n")
+
+
+def load_mixture(folder: Path) -> Mixture | None:
+    """Return the mixture that a checkpoint was trained with, if any. Raises InputError for a damaged file."""
+    path = folder / MIXTURE_FILE
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Mixture)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InputError(f"{path}: {error}; remove it, and the mixture has its default weight") from error
 
 
 def save_for_sentence_transformers(

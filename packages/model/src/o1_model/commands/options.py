@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError
@@ -103,11 +106,13 @@ def load(args: Namespace) -> Embedder:
     return Embedder.from_pretrained(args.model, **loading(args))
 
 
-def queries(command: ArgumentParser) -> None:
-    """Add which queries to read."""
-    reads(
-        command, "--queries", required=True, help="BEIR folder, its queries.jsonl, or JSONL of Query records"
-    )
+def queries(command: ArgumentParser, group: Any = None) -> None:
+    """Add which queries to read; `group` if something else may be read in their place."""
+    about = "BEIR folder, its queries.jsonl, or JSONL of Query records"
+    if group is None:
+        reads(command, "--queries", required=True, help=about)
+    else:
+        reads(group, "--queries", help=about)
     command.add_argument("--split", help="of a BEIR folder, only the queries this split judges")
 
 
@@ -136,9 +141,15 @@ def mixture(command: ArgumentParser, group: Any) -> None:
     )
     command.add_argument("--style", help="what the thinker is asked for: snippet, passage, ...")
     command.add_argument(
-        "--weight", type=between(0, 1), help="mix thoughts in: (1 - weight) * v_q + weight * mean of thoughts"
+        "--weight",
+        type=between(0, 1),
+        help="mix thoughts in: (1 - weight) * v_q + weight * mean of thoughts; by default as trained",
     )
-    command.add_argument("--reading", choices=READINGS, help="how a thought that is mixed in is read")
+    command.add_argument(
+        "--reading",
+        choices=READINGS,
+        help="how a thought that is mixed in is read; by default as trained",
+    )
     reads(command, "--calibration", once=True, help="mix thoughts in as this file of `calibrate` says")
 
 
@@ -154,9 +165,8 @@ def retriever(args: Namespace) -> ThinkingRetriever:
     """Open the retriever that the options name; with `--think` the checkpoint is its own thinker."""
     from o1_model.jobs import is_checkpoint
     from o1_model.retriever.calibration import load_calibration
-    from o1_model.retriever.embedders import open_embedder
+    from o1_model.retriever.embedders import open_embedder, usual_mixture
     from o1_model.retriever.retriever import ThinkingRetriever
-    from o1_records.mixture import Mixture
 
     ours = is_checkpoint(args.model, loading(args))
     if args.think and not ours:
@@ -168,12 +178,18 @@ def retriever(args: Namespace) -> ThinkingRetriever:
     model: Any = load(args) if ours else open_embedder(args.model, **elsewhere(args))
     given = {name: value for name in ("weight", "reading") if (value := getattr(args, name)) is not None}
     thinker = model if args.think else args.thinker
+    usual = usual_mixture(open_embedder(model))
+    trained = ours and model.mixture is not None and len(given) < 2 and not args.calibration
+    if trained and (thinker is not None or getattr(args, "queries", None)):
+        kept = {"weight": f"the weight {usual.weight:g}", "reading": f"the reading {usual.reading}"}
+        said = " and ".join(words for name, words in kept.items() if name not in given)
+        print(f"thoughts are mixed in with {said} that {model.name} was trained with", file=sys.stderr)
     return ThinkingRetriever(
         model,
         thinker,
         style=args.style,
         thinking=given_thinking(args),
-        mixture=None if args.calibration else Mixture(**given),
+        mixture=None if args.calibration else replace(usual, **given),
         document_weight=None if args.calibration else args.weight,
         calibration=None if args.calibration is None else load_calibration(args.calibration),
         device=args.device if args.thinker is not None else None,

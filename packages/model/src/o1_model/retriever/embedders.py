@@ -23,7 +23,7 @@ from o1_records.kit.http import Address, address, embeddings, is_address
 from o1_records.kit.models import model_digest, model_folder
 from o1_records.kit.prompts import with_instruction
 from o1_records.kit.sentences import own_prompt, sentence_model
-from o1_records.mixture import READINGS, Reading, unit_rows
+from o1_records.mixture import READINGS, Mixture, Reading, unit_rows
 from o1_records.vectors import Encoder
 
 if TYPE_CHECKING:
@@ -154,6 +154,11 @@ class CheckpointModel:
         layout = msgspec.to_builtins(self.embedder.layout)
         return {"model": self.name, "digest": made_by.digest, "layout": layout, "dtype": made_by.dtype}
 
+    @property
+    def mixture(self) -> Mixture | None:
+        """How thoughts were mixed into queries when it was trained, if they were."""
+        return self.embedder.mixture
+
     def queries(self, queries: Sequence[Query]) -> Vectors:
         """Return v_q of queries [queries, dim]."""
         return self.embedder.encode_query(queries)
@@ -169,6 +174,12 @@ class ThinkingCheckpoint(CheckpointModel):
     def joint(self, queries: Sequence[Query], thoughts: Sequence[str | Thought]) -> Vectors:
         """Return v_t of each query with its thought [queries, dim]."""
         return self.embedder.encode_query(queries, thoughts=[[thought] for thought in thoughts])
+
+
+def usual_mixture(model: EmbeddingModel) -> Mixture:
+    """Return how thoughts are mixed into queries unless told: as a checkpoint was trained, else as usual."""
+    trained = model.mixture if isinstance(model, CheckpointModel) else None
+    return trained or Mixture()
 
 
 def of_checkpoint(embedder: Embedder) -> CheckpointModel:

@@ -18,6 +18,7 @@ from o1_model.retriever.embedders import (
     encoder_of,
     open_embedder,
     readings_of,
+    usual_mixture,
 )
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import open_thinker
@@ -64,7 +65,8 @@ class ThinkingRetriever:
         style: what an instruct model is asked for; one of `o1_records.styles.QUERY_STYLES`, or a Style.
         thinking: how to think, or some of its settings; the others are as the calibration says, else as
             suits the thinker.
-        mixture: how thoughts enter a query; by default as the calibration says, else a weight of 0.2.
+        mixture: how thoughts enter a query; by default as the calibration says, else as the checkpoint was
+            trained (`mixture_weight` of a training), else with a weight of 0.2.
         document_weight: the share of thoughts in documents that have some; by default as the calibration
             says, else 0.2.
         calibration: what `calibrate` found, or its file.
@@ -102,7 +104,9 @@ class ThinkingRetriever:
         if calibration is not None:
             calibration.refuse_others(self.embedder, self.thinker)
         self.calibration = calibration
-        self.mixture = mixture or (Mixture() if calibration is None else calibration.mixture)
+        self.mixture = mixture or (
+            usual_mixture(self.embedder) if calibration is None else calibration.mixture
+        )
         if calibration is not None and calibration.search != "dense":
             raise InputError(
                 f"the calibration is for {calibration.search} search; calibrate for dense search"

@@ -31,6 +31,7 @@ from o1_model.checkpoint.lora import (
     save_adapter,
     save_control_rows,
 )
+from o1_model.checkpoint.save import save_mixture
 from o1_model.embedder import Embedder
 from o1_model.layout import FILE_NAME
 from o1_records import Example, InputError, atomic_write
@@ -68,6 +69,7 @@ def save_weights(
         _save_gathered(backbone, _lm_state(state), state[_ROWS], folder)
     embedder.tokenizer.save_pretrained(folder)
     embedder.layout.save(folder)
+    save_mixture(folder, embedder.mixture)
 
 
 @torch.no_grad()

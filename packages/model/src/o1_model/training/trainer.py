@@ -73,6 +73,7 @@ class JointTrainer(Trainer):
         self.embedder = embedder
         self._collection, self._samples = collection, samples
         self.objective: Objective = objective
+        embedder.mixture = objective.mixture  # retrieval is to mix as training does
         self._grad_cache, self._order, self._own_thoughts, self._base = grad_cache, order, own_thoughts, base
         self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._logged_at = time.perf_counter()

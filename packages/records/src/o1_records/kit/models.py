@@ -38,7 +38,9 @@ _IDENTITY = (
     "[0-9]_*/*.safetensors",
 )
 # they describe a model and do not change it
-_NOT_IDENTITY = ("o1_certificate.json", "o1_training.json", "o1_calibration.json", "o1_thinker.json")
+_NOT_IDENTITY = (
+    "o1_certificate.json", "o1_training.json", "o1_calibration.json", "o1_thinker.json", "o1_mixture.json",
+)  # fmt: skip
 
 
 def is_hub_id(name: str | Path) -> bool:
