@@ -431,7 +431,7 @@ NO_PATHS = {
     *("attn_implementation", "load_in_4bit", "gguf_file", "query_length", "thought_length"),
     *("document_length", "instruction", "served_model_name", "api_key", "cors_origin", "token_ids"),
     *("style", "max_queries", "split_identifiers", "search", "weight", "reading", "max_searches"),
-    *("ray", "ray_workers", "ray_cpus", "ray_gpus", "ray_block", "document_weight", "weights"),
+    *("ray", "ray_workers", "ray_cpus", "ray_gpus", "ray_block", "document_weight", "weights", "characters"),
 }
 
 
@@ -459,6 +459,7 @@ def test_every_option_that_names_a_file_is_declared():
         "model",
         "base",
         "queries",
+        "corpus",
         "cache",
         "out",
     }

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -31,7 +31,7 @@ from o1_model.layout import FILE_NAME, Layout
 from o1_model.retriever.identity import without_place
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import open_thinker, thoughts_by_query
+from o1_model.retriever.thinkers import CheckpointThinker, open_thinker, thoughts_by_query
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.engines import Engine
 from o1_model.thinking.gate import Gate, Point, calibrate, curve, read_margins, refuse_budget
@@ -58,13 +58,14 @@ from o1_records.kit.http import is_address
 from o1_records.kit.job import Job, refuse_changed
 from o1_records.kit.models import model_folder
 from o1_records.progress import shown
-from o1_records.styles import Style
+from o1_records.styles import DOCUMENT_STYLES, Style
 from o1_records.vectors import Encoder, VectorSet, VectorWriter, refuse_other_origin
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # queries that are thought about together, in batches of similar length; lost at most by a kill
 OTHERS_CHUNK = 32  # the same for instruct models and servers, which are larger
+WINDOW = 1024  # documents that are sorted by length, so that those of a chunk need little padding
 CPU_SHARD_ROWS, GPU_SHARD_ROWS = 1024, 8192
 BUDGETS = [tenth / 10 for tenth in range(11)]
 
@@ -82,7 +83,9 @@ _THOUGHTS = (
 
 @dataclass(frozen=True)
 class Report:
-    """How far `think` came: queries asked and thought about, thoughts written, thoughts left out as blank.
+    """How far `think` came: queries (or documents) asked and thought about, thoughts written and left out.
+
+    Those that are left out are blank.
 
     Nothing is written before all queries are thought about.
     """
@@ -173,27 +176,120 @@ def think(
             _say(f"{out} is complete; nothing to do", progress)
         else:
             made: Iterator[list[tuple[str, bytes]]]
-            missing = _missing(job, queries, split, (cluster and cluster.block) or chunk)
+            missing = _missing(job, _queries(queries, split), (cluster and cluster.block) or chunk)
             if cluster is None:
                 made = _thought_here(make, missing, stop)
             else:
                 made = _thought_on(cluster, on_cluster, missing, job.folder / "ray", stop, cut)
-            with tqdm(total=total, unit="query", desc="think", disable=not progress) as bar:
-                bar.update(job.db.row("SELECT count(*) FROM thoughts")[0])
-                for rows in made:
-                    with job.db.transaction():
-                        job.db.execute_many("INSERT OR IGNORE INTO thoughts VALUES (?, ?)", rows)
-                    bar.update(len(rows))
+            thought_about = _kept(job, made, total, "query", progress)
             if cut:
                 _say_cut(cut, embedder.layout)
-            thought_about = job.db.row("SELECT count(*) FROM thoughts")[0]
             if thought_about < total:
                 return Report(total, thought_about, 0, 0)
-            written = write_jsonl(out, _journalled(job, _queries(queries, split)))
-            job.set_note("written", str(written))
-            job.finish()
+            _write(job, out, _journalled(job, _queries(queries, split)))
         written = int(job.note("written") or 0)
     return Report(total, total, written, total * thinking.samples - written)
+
+
+def think_about_documents(
+    thinker: Thinker | str | Path,
+    corpus: Corpus,
+    thinking: Thinking | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    style: str | Style | None = None,
+    characters: int | None = None,
+    new_job: bool = False,
+    stop: threading.Event | None = None,
+    progress: bool = False,
+    **loading: Any,
+) -> Report:
+    """Write thoughts about documents to a JSONL file of DocumentThought records; otherwise as `think`.
+
+    Documents of similar length share a batch. Blank ones get no thought and are not counted.
+
+    Args:
+        thinker: anything that `open_thinker` takes but a checkpoint, which has learnt to think about queries.
+        corpus: a BEIR folder, a file of documents, or records.
+        thinking: how to think, or some of its settings; by default one greedy thought of as many tokens as
+            the style needs.
+        out: the file of thoughts; OUT.job beside it is the work so far.
+        style: one of `o1_records.styles.DOCUMENT_STYLES`, or a Style.
+        characters: how much of a document is read, at most; how many are longer is said.
+        new_job: move earlier work with other settings aside instead of refusing it.
+        stop: once set, the chunk in flight is the last.
+        progress: show on stderr how far the job is.
+        **loading: arguments of `open_thinker`, where it is not open.
+
+    Raises:
+        ChangedJobError: there is earlier work with other settings; the message names them.
+        InputError: duplicate doc_ids, no such style, or a thinker that is none.
+    """
+    if isinstance(style, str):
+        if style not in DOCUMENT_STYLES:
+            known = ", ".join(DOCUMENT_STYLES)
+            raise InputError(f"unknown style {quoted(style)} of thoughts about documents; choose of {known}")
+        style = DOCUMENT_STYLES[style]
+    opened = open_thinker(thinker, style, **loading)
+    if isinstance(opened, CheckpointThinker):
+        raise InputError(f"{opened.name}: a checkpoint thinks about queries; give an instruct model")
+    if not isinstance(thinking, Thinking):
+        thinking = replace(opened.usual, **(thinking or {}))
+
+    def asked() -> Iterator[Query]:
+        for document in _items(corpus, None, None):
+            if text := document.full_text[:characters].strip():
+                yield Query(query_id=document.doc_id, text=text)
+
+    source, total = _digest(asked())
+    longer = sum(len(each.full_text) > characters for each in _items(corpus, None, None)) if characters else 0
+    if longer:
+        logger.warning("%d documents are longer than %d characters: only so much is read", longer, characters)
+    made_from = {name: _plain(value) for name, value in without_place(opened.fingerprint).items()}
+    made_from |= {name: str(value) for name, value in vars(thinking).items()} | {"documents": source}
+    with Job(out, made_from, schema=_THOUGHTS, new_job=new_job) as job:
+        if job.finished:
+            _say(f"{out} is complete; nothing to do", progress)
+        else:
+            missing = _missing(job, _by_length(asked()), OTHERS_CHUNK)
+            made = _thought_here(partial(opened.think, thinking=thinking), missing, stop)
+            thought_about = _kept(job, made, total, "document", progress)
+            if thought_about < total:
+                return Report(total, thought_about, 0, 0)
+            thoughts = _journalled(job, asked())
+            _write(
+                job,
+                out,
+                (
+                    DocumentThought(doc_id=t.query_id, thought_id=t.thought_id, text=t.text, source=t.source)
+                    for t in thoughts
+                ),
+            )
+        written = int(job.note("written") or 0)
+    return Report(total, total, written, total * thinking.samples - written)
+
+
+def _by_length(queries: Iterable[Query]) -> Iterator[Query]:
+    """Yield queries with those of similar length beside each other, a window at a time."""
+    for window in batched(queries, WINDOW):
+        yield from sorted(window, key=lambda query: len(query.text))
+
+
+def _kept(job: Job, made: Iterable[list[tuple[str, bytes]]], total: int, unit: str, progress: bool) -> int:
+    """Journal what is made; return how many queries or documents are thought about."""
+    with tqdm(total=total, unit=unit, desc="think", disable=not progress) as bar:
+        bar.update(job.db.row("SELECT count(*) FROM thoughts")[0])
+        for rows in made:
+            with job.db.transaction():
+                job.db.execute_many("INSERT OR IGNORE INTO thoughts VALUES (?, ?)", rows)
+            bar.update(len(rows))
+    return int(job.db.row("SELECT count(*) FROM thoughts")[0])
+
+
+def _write(job: Job, out: str | Path, thoughts: Iterable[Record]) -> None:
+    """Write all thoughts; the job is finished then."""
+    job.set_note("written", str(write_jsonl(out, thoughts)))
+    job.finish()
 
 
 def is_thinker(model: Any, loading: Mapping[str, Any]) -> bool:
@@ -212,9 +308,9 @@ def is_checkpoint(model: str | Path, loading: Mapping[str, Any]) -> bool:
     return (model_folder(model, loading.get("revision")) / FILE_NAME).exists()
 
 
-def _missing(job: Job, queries: Asked, split: str | None, size: int) -> Iterator[list[Query]]:
+def _missing(job: Job, queries: Iterable[Query], size: int) -> Iterator[list[Query]]:
     """Yield the queries of each chunk that are not thought about yet."""
-    for chunk in batched(_queries(queries, split), size):
+    for chunk in batched(queries, size):
         if missing := [query for query in chunk if _body(job, query) is None]:
             yield missing
 
