@@ -5,7 +5,7 @@ import pytest
 
 from o1_model import Embedder
 from o1_model.__main__ import main
-from o1_model.ndcg import ideal, ndcg, ndcg_rows
+from o1_model.ndcg import first_rows, ideal, ndcg, ndcg_rows
 from o1_model.retriever.calibrate import calibrate
 from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.embedders import open_embedder
@@ -230,12 +230,15 @@ def test_fast_figures_are_those_of_the_slow_reference():
         {int(column): int(random.integers(1, 4)) for column in random.choice(40, 1 + row % 15, replace=False)}
         for row in range(50)
     ]
-    slow = []
+    slow, first = [], []
     for own, gains in zip(scores, relevant, strict=True):
         hits = [hit.doc_id for hit in rank("q", dict(zip(ids, own.tolist(), strict=True)), 10)]
+        first.append([ids.index(doc_id) for doc_id in hits])
         slow.append(ndcg(hits, {"absent": 2, **{ids[column]: gain for column, gain in gains.items()}}))
     best = [ideal([2, *gains.values()]) for gains in relevant]
     np.testing.assert_allclose(ndcg_rows(scores, relevant, best), slow, atol=1e-12)
+    assert first_rows(scores) == first
+    assert first_rows(np.array([[1.0, -np.inf, 2.0]])) == [[2, 0]]
 
 
 @pytest.mark.extra

@@ -2,12 +2,14 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
 from o1_model import Embedder, ThinkingRetriever, calibrate, confirm
 from o1_model.__main__ import main
 from o1_model.ndcg import ideal, ndcg_rows
+from o1_model.retriever.confirm import Confirmation
 from o1_model.retriever.judged import open_judged
 from o1_model.retriever.thinkers import GivenThoughts
 from o1_records import Document, DocumentThought, InputError, Qrel, Query, Source, Thought, write_jsonl
@@ -86,6 +88,54 @@ def test_the_rows_are_those_of_the_retriever_itself(collection, checkpoint, cali
         assert row.gain.mean == pytest.approx(values.mean() - found.rows[0].mean, abs=1e-6)
     assert found.rows[1].gain.low > 0
     assert all(row.gain.mean < found.rows[1].gain.mean for row in found.rows if row.kind == "control")
+
+
+def test_what_was_asked_thought_and_found_is_kept(collection, checkpoint, calibration, tmp_path):
+    found = confirm(
+        calibration, checkpoint, given(N, 2 * N), collection, device="cpu", out=tmp_path / "test.json"
+    )
+    assert msgspec.json.decode((tmp_path / "test.json").read_bytes(), type=Confirmation) == found
+    judged = open_judged(collection, "test")
+    retriever = ThinkingRetriever(checkpoint, given(N, 2 * N), mixture=calibration.mixture, device="cpu")
+    documents = retriever.embedder.documents(judged.documents)
+    names = np.array([document.doc_id for document in judged.documents])
+    whole = Mixture(weight=1, reading=calibration.mixture.reading)
+    alone = ThinkingRetriever(checkpoint, given(N, 2 * N), mixture=whole, device="cpu")
+    ranked = {
+        "no thought": retriever.embedder.queries(judged.queries),
+        "mixture": retriever.encode_query(judged.queries),
+        "thoughts alone": alone.encode_query(judged.queries),
+    }
+    for query, told in zip(judged.queries, found.queries, strict=True):
+        number = int(query.query_id[1:])
+        assert (told.text, told.thoughts) == (query.text, (thought(number).text,))
+        assert told.relevant == {f"d{number % N:02}": 1}
+    for name, vectors in ranked.items():
+        scores = vectors @ documents.T
+        for row, told in zip(scores, found.queries, strict=True):
+            assert len(told.found[name]) == len(set(told.found[name])) == 10
+            column = {doc_id: at for at, doc_id in enumerate(names)}
+            own = [row[column[doc_id]] for doc_id in told.found[name]]
+            np.testing.assert_allclose(own, np.sort(row)[::-1][:10], atol=1e-6)
+    assert {name for told in found.queries for name in told.found} == set(ranked)
+
+
+def test_calibrate_tells_what_thoughts_did_to_each_query(collection, checkpoint, calibration, tmp_path):
+    made = calibrate(checkpoint, given(0, N), collection, device="cpu", values=tmp_path / "values.json")
+    assert made.gains == calibration.gains
+    found = msgspec.json.decode((tmp_path / "values.json").read_bytes(), type=Confirmation)
+    assert found.held_out and found.calibrated_on == "toy/dev"
+    rows = {row.name: row for row in found.rows}
+    assert [row.kind for row in found.rows] == ["baseline", "system", *["control"] * 4]
+    assert rows["no thought"].mean == made.base
+    assert rows["mixture"].gain == made.gains["queries"]
+    for name, gain in made.controls.items():
+        assert rows[f"{name} thoughts"].gain == gain
+    for row in found.rows:
+        assert row.mean == pytest.approx(np.mean(row.values)) and len(row.values) == N
+    for query_id, told in zip(found.query_ids, found.queries, strict=True):
+        assert told.thoughts == (thought(int(query_id[1:])).text,)
+        assert told.found == {}  # each fold has a weight of its own
 
 
 @pytest.mark.extra

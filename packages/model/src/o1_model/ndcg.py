@@ -51,5 +51,18 @@ def ndcg_rows(
     return values
 
 
+def first_rows(scores: NDArray[np.floating[Any]]) -> list[list[int]]:
+    """Return the columns of the first DEPTH documents of each row of scores, in the order of `ndcg_rows`.
+
+    Those whose score is minus infinity are not found.
+    """
+    depth = min(DEPTH, scores.shape[1])
+    found = []
+    for own, worst in zip(scores, -np.partition(-scores, depth - 1, axis=1)[:, depth - 1], strict=True):
+        columns = np.flatnonzero((own >= worst) & (own > -np.inf))
+        found.append(columns[np.argsort(-own[columns], kind="stable")][:depth].tolist())
+    return found
+
+
 def _gain(relevances: Iterable[int]) -> float:
     return sum(max(value, 0) / math.log2(place + 1) for place, value in enumerate(relevances, start=1))

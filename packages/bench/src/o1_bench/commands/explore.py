@@ -6,18 +6,23 @@ import argparse
 
 from o1_bench.commands import _shared
 from o1_bench.reporting.explore import explore
-from o1_records.kit.command import writes
+from o1_records.kit.command import reads, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
     _shared.results(
         command, "--result", required=True, metavar="RESULT",
-        help="a result with thoughts mixed in (`run --thoughts T --mix .2`), or the folder of its run",
+        help="a result with thoughts mixed in (`run --thoughts T --mix .2`), or the folder of its run; or a "
+        "file of `o1-model confirm` or of `o1-model calibrate --values`",
     )  # fmt: skip
     _shared.results(
         command, "--against", metavar="RESULT",
         help="what it is compared with; else the same system without thoughts",
+    )  # fmt: skip
+    reads(
+        command, "--collection", metavar="PATH",
+        help="with a file of `o1-model confirm`: its BEIR folder, to show texts of documents",
     )  # fmt: skip
     writes(command, "--out", required=True, metavar="FILE", help="the HTML file to write")
     command.add_argument("--title", default="", help="the headline; else after the result")
@@ -25,7 +30,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print what thinking did."""
-    found = explore(args.result, args.out, against=args.against, title=args.title)
+    found = explore(args.result, args.out, against=args.against, collection=args.collection, title=args.title)
     print(
         f"{found.result} against {found.against}, {found.measure}: "
         f"{found.gained:,} queries gain, {found.lost:,} lose, {found.same:,} stay as they were"

@@ -1,6 +1,7 @@
 """The thought explorer: one offline page to look at each query, its thoughts and its documents.
 
-It is drawn in the browser from two results and the trace beside one of them (`o1_bench.results.trace`).
+It is drawn in the browser from two results and the trace beside one of them (`o1_bench.results.trace`), or
+from what `o1-model confirm` and `calibrate` wrote of each query (`o1_bench.results.confirmed`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from o1_bench.collection import excluded_ids
 from o1_bench.reporting.rows import main_measure
+from o1_bench.results.confirmed import Confirmed, load_confirmed
 from o1_bench.results.result import (
     EXCLUDED,
     QRELS,
@@ -29,12 +31,13 @@ from o1_bench.results.result import (
     refuse_unlike,
 )
 from o1_bench.results.trace import TRACE, Trace, TracedQuery, load_trace
-from o1_records import Exclusion, InputError, atomic_write, quoted, read_jsonl
+from o1_records import Exclusion, InputError, atomic_write, open_documents, quoted, read_jsonl
 from o1_records.trec import read_qrels, read_run
 
 _PER_CHUNK = 25  # queries that the browser decodes at a time
 _MIXED = re.compile(r"(?P<base>.+), (?P<weight>[\d.e-]+) (?P<what>(?:own )?thought)")
 _CONTROLS = ("empty", "shuffled", "filler", "copy")  # in the order in which they run
+_CHARACTERS = 1000  # of a document that is shown
 _CLOSE = 1e-5  # scores that rounding may tell apart
 
 
@@ -50,22 +53,35 @@ class Explored(NamedTuple):
 
 
 def explore(
-    result: str | Path, out: str | Path, *, against: str | Path | None = None, title: str = ""
+    result: str | Path,
+    out: str | Path,
+    *,
+    against: str | Path | None = None,
+    collection: str | Path | None = None,
+    title: str = "",
 ) -> Explored:
     """Write a page on which one sees what thoughts did to each query, and return what it counts.
 
     Args:
         result: a result of thoughts that were mixed in, or a folder with one such result; `o1_bench.run`
-            writes what the page needs beside it.
+            writes what the page needs beside it. Or a file of `o1-model confirm`, or of `o1-model calibrate
+            --values`.
         out: the HTML file; it appears whole or not at all.
         against: what it is compared with, on the same collection; the run of the same system without
-            thoughts by default.
+            thoughts by default. A file of o1-model is its own comparison.
+        collection: with a file of `o1-model confirm`, the BEIR folder that it was measured on, for the texts
+            of documents.
         title: the headline.
 
     Raises:
-        InputError: there is no such result, or more than one; it has no trace; or the two were not measured
-            on the same collection by the same protocol.
+        InputError: there is no such result, or more than one; it has no trace; the two were not measured
+            on the same collection by the same protocol; or an option that has no effect.
     """
+    confirmed = load_confirmed(result)
+    if confirmed is not None:
+        return _explore_confirmed(confirmed, Path(result), out, against, collection, title)
+    if collection is not None:
+        raise InputError(f"{result}: a result has the texts of its documents; leave out collection")
     folder = _folder_of(result)
     about = load_result(folder)
     trace = load_trace(folder, about.files[RUN])
@@ -164,7 +180,7 @@ def _page(
     measure: str,
     title: str,
 ) -> str:
-    """Return the page as HTML: the template, its script, and data in pieces, decoded when they are needed."""
+    """Return the page about a result and its trace."""
     excluded = excluded_ids(read_jsonl(folder / EXCLUDED, Exclusion))
     left, right = (_first(each / RUN, excluded, trace.depth) for each in (base_folder, folder))
     grades: dict[str, dict[str, int]] = {}
@@ -236,6 +252,11 @@ def _page(
         "queries": listed,
         "chunk": _PER_CHUNK,
     }
+    return _html(data, chunks)
+
+
+def _html(data: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page: the template, its script, and data in pieces, decoded when they are needed."""
     templates = files("o1_bench.reporting") / "templates"
     script = (templates / "explore.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -248,6 +269,110 @@ def _page(
     }
     html = (templates / "explore.html").read_text("utf-8")
     return re.sub(r"%([A-Z]+)%", lambda match: parts[match[1]], html)
+
+
+# --- a file of o1-model -------------------------------------------------------------------------------
+
+
+def _explore_confirmed(
+    confirmed: Confirmed,
+    path: Path,
+    out: str | Path,
+    against: str | Path | None,
+    collection: str | Path | None,
+    title: str,
+) -> Explored:
+    if against is not None:
+        raise InputError(f"{path}: compares thoughts with no thought by itself; leave out against")
+    if collection is not None and confirmed.held_out:
+        raise InputError(f"{path}: keeps no rankings, so that no document is shown; leave out collection")
+    texts, cut = ({}, {}) if collection is None else _texts(confirmed, path, Path(collection))
+    page = _confirmed_page(confirmed, texts, cut, title)
+    with atomic_write(out) as file:
+        file.write(page.encode())
+    base, main = confirmed.rows[0], confirmed.main()
+    gains = [after - before for before, after in zip(base.values, main.values, strict=True)]
+    return Explored(
+        f"{_system(confirmed)}, {main.name}", base.name, confirmed.measure,
+        sum(g > 0 for g in gains), sum(g < 0 for g in gains), sum(g == 0 for g in gains),
+    )  # fmt: skip
+
+
+def _texts(confirmed: Confirmed, path: Path, collection: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the beginnings of the documents that are shown, and how much of each is left out."""
+    shown = {d for query in confirmed.queries for ids in query.found.values() for d in ids}
+    shown |= {doc_id for query in confirmed.queries for doc_id in query.relevant}
+    found = {each.doc_id: each.full_text for each in open_documents(collection) if each.doc_id in shown}
+    if missing := sorted(shown - found.keys()):
+        raise InputError(
+            f"{collection}: has no document {quoted(missing[0])}, which {path} found; give the collection "
+            "that it was measured on"
+        )
+    cut = {d: len(text) - _CHARACTERS for d, text in found.items() if len(text) > _CHARACTERS}
+    return {d: text[:_CHARACTERS] for d, text in found.items()}, cut
+
+
+def _system(confirmed: Confirmed) -> str:
+    return f"{confirmed.embedder} + {confirmed.thinker}"
+
+
+def _confirmed_page(
+    confirmed: Confirmed, texts: Mapping[str, str], cut: Mapping[str, int], title: str
+) -> str:
+    """Return the page about what was measured of each query: no scores are kept, so that nothing slides."""
+    base, main = confirmed.rows[0], confirmed.main()
+    rows = [main, *(row for row in confirmed.rows if row.kind == "control")]
+    chunks: list[dict[str, Any]] = []
+    listed = []
+    for number, query in enumerate(confirmed.queries):
+        if number % _PER_CHUNK == 0:
+            chunks.append({"docs": {}, "queries": []})
+        chunk = chunks[-1]
+        chunk["queries"].append(
+            {
+                "left": query.found.get(base.name, []),
+                "found": {name: ids for name, ids in query.found.items() if name != base.name},
+                "grades": query.relevant,
+                # what each thought took is not kept, only what all of a query took
+                "read": [{"thoughts": [[text, 0] for text in query.thoughts]}],
+            }
+        )
+        for doc_id in {*query.relevant, *(d for ids in query.found.values() for d in ids)} & texts.keys():
+            chunk["docs"][doc_id] = [texts[doc_id], cut.get(doc_id, 0)]
+        values = [row.values[number] for row in confirmed.rows]
+        after = [row.values[number] for row in rows]
+        name = confirmed.query_ids[number]
+        listed.append([name, query.text, values[0], after, query.tokens, len(query.thoughts), values])
+    weight, reading = confirmed.mixture.weight, confirmed.mixture.reading
+    note = f"{confirmed.search}, weight {weight:g}, read {reading}"
+    if confirmed.document_weight:
+        note += f", thoughts of documents {confirmed.document_weight:g}"
+    data = {
+        "title": title or f"What thinking did: {_system(confirmed)}",
+        "collection": f"{confirmed.collection}/{confirmed.split}",
+        "documents": confirmed.documents,
+        "system": f"{_system(confirmed)}, {main.name}",
+        "note": note,
+        "against": base.name,
+        "plain": True,
+        "measure": confirmed.measure,
+        "weight": weight,
+        "weights": [],
+        "depth": 10,
+        "think": None,
+        "models": [confirmed.thinker],
+        "before": base.mean,
+        "readings": [[row.name, row.name, "", row.mean] for row in rows],
+        "ndcg": [],
+        "differing": 0,
+        "rows": [[r.name, r.kind, r.mean, r.gain.mean, r.gain.low, r.gain.high] for r in confirmed.rows],
+        "heldOut": confirmed.held_out,
+        "calibratedOn": confirmed.calibrated_on,
+        "texts": bool(texts),
+        "queries": listed,
+        "chunk": _PER_CHUNK,
+    }
+    return _html(data, chunks)
 
 
 def _reading(query: TracedQuery) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def declare(command: ArgumentParser) -> None:
         help="the calibration, JSON; in a checkpoint's folder call it o1_calibration.json. OUT.job has the "
         "thoughts so far",
     )
+    writes(
+        command,
+        "--values",
+        help="what thoughts did to each query, JSON, for `o1-bench explore`; measured at what is best for "
+        "the other folds",
+    )
     new_job(command)
 
 
@@ -102,6 +108,7 @@ def run(args: Namespace) -> int:
             budget=args.budget,
             device=args.device,
             out=args.out,
+            values=args.values,
             new_job=args.new_job,
             stop=stop,
             progress=True,

@@ -30,6 +30,7 @@ from o1_model.retriever.asked import (
     tokens_of,
 )
 from o1_model.retriever.calibration import SEARCHES, Calibration, Search, Share
+from o1_model.retriever.confirm import Confirmation, row_of, told
 from o1_model.retriever.embedders import CheckpointModel, EmbeddingModel, open_embedder
 from o1_model.retriever.identity import digest_of
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
@@ -52,6 +53,12 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 DOCUMENT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHARES = (0.1, 0.3, 0.5, 0.7)
 FOLDS = 5
+_ROWS = {  # kinds of gains and controls, as `confirm` calls them
+    "queries": "mixture",
+    "documents": "documents think",
+    "both": "mixture, documents think",
+    "other document": "other documents' thoughts",
+}
 TIMED = 8  # queries that are timed one by one
 
 
@@ -72,6 +79,7 @@ def calibrate(
     budget: float | None = None,
     device: str | None = None,
     out: str | Path | None = None,
+    values: str | Path | None = None,
     new_job: bool = False,
     stop: threading.Event | None = None,
     progress: bool = False,
@@ -98,6 +106,8 @@ def calibrate(
         out: write the calibration there (`o1_calibration.json` in a checkpoint's folder stays with it). The
             thoughts are kept in OUT.job: a killed run goes on, and one with other weights does not think
             again.
+        values: write there what thoughts did to each query, measured at what is best for the other folds: a
+            `Confirmation`, as `confirm` writes it of queries that chose nothing.
         new_job: move earlier work with other settings aside instead of refusing it.
         stop: once set, the thoughts in flight are the last.
         progress: show on stderr how far the job is.
@@ -134,7 +144,7 @@ def calibrate(
             return None
         found.refuse_few()
         corpus = open_corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
-        calibration = _calibrated(
+        calibration, by_query = _calibrated(
             corpus,
             judged,
             asked,
@@ -147,6 +157,8 @@ def calibrate(
             budget=budget,
             progress=progress,
         )
+        if values is not None:
+            by_query.save(values)
         if out is not None:
             calibration.save(out)
     return calibration
@@ -209,7 +221,7 @@ def _calibrated(
     model: EmbeddingModel | None,
     budget: float | None,
     progress: bool,
-) -> Calibration:
+) -> tuple[Calibration, Confirmation]:
     variants = list(_variants(asked, corpus.readings))
     texts = {
         (place, samples, tokens): texts_of(asked[place], found.of(asked[place]), samples, tokens)
@@ -244,7 +256,7 @@ def _calibrated(
     why = _refused(thoughts, documents, of_queries) if choice.weight else "no weight is better than 0"
     controls |= of_queries
     used = table.best(alone) if why else choice
-    by_query = {
+    gains = {
         query.query_id: float(gain) for query, gain in zip(judged.queries, thoughts - documents, strict=True)
     }
     signals = [
@@ -253,7 +265,7 @@ def _calibrated(
     ]
     shares = [
         Share(share=point.budget, gate=point.held_out, random=point.random)
-        for point in curve(signals, by_query, sorted({*SHARES, *([] if budget is None else [budget])}))
+        for point in curve(signals, gains, sorted({*SHARES, *([] if budget is None else [budget])}))
     ]
     better = any(each.share == budget and each.gate > each.random for each in shares)
     reasons = [why or "thoughts gain on queries that chose nothing, and more than every control"]
@@ -264,7 +276,8 @@ def _calibrated(
     chosen = asked[choice.place]
     thinking = replace(chosen.thinking, samples=choice.samples, max_tokens=choice.tokens)
     ms_thinking, ms_embedding = _latency(model, chosen.thinker, thinking, judged.queries)
-    return Calibration(
+    own = found.of(chosen)
+    calibration = Calibration(
         embedder="bm25" if model is None else model.name,
         embedder_digest="" if model is None else digest_of(model.fingerprint),
         thinker=chosen.thinker.name,
@@ -275,25 +288,53 @@ def _calibrated(
         thinking=thinking,
         mixture=Mixture(weight=used.weight, reading=choice.reading),
         document_weight=used.document_weight,
-        gate=calibrate_gate(signals, by_query, budget) if better and used.weight and budget else None,
+        gate=calibrate_gate(signals, gains, budget) if better and used.weight and budget else None,
         collection=judged.name,
         split=judged.split,
         queries=len(judged.queries),
         documents=len(judged.documents),
         base=float(base.mean()),
-        gains={kind: gain_of(own - base) for kind, own in held_out.items()},
-        controls={name: gain_of(own - base) for name, own in controls.items()},
+        gains={kind: gain_of(values - base) for kind, values in held_out.items()},
+        controls={name: gain_of(values - base) for name, values in controls.items()},
         by_weight={
-            str(each.weight): float((own - base).mean())
-            for each, own in zip(table.choices, table.values, strict=True)
+            str(each.weight): float((values - base).mean())
+            for each, values in zip(table.choices, table.values, strict=True)
             if each[1:] == choice[1:] or (not each.weight and each.document_weight == choice.document_weight)
         },
         shares=shares,
-        tokens=tokens_of(chosen, found.of(chosen), choice.samples, choice.tokens),
+        tokens=tokens_of(chosen, own, choice.samples, choice.tokens),
         ms_thinking=ms_thinking,
         ms_embedding=ms_embedding,
         why="; ".join(reasons),
     )
+    systems = {_ROWS[kind]: values for kind, values in held_out.items()}
+    others = {_ROWS.get(name, f"{name} thoughts"): values for name, values in controls.items()}
+    by_query = Confirmation(
+        embedder=calibration.embedder,
+        thinker=calibration.thinker,
+        search=search,
+        mixture=calibration.mixture,
+        document_weight=calibration.document_weight,
+        calibrated_on=f"{judged.name}/{judged.split}",
+        collection=judged.name,
+        split=judged.split,
+        documents=len(judged.documents),
+        query_ids=[query.query_id for query in judged.queries],
+        rows=[
+            row_of("no thought", "baseline", base, base),
+            *(row_of(name, "system", values, base) for name, values in systems.items()),
+            *(row_of(name, "control", values, base) for name, values in others.items()),
+        ],
+        tokens=calibration.tokens,
+        queries=told(
+            judged,
+            texts[choice.place, choice.samples, choice.tokens],
+            [tokens_of(chosen, [each], choice.samples, choice.tokens) for each in own],
+            {},
+        ),
+        held_out=True,
+    )
+    return calibration, by_query
 
 
 def _variants(asked: Sequence[Asked], readings: Sequence[Reading]) -> Iterator[tuple[int, int, int, Reading]]:

@@ -8,13 +8,14 @@ the controls at the same weight.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
+from o1_model.ndcg import first_rows
 from o1_model.retriever.asked import Asked, AskedThoughts, control_texts, texts_about, texts_of, tokens_of
 from o1_model.retriever.calibration import Calibration, Gain, Search, load_calibration
 from o1_model.retriever.embedders import EmbeddingModel, open_embedder
@@ -43,6 +44,24 @@ class Row(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     values: list[float]
 
 
+class Told(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One query: what was asked, thought and found, for whoever looks at it (`o1-bench explore`).
+
+    Args:
+        text: of the query.
+        thoughts: as they were read.
+        tokens: written for them.
+        relevant: what is relevant in the corpus.
+        found: the first ten documents, best first, by the name of each row that is no control.
+    """
+
+    text: str
+    thoughts: tuple[str, ...]
+    tokens: float
+    relevant: dict[str, int]
+    found: dict[str, list[str]]
+
+
 class Confirmation(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was measured, and how.
 
@@ -58,6 +77,9 @@ class Confirmation(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
         measure: of all figures here.
         rows: no thought first, systems, controls.
         tokens: written a query.
+        queries: what was asked, thought and found, in the order of `query_ids`.
+        held_out: by `calibrate`: each query is measured at what is best for the other folds, not at
+            `mixture`, so that no ranking is kept.
     """
 
     embedder: str
@@ -73,6 +95,8 @@ class Confirmation(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     measure: str = "nDCG@10"
     rows: list[Row]
     tokens: float
+    queries: tuple[Told, ...] = ()
+    held_out: bool = False
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
@@ -155,6 +179,7 @@ def confirm(
             found.search, retriever, judged.documents, about, split_identifiers=found.split_identifiers
         )
         texts = texts_of(asked, own, samples, tokens)
+        rows, first = _rows(corpus, judged, texts, mixture, about_weight)
         made = Confirmation(
             embedder=found.embedder,
             thinker=asked.thinker.name,
@@ -166,12 +191,36 @@ def confirm(
             split=judged.split,
             documents=len(judged.documents),
             query_ids=[query.query_id for query in judged.queries],
-            rows=_rows(corpus, judged, texts, mixture, about_weight),
+            rows=rows,
             tokens=tokens_of(asked, own, samples, tokens),
+            queries=told(judged, texts, [tokens_of(asked, [each], samples, tokens) for each in own], first),
         )
         if out is not None:
             made.save(out)
     return made
+
+
+def row_of(name: str, kind: Kind, values: Floats, base: Floats) -> Row:
+    """Return a row of what was measured, beside no thought at all."""
+    gain = gain_of(values - base)
+    return Row(name=name, kind=kind, mean=float(values.mean()), gain=gain, values=values.tolist())
+
+
+def told(
+    judged: Judged, texts: Texts, tokens: Sequence[float], first: Mapping[str, Sequence[list[str]]]
+) -> tuple[Told, ...]:
+    """Return what was asked, thought and found; `first` has each query's documents, by the name of a row."""
+    names = [document.doc_id for document in judged.documents]
+    return tuple(
+        Told(
+            text=query.text,
+            thoughts=tuple(texts[place]),
+            tokens=tokens[place],
+            relevant={names[row]: relevance for row, relevance in judged.relevant[place].items()},
+            found={name: found[place] for name, found in first.items()},
+        )
+        for place, query in enumerate(judged.queries)
+    )
 
 
 class _Plan(NamedTuple):
@@ -187,19 +236,12 @@ class _Plan(NamedTuple):
 
 def _rows(
     corpus: Corpus, judged: Judged, texts: Texts, mixture: Mixture, document_weight: float
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, list[list[str]]]]:
+    """Return the rows, and the first documents of each query by the name of a row."""
     plans = list(_plans(corpus, judged, texts, mixture.weight, document_weight))
-    values = _values(plans, judged, mixture.reading)
-    return [
-        Row(
-            name=plan.name,
-            kind=plan.kind,
-            mean=float(own.mean()),
-            gain=gain_of(own - values[0]),
-            values=own.tolist(),
-        )
-        for plan, own in zip(plans, values, strict=True)
-    ]
+    values, first = _values(plans, judged, mixture.reading)
+    rows = [row_of(plan.name, plan.kind, own, values[0]) for plan, own in zip(plans, values, strict=True)]
+    return rows, first
 
 
 def _plans(
@@ -221,19 +263,29 @@ def _plans(
         yield _Plan("other documents' thoughts", "control", other, texts, 0, document_weight)
 
 
-def _values(plans: Sequence[_Plan], judged: Judged, reading: Reading) -> list[Floats]:
-    """Return nDCG@10 of every query for each plan; queries are scored once a corpus and its weight."""
-    found = [np.zeros(len(judged.queries)) for _ in plans]
+def _values(
+    plans: Sequence[_Plan], judged: Judged, reading: Reading
+) -> tuple[list[Floats], dict[str, list[list[str]]]]:
+    """Return nDCG@10 of every query for each plan, and what those that are no controls find first.
+
+    Queries are scored once a corpus and its weight.
+    """
+    values = [np.zeros(len(judged.queries)) for _ in plans]
+    first: dict[str, list[list[str]]] = {plan.name: [] for plan in plans if plan.kind != "control"}
     for block in judged.blocks(range(len(judged.queries))):
         asked = [judged.queries[place] for place in block]
         plain: dict[tuple[int, float], Scores] = {}
-        for values, plan in zip(found, plans, strict=True):
+        for own, plan in zip(values, plans, strict=True):
             key = (id(plan.corpus), plan.document_weight)
             if key not in plain:
                 plain[key] = plan.corpus.of_queries(asked, plan.document_weight)
             theirs = None
             if plan.weight:
-                own = [plan.texts[place] for place in block]
-                theirs = plan.corpus.of_thoughts(asked, own, reading, plan.document_weight)
-            values[block] = judged.ndcg(mixed(plain[key], theirs, plan.weight), block)
-    return found
+                texts = [plan.texts[place] for place in block]
+                theirs = plan.corpus.of_thoughts(asked, texts, reading, plan.document_weight)
+            scores = mixed(plain[key], theirs, plan.weight)
+            own[block] = judged.ndcg(scores, block)
+            if plan.name in first:
+                rows = first_rows(judged.without_itself(scores, block))
+                first[plan.name] += [[judged.documents[row].doc_id for row in found] for found in rows]
+    return values, first

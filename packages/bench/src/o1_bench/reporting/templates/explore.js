@@ -3,14 +3,16 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const ROW = 66, SIDE = 58, round = Math.fround;
-const [ID, TEXT, BEFORE, AFTER, TOKENS, COUNT] = [0, 1, 2, 3, 4, 5];
+const [ID, TEXT, BEFORE, AFTER, TOKENS, COUNT, VALUES] = [0, 1, 2, 3, 4, 5, 6];
+// with a trace every ranking can be told again; a file of o1-model keeps values, and perhaps the documents found
+const traced = data.weights.length > 0;
 const queries = data.queries.map((row, at) => ({
-  at, id: row[ID], text: row[TEXT], before: row[BEFORE], after: row[AFTER], tokens: row[TOKENS], count: row[COUNT],
+  at, id: row[ID], text: row[TEXT], before: row[BEFORE], after: row[AFTER], tokens: row[TOKENS], count: row[COUNT], values: row[VALUES],
   gain: row[AFTER][0] - row[BEFORE], found: (row[ID] + "\n" + row[TEXT]).toLowerCase(),
 }));
 const state = {
   filter: "all", search: "", order: "did", shown: [], query: null, reading: 0,
-  step: data.weights.indexOf(data.weight), doc: null,
+  step: data.weights.indexOf(data.weight), doc: null, row: traced ? null : data.readings[0][0],
 };
 
 // --- words and elements -----------------------------------------------------------------------------------
@@ -233,8 +235,9 @@ function detail() {
   const head = el("header", {}, el("h2", {}, query.text),
     el("p", { class: "small soft" }, el("span", { class: "code" }, query.id)),
     el("p", { class: "num" }, `${data.measure} `, el("b", {}, value(query.before)), ` ${without}, `,
-      el("b", { class: way(query.gain) }, `${value(query.after[0])} (${signed(query.gain)})`), ` with them at ${data.weight}`,
+      el("b", { class: way(query.gain) }, `${value(query.after[0])} (${signed(query.gain)})`), traced ? ` with them at ${data.weight}` : ` with them (${data.readings[0][0]}${data.heldOut ? ", held out" : ""})`,
       data.readings.length > 1 ? el("span", { class: "soft" }, `; controls: ${data.readings.slice(1).map(([name], at) => `${name} ${value(query.after[at + 1])}`).join(", ")}`) : null));
+  if (!traced) return $("detail").replaceChildren(head, ...thoughts(of, read), figures(query), ...found(of));
   const kinds = data.readings.length < 2 ? null : el("div", { class: "bar on-screen", role: "radiogroup", "aria-label": "What is mixed in" },
     ...data.readings.map(([name], at) => el("button", {
       type: "button", role: "radio", "aria-checked": at === state.reading, "data-reading": name,
@@ -247,6 +250,11 @@ function detail() {
 function thoughts(of, read) {
   if (!read.thoughts.length) return [el("p", { class: "soft" }, "No thought is mixed into this query; it is asked as it is.")];
   const think = data.think === null ? "time of thinking not known" : `${whole(data.think)} ms a query on average`;
+  if (!traced) {
+    const written = state.query.tokens ? `, ${count(state.query.tokens, "token")}` : "";
+    return [el("h3", {}, `${count(read.thoughts.length, "thought")}${written}`),
+      ...read.thoughts.map(([text]) => el("div", { class: "thought card" }, el("pre", {}, text || "(empty)")))];
+  }
   const share = data.weight / read.thoughts.length;
   return [el("h3", {}, state.reading ? `${data.readings[state.reading][0]} thoughts (${data.readings[state.reading][2]})` : `${count(read.thoughts.length, "thought")}, ${think}`),
     ...read.thoughts.map(([text, tokens], at) => el("div", { class: "thought card" },
@@ -298,15 +306,19 @@ function ranking() {
     el("div", {}, el("h4", {}, data.plain ? `without: ${data.against}` : data.against), side(of, left, right, "left")),
     lines(of, left, right),
     el("div", {}, el("h4", {}, name(weight)), side(of, right, left, "right"))),
-  ...(outside.length ? [el("p", { class: "small soft" }, `relevant, and in neither: `, ...outside.slice(0, 20).flatMap((id, n) => [n ? ", " : "",
-    el("button", { type: "button", class: "code", "data-doc": id, onclick: () => pick(id) }, id)]), outside.length > 20 ? ` and ${outside.length - 20} more` : "")] : []),
-  el("div", { id: "why" }));
+  ...[missed(outside)].filter(Boolean), el("div", { id: "why" }));
   why();
+}
+function missed(outside) {
+  if (!outside.length) return null;
+  return el("p", { class: "small soft" }, `relevant, and in neither: `, ...outside.slice(0, 20).flatMap((id, n) => [n ? ", " : "",
+    el("button", { type: "button", class: "code", "data-doc": id, onclick: () => pick(id) }, id)]), outside.length > 20 ? ` and ${outside.length - 20} more` : "");
 }
 function pick(id) {
   state.doc = id;
   for (const each of document.querySelectorAll("[data-doc]")) if (each.hasAttribute("aria-pressed")) each.setAttribute("aria-pressed", each.dataset.doc === id);
-  why();
+  if (traced) why();
+  else $("why").replaceChildren(text(told(state.query)));
 }
 function side(of, ids, others, name) {
   if (!ids.length) return el("p", { class: "small soft" }, "nothing was found");
@@ -382,6 +394,36 @@ function parts(read, at, weight) {
   return made;
 }
 
+// --- what a file of o1-model keeps: values, and of a confirmation the first documents ------------------------
+
+function figures(query) {
+  const rows = data.rows.map(([name, kind], at) => [name, kind, query.values[at], query.values[at] - query.values[0]]);
+  return el("table", { class: "num figures" }, el("thead", {}, el("tr", {}, ...["this query", data.measure, "gain"].map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, ...rows.map(([name, kind, number, gain], at) => el("tr", {}, el("th", { scope: "row" }, kind === "control" ? `control: ${name}` : name),
+      el("td", {}, value(number)), el("td", { class: way(gain) }, at ? signed(gain) : "")))));
+}
+function found(of) {
+  const names = Object.keys(of.found);
+  if (!names.length) return [el("p", { class: "small soft" }, "Which documents were found is not kept: each fold was measured at a weight of its own.")];
+  if (!names.includes(state.row)) [state.row] = names;
+  const bar = names.length < 2 ? null : el("div", { class: "bar on-screen", role: "radiogroup", "aria-label": "What is on the right" }, ...names.map((name) => el("button", {
+    type: "button", role: "radio", "aria-checked": name === state.row, "data-row": name,
+    onclick: () => { state.row = name; detail(); document.querySelector(`[data-row="${name}"]`).focus(); },
+  }, name)));
+  const [left, right] = [of.left, of.found[state.row]], outside = Object.keys(of.grades).filter((id) => !left.includes(id) && !right.includes(id));
+  if (state.doc === null || ![...left, ...right, ...outside].includes(state.doc)) state.doc = right.find((id) => of.grades[id]) || outside[0] || right[0] || null;
+  return [el("h3", {}, `the first ${data.depth} documents`), bar, el("div", { class: "sides" },
+    el("div", {}, el("h4", {}, data.against), side(of, left, right, "left")), lines(of, left, right), el("div", {}, el("h4", {}, state.row), side(of, right, left, "right"))),
+  missed(outside), el("div", { id: "why" }, text(of))].filter(Boolean);
+}
+function text(of) {
+  if (state.doc === null) return "";
+  const kept = of.docs[state.doc];
+  return el("div", { class: "why card" }, el("h3", {}, el("span", { class: "code" }, state.doc), of.grades[state.doc] ? el("span", { class: "tag" }, " ✓ relevant") : null),
+    kept ? el("p", { class: "whole code", tabindex: 0 }, kept[0] + (kept[1] ? `… (${whole(kept[1])} more characters)` : ""))
+      : el("p", { class: "small soft" }, "Its text is not on this page; o1-bench explore --collection shows it."));
+}
+
 // --- the whole ----------------------------------------------------------------------------------------------
 
 function begin() {
@@ -393,6 +435,7 @@ function begin() {
   const after = data.readings[0][3];
   $("summary").replaceChildren(`${data.measure} ${value(data.before)} → `, el("b", { class: way(after - data.before) }, value(after)), `: ${whole(gained)} queries gain, ${whole(lost)} lose, ${whole(queries.length - gained - lost)} stay as they were`,
     tokens ? `; ${(tokens / queries.length).toFixed(0)} tokens a query` : "", ...(data.readings.length > 1 ? [`. Under the controls: ${data.readings.slice(1).map(([name, , , mean]) => `${name} ${value(mean)}`).join(", ")}`] : []), ".");
+  if (!traced) $("summary").after(measured());
   for (const [id, x] of [["by-score", `the score ${without}`], ["by-tokens", tokens ? "the tokens of its thoughts" : "the tokens of its thoughts, which are not known"]]) {
     const says = `Gain in ${data.measure} (upwards) against ${x}; a point is a query, click one.`;
     $(id).setAttribute("aria-label", says);
@@ -418,6 +461,11 @@ function begin() {
   select();
   asked();
 }
+function measured() {
+  return el("table", { class: "num figures" }, el("thead", {}, el("tr", {}, ...["", data.measure, "gain", "95 % interval"].map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, ...data.rows.map(([name, kind, mean, gain, low, high], at) => el("tr", {}, el("th", { scope: "row" }, kind === "control" ? `control: ${name}` : name), el("td", {}, value(mean)),
+      el("td", { class: way(gain) }, at ? signed(gain) : ""), el("td", {}, at ? `${signed(low)} to ${signed(high)}` : "")))));
+}
 function asked() {
   let id = "";
   try { id = decodeURIComponent(location.hash.slice(1)); } catch { /* not one of ours */ }
@@ -425,6 +473,12 @@ function asked() {
   if (query !== state.query || !query) choose(query || state.shown[0]);
 }
 function notes() {
+  if (!traced) return [
+    data.heldOut ? `Written by o1-model calibrate on ${data.calibratedOn}: every query is measured at what is best for the other folds, so at weights that it did not choose; which documents were found is not kept. The thoughts are those of the setting that was chosen in the end.`
+      : `Written by o1-model confirm: one weight and one reading for all queries${data.calibratedOn ? `, chosen on ${data.calibratedOn}` : ", not all of it calibrated"}. Kept are the first ${data.depth} documents of no thought and of every row that is no control.`,
+    "Not kept are scores of documents and rankings of the controls: there is no slider for the weight, and nothing tells which term or token moved a document. o1-bench run --mix, explored, has both.",
+    `Thoughts by ${data.models.join(", ")}.`,
+  ];
   const every = data.weights.length, kept = `Kept of each query: every document that is among the first ${data.depth} at one of the ${every} weights of the slider, by one thought alone, or that is judged relevant. `;
   return [
     `${kept}So the first ${data.depth} are exact for every weight of the slider, over the whole collection; what one thought does alone is told among these documents.`,
