@@ -74,10 +74,12 @@ class Card:
 
     def _what(self) -> str:
         adapter = "lora_rank" in self.settings and "merge" not in self.settings
+        decay = self.settings.get("ema_decay")
+        average = f" Its weights are their moving average in training (decay {decay})." if decay else ""
         return (
             f"A retriever that can think before it embeds, trained from `{_short(self.base_model)}` "
             f"by o1-model {version('o1-model')} in {self.steps:,} steps."
-            f"{' It is an adapter: loading it loads that model too.' if adapter else ''}"
+            f"{' It is an adapter: loading it loads that model too.' if adapter else ''}{average}"
         )
 
     def _measured(self) -> str:

@@ -67,6 +67,10 @@ class ModelArguments:
         metadata={"help": "names of the projections with an adapter, such as q_proj; all unless given"},
     )
     merge: bool = field(default=False, metadata={"help": "add the adapter to the weights at the end"})
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "measure and save the moving average of the weights, with 0.999 say; 0: the last"},
+    )
     load_in_4bit: bool = field(
         default=False,
         metadata={"help": "hold the frozen base in 4 bits under an adapter (QLoRA; not run so far)"},
@@ -80,6 +84,7 @@ class ModelArguments:
             lora_rank=(self.lora_rank >= 0, "at least 0"),
             lora_alpha=(self.lora_alpha > 0, "above 0"),
             lora_dropout=(0 <= self.lora_dropout < 1, "at least 0 and below 1"),
+            ema_decay=(0 <= self.ema_decay < 1, "at least 0 and below 1"),
         )
         if self.row_end == "none" and self.layout != "instruct":
             raise InputError(f"row_end none is for the layout instruct; {self.layout} closes rows with <emb>")

@@ -123,6 +123,7 @@ def train(
             collection=collection,
             samples=evaluation.eval_samples,
             base=base,
+            ema_decay=model.ema_decay,
             callbacks=list(callbacks),
             **_batches(embedder, known, data, objective, args),
         )
@@ -155,6 +156,7 @@ def _save(trainer: JointTrainer, card: Card, *, merge: bool) -> None:
     """Write the model as it is now (perhaps the best, not the last) and its card."""
     output = Path(str(trainer.args.output_dir))
     figures, steps = trainer.figures(), trainer.state.global_step
+    trainer.end_average()
     saved = trainer.evaluate(metric_key_prefix="saved")
     if saved:
         logger.info("saved: %s", ", ".join(f"{name[6:]} {value}" for name, value in saved.items()))

@@ -11,7 +11,8 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from o1_model.embedder import Embedder
 from o1_model.layout import load_layout
 from o1_model.training.arguments import BEST_METRIC
 from o1_model.training.data import ExampleOrder, JointBatch
+from o1_model.training.ema import Averaging, MovingAverage
 from o1_model.training.evaluate import Collection, measure
 from o1_model.training.gradcache import Plan, cached_step, direct_step
 from o1_model.training.joint import JointModel
@@ -53,6 +55,7 @@ class JointTrainer(Trainer):
         base: the model under the adapter, if there is one (`lora.add_lora`).
         collection: what retrieval is measured on.
         samples: own thoughts per query in the evaluation; 0 measures without thinking.
+        ema_decay: above 0, what is measured and saved is the moving average of the weights (`ema.py`).
         settings: of the Trainer, such as `train_dataset` and `data_collator`.
     """
 
@@ -68,6 +71,7 @@ class JointTrainer(Trainer):
         base: Base | None = None,
         collection: Collection | None = None,
         samples: int = 0,
+        ema_decay: float = 0.0,
         **settings: Any,
     ) -> None:
         self.embedder = embedder
@@ -84,6 +88,9 @@ class JointTrainer(Trainer):
         settings["eval_dataset"] = None if collection is None else collection.queries
         model = JointModel(embedder.backbone, embedder.layout)
         super().__init__(model=model, args=args, **settings)
+        self._average = MovingAverage(model, ema_decay) if ema_decay else None
+        if self._average is not None:
+            self.add_callback(Averaging(self._average))
         self._refuse_what_does_not_go_together()
         model.use_head = self._wrapper_reduces
 
@@ -172,9 +179,10 @@ class JointTrainer(Trainer):
             return {}
         start = time.perf_counter()
         self.embedder.backbone.eval()
-        values = measure(
-            self.embedder, self._collection, samples=self._samples, mixture=self.objective.mixture
-        )
+        with self._averaged():
+            values = measure(
+                self.embedder, self._collection, samples=self._samples, mixture=self.objective.mixture
+            )
         self.embedder.backbone.train()
         metrics = {f"{metric_key_prefix}_{name}": round(value, 5) for name, value in values.items()}
         seconds = time.perf_counter() - start
@@ -184,6 +192,12 @@ class JointTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def end_average(self) -> None:
+        """Give the model its moving average for good, if there is one."""
+        if self._average is not None:
+            self._average.put()
+            self._average = None
 
     def figures(self) -> list[dict[str, float]]:
         """Return what each evaluation so far found, and at which step."""
@@ -228,7 +242,10 @@ class JointTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or str(self.args.output_dir)
-            save_weights(self.embedder, folder, base=self._base, state=state_dict)
+            with self._averaged() as weights:
+                save_weights(self.embedder, folder, base=self._base, state=state_dict)
+            if self._average is not None:
+                self._average.save(folder, weights)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -245,11 +262,17 @@ class JointTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_weights(self.embedder.backbone, resume_from_checkpoint)
+        if self._average is not None:
+            self._average.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         # the Trainer would look for weights under this model's names and silently load none
         best = Path(str(self.state.best_model_checkpoint)).name
         self._load_from_checkpoint(str(Path(str(self.args.output_dir)) / best))
+
+    def _averaged(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Give the model its moving average meanwhile, if there is one; its own weights are the value."""
+        return nullcontext({}) if self._average is None else self._average.in_place()
 
     def _refuse_what_does_not_go_together(self) -> None:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
@@ -265,6 +288,8 @@ class JointTrainer(Trainer):
             and self.objective.own_thoughts > 0,
             f"evaluation while training and FSDP do not go together: {whole}": bool(self.is_fsdp_enabled)
             and self.eval_dataset is not None,
+            f"ema_decay and FSDP or DeepSpeed do not go together: {whole}": self._wrapper_reduces
+            and self._average is not None,
         }
         for sentence, holds in refusals.items():
             if holds:
