@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from o1_records import (
+    Ballot,
     Document,
     Example,
     Hit,
@@ -585,6 +586,39 @@ def test_every_format_is_compressed_where_its_name_says_so(tmp_path, suffix, tar
     assert out.read_bytes().startswith(magic)
     assert main(["convert", "--from", target, str(out), str(back)]) == 0
     assert len(list(read_jsonl(back, kind))) == 1
+
+
+BALLOTS = [
+    Ballot(query_id="q", thought_id=own, retriever="r", score=score) for own, score in [("a", 2), (None, 1)]
+]
+
+
+@pytest.mark.extra
+@settings(deadline=None, max_examples=40)
+@given(st.lists(examples(), **UNIQUE) | st.just(BALLOTS) | st.just(BALLOTS[1:]))
+def test_records_are_written_as_parquet_where_the_name_says_so(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("parquet") / "records.parquet"
+    assert write_jsonl(path, iter(written)) == len(written)
+    assert path.read_bytes().startswith(b"PAR1")
+    assert list(read_jsonl(path, type(written[0]) if written else Example)) == written
+    assert [each.name for each in path.parent.iterdir()] == ["records.parquet"]
+
+
+@pytest.mark.extra
+def test_what_jsonl_refuses_is_refused_as_parquet_and_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"q.parquet: record 2: repeated key .*'q'.*; nothing was written"):
+        write_jsonl(tmp_path / "q.parquet", [Query(query_id="q", text="x"), Query(query_id="q", text="y")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_lance_is_refused_as_a_place_of_records(tmp_path):
+    for do in (
+        lambda path: write_jsonl(path, [Query(query_id="q", text="x")]),
+        lambda path: list(read_jsonl(path, Query)),
+    ):
+        with pytest.raises(InputError, match=r"q\.lance: records are kept as .* not as Lance"):
+            do(tmp_path / "q.lance")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.extra

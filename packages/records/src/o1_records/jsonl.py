@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import IO, Any, TypeVar, get_args
 
 import msgspec
 
-from o1_records.files import InputError, open_output, quoted
+from o1_records.files import InputError, atomic_write, open_output, quoted
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, Refused, checked_lines
+from o1_records.lines import Refuse, Refused, checked_lines, is_parquet, write_parquet_rows
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -32,7 +34,12 @@ def read_jsonl(
     non-finite number, bytes that are not UTF-8, a line of more than 64 MiB. With `refused` such
     lines go there instead, and the reading goes on.
     """
-    return checked_lines(path, record_decoder(record_type), refused)
+    nulls = [
+        field.encode_name
+        for field in msgspec.structs.fields(record_type)
+        if field.required and NoneType in get_args(field.type)
+    ]
+    return checked_lines(path, record_decoder(record_type), refused, nulls=nulls)
 
 
 def record_decoder(record_type: type[RecordT]) -> Callable[[bytes, str], RecordT]:
@@ -56,22 +63,43 @@ def record_decoder(record_type: type[RecordT]) -> Callable[[bytes, str], RecordT
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
     """Write records to a file that appears whole or not at all; returns how many.
 
-    Each line is decoded again before it counts, so nothing is written that `read_jsonl` refuses.
+    A name that ends in `.parquet` gets Parquet (`[parquet]`), as `read_jsonl` reads it. Each line is decoded
+    again before it counts, so nothing is written that `read_jsonl` refuses.
     """
+    lines = _lines_of(path, records)
+    count = 0
+    if is_parquet(path):
+        # read twice: the types of the columns are known at the end
+        with atomic_write(path) as file, tempfile.TemporaryFile(dir=Path(path).parent) as spool:
+            for line in lines:
+                spool.write(line + b"\n")
+                count += 1
+            write_parquet_rows(file, lambda: _rewound(spool))
+        return count
+    with open_output(path) as file:
+        for line in lines:
+            file.write(line + b"\n")
+            count += 1
+    return count
+
+
+def _lines_of(path: str | Path, records: Iterable[Record]) -> Iterator[bytes]:
+    """Yield records as JSON, each checked."""
     seen = KeySet()
     decoders: dict[type[Record], msgspec.json.Decoder[Record]] = {}
-    count = 0
-    with open_output(path) as file:
-        for record in records:
-            count += 1
-            place = f"{path}: record {count}"
-            if type(record) not in decoders:
-                decoders[type(record)] = msgspec.json.Decoder(type(record))
-            line = encode(record, place, decoders[type(record)])
-            if record.key_fields and not seen.add(record.key):
-                raise InputError(f"{place}: repeated key {quoted(record.key)}; nothing was written")
-            file.write(line + b"\n")
-    return count
+    for number, record in enumerate(records, start=1):
+        place = f"{path}: record {number}"
+        if type(record) not in decoders:
+            decoders[type(record)] = msgspec.json.Decoder(type(record))
+        line = encode(record, place, decoders[type(record)])
+        if record.key_fields and not seen.add(record.key):
+            raise InputError(f"{place}: repeated key {quoted(record.key)}; nothing was written")
+        yield line
+
+
+def _rewound(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    return iter(file)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 
@@ -36,16 +36,20 @@ Refuse = Callable[[Refused], None]
 
 
 def checked_lines(
-    path: str | Path, decode: Callable[[bytes, str], T], refused: Refuse | None = None
+    path: str | Path,
+    decode: Callable[[bytes, str], T],
+    refused: Refuse | None = None,
+    *,
+    nulls: Collection[str] = (),
 ) -> Iterator[T]:
     """Yield `decode(line, place)` of every line that is not blank; place is `path:number`.
 
-    A row of a `.parquet` file is a line: a JSON object without the fields that are null. A line that
-    `decode` refuses with InputError, that is longer than 64 MiB, has a NUL byte or a byte order mark,
-    ends the reading, or goes to `refused` where that is given.
+    A row of a `.parquet` file is a line: a JSON object without the fields that are null, but for those of
+    `nulls`. A line that `decode` refuses with InputError, that is longer than 64 MiB, has a NUL byte or a
+    byte order mark, ends the reading, or goes to `refused` where that is given.
     """
     if is_parquet(path):
-        yield from _decoded(path, _rows_as_lines(path), decode, refused)
+        yield from _decoded(path, _rows_as_lines(path, nulls), decode, refused)
         return
     with open_input(path) as file:
         yield from _decoded(path, _lines(file), decode, refused)
@@ -120,7 +124,15 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, str]]:
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Return whether a file's name says that it is Parquet. Raises InputError for one that is compressed."""
+    """Return whether a file's name says that it is Parquet.
+
+    Raises InputError for one that is compressed, and for Lance, which holds no records here.
+    """
+    if Path(path).suffix == ".lance":
+        raise InputError(
+            f"{path}: records are kept as .jsonl or .parquet, not as Lance; convert them (Lance holds "
+            "vectors: o1-index export --to lance:FOLDER#NAME)"
+        )
     if Path(plain_name(path)).suffix != ".parquet":
         return False
     if Path(path).suffix != ".parquet":
@@ -165,9 +177,9 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _rows_as_lines(path: str | Path) -> Iterator[tuple[int, bytes, str]]:
+def _rows_as_lines(path: str | Path, nulls: Collection[str] = ()) -> Iterator[tuple[int, bytes, str]]:
     for number, row in enumerate(parquet_rows(path), 1):
-        fields = {name: value for name, value in row.items() if value is not None}
+        fields = {name: value for name, value in row.items() if value is not None or name in nulls}
         try:
             yield number, msgspec.json.encode(fields), ""
         except (TypeError, ValueError, UnicodeError) as error:
