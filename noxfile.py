@@ -215,7 +215,8 @@ def ray(session: nox.Session) -> None:
     """Stages on a local Ray whose workers are killed (O1_FAULTS=full: twenty a stage), and launchers."""
     extras = {"synth": "[ray]", "vote": "[ray,static]", "model": "[ray]"}
     packages = [f"./packages/{name}{extras.get(name, '')}" for name in ["records", *extras]]
-    install(session, *TEST_TOOLS, "psutil", *packages)
+    # mpich: what `accelerate launch` starts several processes on a CPU with
+    install(session, *TEST_TOOLS, "psutil", "mpich", *packages)
     tests = ["tests/integration/test_ray.py", "tests/integration/test_launchers.py"]
     session.run("pytest", *tests, "-m", "ray", *session.posargs)
 

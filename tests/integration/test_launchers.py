@@ -1,9 +1,8 @@
-"""Two processes that torchrun or Slurm began train as one process does.
+"""Two processes that torchrun, Slurm, Ray Train, accelerate or MPI began train as one process does."""
 
-`accelerate launch` starts several processes on a CPU through MPI only, which is not here.
-"""
-
+import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -79,18 +78,42 @@ def free_port():
         return listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+ELASTIC = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "o1_model", "train"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCHERS = {
+    "torchrun": [sys.executable, *ELASTIC],
+    "slurm": ["bash", RUNS / "train.slurm"],
+    "ray": [sys.executable, RUNS / "train_ray.py", "2"],
+    "accelerate": [sys.executable, *ACCELERATE, "--multi_gpu", "-m", "o1_model", "train"],
+    "mpi": [sys.executable, *ACCELERATE, "--cpu", "--mpirun_hostfile", "hosts", "-m", "o1_model", "train"],
+}
+
+
+def surroundings(launcher, folder):
+    """What a launcher finds in the environment, beside what all do."""
+    if launcher == "slurm":
+        return on_slurm(folder / "slurm")
+    if launcher == "ray":  # a token of its own, as nothing belongs into the home folder; and a busy machine
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        return {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
+    if launcher == "mpi":
+        (folder / "hosts").write_text("127.0.0.1\n")
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PATH": path}
+    return {}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_as_one(launcher, config, alone, tmp_path):
-    train = [str(config), "--output_dir", str(tmp_path / "out"), "--per_device_train_batch_size", "2"]
-    elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "o1_model"]
-    command = {
-        "torchrun": [sys.executable, *elastic, "train", *train],
-        "slurm": ["bash", str(RUNS / "train.slurm"), *train],
-    }[launcher]
-    more = on_slurm(tmp_path / "slurm") if launcher == "slurm" else {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **more}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    train = [config, "--output_dir", tmp_path / "out", "--per_device_train_batch_size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= surroundings(launcher, tmp_path)
+    command = [str(word) for word in (*LAUNCHERS[launcher], *train)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     trained = weights(tmp_path / "out")
     assert trained.keys() == alone.keys()
     assert max(float((trained[name] - alone[name]).abs().max()) for name in alone) < 1e-5
+    settings = json.loads((tmp_path / "out" / "o1_training.json").read_bytes())
+    assert settings["batch_of_all_processes"] == 4
