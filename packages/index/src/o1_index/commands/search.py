@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from o1_index.commands.serve import on_servers, servers_options
+from o1_index.commands.serve import index_options, on_servers
 from o1_index.databases.database import EFFORT, FORMS, open_store
 from o1_index.documents import Excluded
 from o1_index.fusion import FUSES, search_from
@@ -23,17 +23,10 @@ from o1_records.kit.command import EVERYTHING, at_least, reads, writes
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
-    reads(
-        command,
-        "--index",
-        nargs="+",
-        inside=EVERYTHING,
-        help="folder of the index; of several, each with a part of the collection, hits are merged",
-    )
+    index_options(command)
     command.add_argument(
         "--from", dest="database", metavar="DATABASE", help=f"or a collection in a database: {FORMS}"
     )
-    servers_options(command)
     command.add_argument(
         "--effort",
         type=at_least(1),

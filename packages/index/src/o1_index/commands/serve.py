@@ -15,6 +15,14 @@ from o1_records.kit.command import EVERYTHING, at_least, reads
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
+    index_options(command)
+    options(command)
+    command.add_argument("--mmap", action="store_true", help="leave the vectors on disk")
+    command.add_argument("--device", default="cpu", help="where to search: cpu, auto, cuda, cuda:0,1")
+
+
+def index_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where an index is: in folders, or on servers."""
     reads(
         command,
         "--index",
@@ -22,14 +30,6 @@ def declare(command: argparse.ArgumentParser) -> None:
         inside=EVERYTHING,
         help="folder of the index; of several, each with a part of the collection, hits are merged",
     )
-    servers_options(command)
-    options(command)
-    command.add_argument("--mmap", action="store_true", help="leave the vectors on disk")
-    command.add_argument("--device", default="cpu", help="where to search: cpu, auto, cuda, cuda:0,1")
-
-
-def servers_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of a search on other servers."""
     command.add_argument(
         "--servers",
         nargs="+",
