@@ -36,13 +36,13 @@ PARTS = [slice(0, 150), slice(150, 151), slice(151, ROWS)]
 
 
 @contextlib.contextmanager
-def serving(store):
+def serving(store, port=0):
     """The address of a server of a store, in a thread."""
     import uvicorn
 
     from o1_index.serve import application
 
-    config = uvicorn.Config(application(store), port=0, log_level="error", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(application(store), port=port, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -382,3 +382,15 @@ def test_a_command_on_an_address_where_nobody_listens_is_one_sentence(tmp_path, 
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     assert main(["serve", "--servers", address]) == 4
     assert re.search(rf"{address}: does not answer \(.*refused\)", capsys.readouterr().err)
+
+
+def test_a_server_that_was_replaced_by_another_index_is_said():
+    with contextlib.ExitStack() as stack:
+        with serving(parts()[0]) as address:
+            servers = stack.enter_context(Servers([address]))
+        port = int(address.rpartition(":")[2])
+        stack.enter_context(serving(build(np.eye(3), [IDS[0], "b", "c"]), port))
+        with pytest.raises(ServerError, match=f"^{address}: has vectors of other dimensions now"):
+            servers.fetch([IDS[0]])
+        with pytest.raises(InputError, match=r"vectors have \[8\] dimensions, the index has 3"):
+            servers.search(QUERIES, NAMES, k=3)

@@ -25,7 +25,7 @@ import numpy as np
 from msgspec import Meta
 
 from o1_index.index import Index
-from o1_index.servers import MOST_HITS, MOST_QUERIES, ServerError, Servers
+from o1_index.servers import AT_A_TIME, MOST_HITS, MOST_QUERIES, ServerError, Servers
 from o1_index.vector_store import Shards, VectorStore
 from o1_records import InputError, MissingExtraError
 
@@ -113,11 +113,13 @@ def fetched(index: Served, asked: FetchRequest) -> dict[str, Any]:
 
 def application(index: Served, *, threads: int | None = None) -> Starlette:
     """Return the ASGI application; `serve` runs it, a test or a larger application may mount it."""
-    workers = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="search")
+    # those that ask other servers only wait
+    usual = AT_A_TIME if isinstance(index, Servers) else os.cpu_count()
+    workers = ThreadPoolExecutor(threads or usual, thread_name_prefix="search")
 
-    async def in_thread(do: Callable[..., Any], *given: Any) -> Response:
+    async def answered(do: Callable[..., Any], *given: Any, by: ThreadPoolExecutor | None = None) -> Response:
         try:
-            return _json(await asyncio.get_running_loop().run_in_executor(workers, do, *given))
+            return _json(await asyncio.get_running_loop().run_in_executor(by, do, *given))
         except ServerError as error:
             return _json({"error": str(error)}, 502)
         except InputError as error:
@@ -133,7 +135,7 @@ def application(index: Served, *, threads: int | None = None) -> Starlette:
             asked = msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return _json({"error": str(error)}, 422)
-        return await in_thread(do, index, asked)
+        return await answered(do, index, asked, by=workers)
 
     async def search(request: Request) -> Response:
         return await posted(request, SearchRequest, answer)
@@ -142,10 +144,10 @@ def application(index: Served, *, threads: int | None = None) -> Starlette:
         return await posted(request, FetchRequest, fetched)
 
     async def info(request: Request) -> Response:
-        return await in_thread(index.info)
+        return await answered(index.info)
 
     async def health(request: Request) -> Response:
-        return await in_thread(lambda: {"status": "ok", "documents": index.count()})
+        return await answered(lambda: {"status": "ok", "documents": index.count()})
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

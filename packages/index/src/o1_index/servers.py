@@ -39,7 +39,8 @@ MOST_QUERIES, MOST_HITS = 1_024, 10_000
 """What one request may ask for: vectors, and hits of each."""
 
 TIMEOUT = 60.0
-_AT_A_TIME = 16  # requests to each server
+AT_A_TIME = 16
+"""Requests to each server that are under way at once; more wait."""
 
 Answer = TypeVar("Answer")
 
@@ -121,7 +122,7 @@ class Servers:
         if twice := {each for each in self.addresses if self.addresses.count(each) > 1}:
             raise InputError(f"{sorted(twice)[0]}: given twice; its documents are searched once")
         self._timeout = timeout
-        self._pool = ThreadPoolExecutor(_AT_A_TIME * len(self.addresses), thread_name_prefix="shard")
+        self._pool = ThreadPoolExecutor(AT_A_TIME * len(self.addresses), thread_name_prefix="shard")
         try:
             about = self._all("/info", None, _About)
             refuse_unlike([(each.dim, Settings(metric=each.metric, encoder=each.encoder)) for each in about])
@@ -227,8 +228,10 @@ class Servers:
         parts: list[Fetched] = []
         for start in range(0, len(names), MOST_HITS):
             asked = {"ids": names[start : start + MOST_HITS]}
-            for answer in self._all("/fetch", asked, _Documents):
+            for address, answer in self._each("/fetch", asked, _Documents, self.addresses, None).items():
                 there = answer.documents
+                if any(len(each.vector) != self.dim for each in there):
+                    raise ServerError(f"{address}: has vectors of other dimensions now; start this anew")
                 vectors = np.array([each.vector for each in there], dtype=np.float32)
                 stored = [each.payload for each in there]
                 parts.append(Fetched([each.doc_id for each in there], vectors.reshape(-1, self.dim), stored))

@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 
-from o1_index.servers import TIMEOUT, Servers
+from o1_index.servers import AT_A_TIME, TIMEOUT, Servers
 from o1_index.vector_store import VectorStore, open_shards
 from o1_records import InputError
 from o1_records.kit.command import EVERYTHING, at_least, reads
@@ -45,7 +45,11 @@ def options(command: argparse.ArgumentParser) -> None:
     """Add the options of every server."""
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
     command.add_argument("--port", type=int, default=8081, help="port to listen on")
-    command.add_argument("--threads", type=at_least(1), help="searches at a time; by default one a core")
+    command.add_argument(
+        "--threads",
+        type=at_least(1),
+        help=f"searches at a time; by default one a core, with --servers {AT_A_TIME}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
