@@ -15,6 +15,7 @@ from o1_bench.reporting.rows import over_seeds, side_by_side
 from o1_bench.reporting.words import table
 from o1_bench.running.encoder import readable_name
 from o1_bench.running.endpoint import EndpointEncoder
+from o1_bench.running.rerank import Reranked, Reranker
 from o1_bench.running.retrieve import bm25, from_run, fused
 from o1_bench.score import from_dict
 from o1_records import Document, InputError, Qrel, Query, rank
@@ -170,6 +171,18 @@ def test_the_first_hits_are_in_the_order_of_the_cross_encoder_and_the_others_beh
     assert reranked.system.encoder["reranker"]["digest"].startswith("sha256:")
     assert reranked.system.milliseconds.search > 0
     assert "the time of first is not known" in reranked.system.note
+
+
+@pytest.mark.extra
+def test_a_hit_without_a_text_cannot_be_reranked(collection, cross_encoder):
+    reranker = Reranker(cross_encoder)
+    hits = list(from_dict({"q0": {"d0": 5.0, "elsewhere": 4.0}, "q1": {"another": 1.0}}))
+    told = (
+        r"has no document 'elsewhere', which was found for query 'q0' \(2 such documents\); without its text"
+    )
+    with pytest.raises(InputError, match=told):
+        Reranked(collection, hits, reranker, 3)
+    Reranked(collection, hits[:2], reranker, 1)  # only what is read needs a text
 
 
 @pytest.mark.extra

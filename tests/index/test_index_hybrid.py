@@ -18,6 +18,7 @@ from o1_index.fusion import (
     fuse_runs,
     fused_hits,
     hybrid,
+    lowest_scores,
     tune_weight,
 )
 from o1_records import Document, Hit, InputError, Qrel, Query, Source, Thought, rank, write_jsonl
@@ -35,16 +36,17 @@ def order(run):
 
 
 def test_reciprocal_rank_is_its_formula():
-    fused = FUSIONS["rrf"]([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}], [1.0, 0.5])
+    fused = METHODS["rrf"]([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}], [1.0, 0.5])
     assert fused == {"q": pytest.approx({"a": 1 / 61, "b": 1 / 62 + 0.5 / 61, "c": 0.5 / 62})}
 
 
 def test_calibrated_scores_go_from_the_floor_to_the_best_of_each_query_and_run():
     runs = [{"q": {"a": 30.0, "b": 10.0}}, {"q": {"b": 2.0, "c": 1.0}}]
-    assert FUSIONS["minmax"](runs, [0.5, 0.5]) == {"q": pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})}
+    assert METHODS["minmax"](runs, [0.5, 0.5]) == {"q": pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})}
     fused = calibrated_score(runs, [0.5, 0.5], floors=[-10.0, 0.0])
     assert fused == {"q": pytest.approx({"a": 0.5, "b": 0.75, "c": 0.25})}
     assert calibrated_score([{"q": {"a": 7.0}}], [1.0], floors=[7.0]) == {"q": {"a": 1.0}}
+    assert calibrated_score(runs, [0.5, 0.5], floors=[{"q": -10.0}, 0.0]) == fused
 
 
 @pytest.mark.parametrize("fuse", FUSES)
@@ -183,6 +185,31 @@ def test_python_searches_and_fuses_without_the_command(parts):
     assert order(tuned.run)[0] == ("q", "a")
     assert tuned.tried[tuned.weight] == 1.0
     assert order(hybrid(*parts, k=2, excluded={"q": {"b"}}).run) == [("q", "a")]
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_calibrated_scores_hold_for_vectors_of_any_length(tmp_path, metric):
+    random = np.random.default_rng(0)
+    words = ["cats", "dogs", "purr", "bark", "tea", "cools"]
+    names = [f"d{n}" for n in range(30)]
+    documents = [Document(doc_id=name, text=" ".join(random.choice(words, 3))) for name in names]
+    queries = [Query(query_id=f"q{n}", text=str(word)) for n, word in enumerate(words)]
+    vectors, asked = random.normal(size=(30, 4)), random.normal(size=(6, 4))
+    found = {}
+    for length in (0.01, 1.0, 20.0):
+        writer = VectorWriter(tmp_path / f"vectors{length}")
+        writer.write([query.query_id for query in queries], (length * asked).astype(np.float32))
+        source = writer.close()
+        index = build((length * vectors).astype(np.float32), names, metric=metric)
+        lowest = lowest_scores(index, source)
+        for hit in index.search(source.load(), source.ids(), k=30):
+            assert hit.score >= lowest[hit.query_id] * (1 + 1e-6)
+        found[length] = hybrid(index, source, queries, documents, k=30, fusion="scores").run
+    for run in found.values():
+        for query_id, scores in run.items():
+            assert scores == pytest.approx(found[1.0][query_id], abs=1e-4)
+            assert 0 <= min(scores.values()) <= max(scores.values()) <= 1
 
 
 @pytest.mark.extra

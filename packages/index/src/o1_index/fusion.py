@@ -17,7 +17,7 @@ from o1_index.hits import Hits, Scores, best
 from o1_index.index import Index
 from o1_index.tuning import K
 from o1_index.vector_store import Searchable
-from o1_index.vectors import Vectors, VectorSource, checked
+from o1_index.vectors import Vectors, VectorSource, checked, largest_norm
 from o1_records import Document, Hit, InputError, MissingExtraError, Qrel, Query, Thought, quoted, rank
 from o1_records.kit.fusion import SCALES, Run, fused
 
@@ -146,19 +146,21 @@ def as_run(hits: Iterable[Hit]) -> dict[str, dict[str, float]]:
 
 
 def calibrated_score(
-    runs: Sequence[Run], weights: Sequence[float], *, floors: Sequence[float]
+    runs: Sequence[Run], weights: Sequence[float], *, floors: Sequence[float | Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Return the weighted sum of scores, scaled for each query and run from the floor (0) to the best (1).
 
-    `floors` are the lowest scores that each run could give (0 for BM25, -1 for a cosine). A document that a
-    run did not find counts 0 there. (The theoretical min-max of Bruch, Gai and Ingber, 2023, section 3.)
+    `floors` are the lowest scores that each run could give (0 for BM25, -1 for a cosine), for all queries or
+    by query_id (see `lowest_scores`). A document that a run did not find counts 0 there. (The theoretical
+    min-max of Bruch, Gai and Ingber, 2023, section 3.)
     """
     result: dict[str, dict[str, float]] = {}
     for query_id in dict.fromkeys(name for run in runs for name in run):
         totals = result.setdefault(query_id, {})
         for run, weight, lowest in zip(runs, weights, floors, strict=True):
             scores = run.get(query_id, {})
-            floor, highest = min([lowest, *scores.values()]), max(scores.values(), default=0.0)
+            least = lowest.get(query_id, 0.0) if isinstance(lowest, Mapping) else lowest
+            floor, highest = min([least, *scores.values()]), max(scores.values(), default=0.0)
             for doc_id, score in scores.items():
                 scaled = (score - floor) / (highest - floor) if highest > floor else 1.0
                 totals[doc_id] = totals.get(doc_id, 0.0) + weight * scaled
@@ -262,12 +264,8 @@ def tune_weight(
 
 # --- hybrid search ------------------------------------------------------------------------------------
 
-# the floors are those of unit vectors and of BM25
-FUSIONS: dict[str, Fuse] = {
-    **{name: fuse for name, fuse in METHODS.items() if name in SCALES},
-    "scores": partial(calibrated_score, floors=(-1.0, 0.0)),
-}
-"""How dense hits and BM25's are fused: as any runs are, or by calibrated score."""
+FUSIONS = (*SCALES, "scores")
+"""How dense hits and BM25's are fused: as any runs are, or by calibrated score ("scores")."""
 
 Lexical = Literal["query", "thought", "both"]
 LEXICAL: tuple[Lexical, ...] = get_args(Lexical)
@@ -353,12 +351,36 @@ def hybrid(
     missing = indexed - {document.doc_id for document in held}
     _refuse_missing(missing, "corpus", "documents of the index")
     found = as_run(BM25(held, k1=k1, b=b).search(texts, k, excluded=excluded))
-    fuse = FUSIONS[fusion]
+    fuse: Fuse = (
+        partial(calibrated_score, floors=(lowest_scores(index, vectors), 0.0))
+        if fusion == "scores"
+        else METHODS[fusion]
+    )
     tried: dict[float, float] = {}
     if qrels is not None:
         weight, tried = tune_weight(dense, found, qrels, fuse)
     weight = WEIGHT if weight is None else weight
     return Hybrid(_weighed(fuse, [dense, found], [weight, 1 - weight]), weight, tried)
+
+
+def lowest_scores(index: Index, vectors: VectorSource) -> dict[str, float]:
+    """Return the lowest score that a document as long as the longest of the index could have for each query.
+
+    By the metric: -1 for cosines, -|q||d| for inner products, -(|q| + |d|)^2 for L2. Raises InputError for a
+    factory whose codes cannot be turned into vectors, unless the metric is cosine.
+    """
+    owners, metric = vectors.owners(), index.settings.metric
+    if metric == "cosine":
+        return dict.fromkeys(owners, -1.0)
+    names = list(index.documents)
+    parts = (index.fetch(names[start : start + 10_000]) for start in range(0, len(names), 10_000))
+    longest = max((largest_norm(part.vectors) for part in parts), default=0.0)
+    lowest: dict[str, float] = {}
+    for owner, vector in zip(owners, vectors.load(), strict=True):
+        length = float(np.linalg.norm(vector))
+        least = -((length + longest) ** 2) if metric == "l2" else -length * longest
+        lowest[owner] = min(least, lowest.get(owner, least))
+    return lowest
 
 
 def _with_thoughts(queries: Iterable[Query], thoughts: Iterable[Thought], *, alone: bool) -> list[Query]:

@@ -156,7 +156,7 @@ def _beir(result: Result, folder: Path) -> dict[str, bytes]:
     return {f"{slug(_label(result))}/{slug(result.collection.name)}.json": run}
 
 
-def _flagembedding(result: Result, folder: Path) -> dict[str, bytes]:
+def _flagembedding_search_results(result: Result, folder: Path) -> dict[str, bytes]:
     name, run = result.collection.name, _run_of(folder)
     dataset, _, split = _flag_name(name).rpartition("-")
     if name.startswith("bright"):
@@ -196,7 +196,7 @@ def _mteb(result: Result, folder: Path) -> dict[str, bytes]:
 
 FORMS: dict[str, Callable[[Result, Path], dict[str, bytes]]] = {
     "beir": _beir,
-    "flagembedding": _flagembedding,
+    "flagembedding": _flagembedding_search_results,
     "bright": _bright,
     "mteb": _mteb,
 }

@@ -88,6 +88,8 @@ class Reranked:
 
     The other hits keep their order behind them, so that recall further down stays as it was. The texts of the
     documents are read once, and those of the first hits held.
+
+    Raises InputError for one of the first hits that the collection has no document of: it has no text.
     """
 
     def __init__(self, collection: Collection, hits: Iterable[Hit], reranker: Reranker, top: int) -> None:
@@ -96,6 +98,15 @@ class Reranked:
         self._ranked: Mapping[str, list[Hit]] = {q: rank(q, scores) for q, scores in run.items()}
         wanted = {hit.doc_id for each in self._ranked.values() for hit in each[:top]}
         self._texts = {d.doc_id: d.full_text for d in collection.documents if d.doc_id in wanted}
+        if missing := wanted - self._texts.keys():
+            query_id, doc_id = next(
+                (q, hit.doc_id) for q, each in self._ranked.items() for hit in each if hit.doc_id in missing
+            )
+            raise InputError(
+                f"{quoted(collection.name)} has no document {quoted(doc_id)}, which was found for query "
+                f"{quoted(query_id)} ({len(missing)} such documents); without its text it cannot be "
+                "reranked: search this collection again"
+            )
         self.about = About(
             fingerprint={"reranker": reranker.fingerprint, "top": top},
             device=reranker.device,
@@ -105,11 +116,7 @@ class Reranked:
     def __call__(self, queries: Sequence[Query], k: int) -> Iterable[Hit]:
         """Yield up to k hits of each query."""
         first = {query.query_id: self._ranked.get(query.query_id, [])[: self._top] for query in queries}
-        pairs = [
-            (query.text, self._texts.get(hit.doc_id, ""))
-            for query in queries
-            for hit in first[query.query_id]
-        ]
+        pairs = [(query.text, self._texts[hit.doc_id]) for query in queries for hit in first[query.query_id]]
         scores = iter(self._reranker.scores(pairs))
         for query in queries:
             read = {hit.doc_id: next(scores) for hit in first[query.query_id]}
