@@ -26,6 +26,7 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.bm25 import BM25
+from o1_records.files import PlainErrors
 from o1_records.vectors import Encoder, VectorSet, VectorWriter
 
 SCORES = st.dictionaries(
@@ -360,3 +361,12 @@ def test_bm25_search_equals_ranking_all_scores(seed, k):
     scores = dict(zip(index.doc_ids, index.scores("red green"), strict=True))
     expected = rank("q", {d: float(s) for d, s in scores.items() if s > 0}, k)
     assert list(index.search([Query(query_id="q", text="red green")], k)) == expected
+
+
+def test_exception_itself_is_an_error_of_its_place_and_its_subclasses_pass():
+    with pytest.raises(InputError, match=r"^here: it failed twice$"), PlainErrors("here"):
+        raise Exception("it failed\n  twice")
+    for error in (KeyError("x"), InputError("own words"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as raised, PlainErrors("here"):
+            raise error
+        assert raised.value is error

@@ -8,11 +8,32 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, cast
 
 
 class InputError(ValueError):
     """Input that a user can correct. The message names the place, the value and the remedy."""
+
+
+class PlainErrors:
+    """Raises `Exception` itself as InputError: all that some libraries raise. Its subclasses pass.
+
+    `with PlainErrors("qdrant:folder#docs"): ...` puts that place before the message.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception:
+            text = " ".join(str(error).split())
+            raise InputError(f"{self._place}: {text[:500]}") from error
 
 
 class InputWarning(UserWarning):

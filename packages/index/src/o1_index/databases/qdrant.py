@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from o1_index.databases.jsonpath import PLAIN, plain_value
 from o1_index.documents import Comparison
 from o1_index.vectors import Matrix
 from o1_records import InputError, atomic_write, quoted
+from o1_records.files import PlainErrors
 from o1_records.kit.job import Lock, move_aside
 
 SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "o1-index")
@@ -194,23 +194,6 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
-class _Told:
-    """Raises what Qdrant Edge raises as InputError: `Exception` itself, whose subclasses are Python's own."""
-
-    def __init__(self, where: Target) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is Exception:
-            text = " ".join(str(error).split())
-            raise InputError(f"{self._where}: Qdrant Edge: {text[:500]}") from error
-
-
 class _Edge:
     """A shard in the folder PLACE/NAME; what it was made from stands in PLACE/NAME.json."""
 
@@ -219,7 +202,7 @@ class _Edge:
 
     def __init__(self, place: Path, where: Target) -> None:
         self._shard: Any = None
-        self._told = _Told(where)
+        self._told = PlainErrors(f"{where}: Qdrant Edge")
         self._folder = place / where.name
         self._about = place / f"{where.name}.json"
         with ExitStack() as stack:

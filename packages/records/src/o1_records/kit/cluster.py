@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from o1_records.files import InputError, MissingExtraError, atomic_write, quoted
+from o1_records.files import InputError, MissingExtraError, PlainErrors, atomic_write, quoted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -419,11 +419,12 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         ray._raylet.Config.initialize("")  # where Ray was imported before, it read the environment then
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         local = {"include_dashboard": False, "object_store_memory": _STORE, "_node_ip_address": "127.0.0.1"}
-        try:
-            ray.init(**({"address": cluster.address} if cluster.address else local), **quiet)
-        except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
-            where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
-            raise InputError(f"cannot reach {where}: {error}") from error
+        where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
+        with PlainErrors(f"cannot reach {where}"):  # of a busy machine, where it takes more than 30 s
+            try:
+                ray.init(**({"address": cluster.address} if cluster.address else local), **quiet)
+            except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
+                raise InputError(f"cannot reach {where}: {error}") from error
         try:
             yield ray
         finally:
