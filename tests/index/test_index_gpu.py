@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from o1_index import build, exact_search, open_index, place
+from o1_index.documents import Documents
+from o1_index.engine import load_faiss, new_engine
 from o1_index.gpu import count_gpus, gpus_of
+from o1_index.index import Index
+from o1_index.store.manifest import Settings
 from o1_records import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -53,6 +57,58 @@ def test_without_a_gpu_cuda_is_refused_and_auto_works():
         place(index, "cuda")
     found = list(place(index, "auto").search(QUERIES[:1], ["q"], k=2))
     assert found == list(index.search(QUERIES[:1], ["q"], k=2))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
+def test_cagra_is_refused_where_no_gpu_can_build_it(device):
+    if count_gpus():
+        pytest.skip("this machine has a GPU")
+    told = "FAISS sees 0 GPUs" if device == "cuda" else "is built on an NVIDIA GPU: .*or choose HNSW32"
+    with pytest.raises(InputError, match=told):
+        build(VECTORS, IDS, factory="CAGRA64", device=device)
+
+
+def test_cagra_has_an_even_number_of_links():
+    with pytest.raises(InputError, match="links must be even and at least 4, such as CAGRA64"):
+        new_engine(8, "CAGRA7")
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+def test_a_cagra_graph_is_searched_saved_and_changed_on_the_cpu(tmp_path, metric, caplog):
+    """Its links are FAISS's here, made on the CPU; on a GPU cuVS makes them."""
+    engine = new_engine(32, "CAGRA32", distance=metric == "l2")
+    engine.add(VECTORS[:4000])
+    index = Index(engine, Documents.of([IDS[:4000]]), Settings(factory="CAGRA32", metric=metric))
+    index.set_parameters("efSearch=512")
+    index.save(tmp_path / "index")
+    opened = open_index(tmp_path / "index")
+    assert list(opened.search(QUERIES, NAMES, k=10)) == list(index.search(QUERIES, NAMES, k=10))
+    opened.add(VECTORS[4000:], IDS[4000:])
+    opened.remove(IDS[:7])
+    opened.compact()
+    found = {(hit.query_id, hit.doc_id) for hit in opened.search(QUERIES, NAMES, k=10)}
+    exact = exact_search((IDS[7:], VECTORS[7:]), (NAMES, QUERIES), k=10, metric=metric)
+    assert len(found & {(hit.query_id, hit.doc_id) for hit in exact}) > 0.9 * len(found)
+    with caplog.at_level(logging.WARNING, "o1_index"):
+        assert place(opened, "auto").accelerator is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_a_gpu_builds_a_cagra_graph_that_the_cpu_searches(tmp_path, metric):
+    if "CUVS" not in load_faiss().get_compile_options():  # faiss-gpu has none, faiss-gpu-cuvs has it
+        with pytest.raises(InputError, match=r"pip install 'o1-index\[cagra\]'"):
+            build(VECTORS, IDS, factory="CAGRA32", device="cuda", metric=metric)
+        return
+    index = build(VECTORS, IDS, factory="CAGRA32", device="cuda", metric=metric)
+    assert index.accelerator is None and len(index) == len(IDS)
+    index.set_parameters("efSearch=512")
+    found = {(hit.query_id, hit.doc_id) for hit in index.search(QUERIES, NAMES, k=10)}
+    exact = exact_search((IDS, VECTORS), (NAMES, QUERIES), k=10, metric=metric)
+    assert len(found & {(hit.query_id, hit.doc_id) for hit in exact}) > 0.9 * len(found)
+    index.save(tmp_path / "index")
+    with pytest.raises(InputError, match="CAGRA is built on a GPU and searched on the CPU"):
+        open_index(tmp_path / "index", device="cuda")
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from o1_index import engine as faiss_engine
 from o1_index.auto import POINTS, choose
 from o1_index.documents import Documents, Payload, listed, read_payloads
 from o1_index.engine import new_engine, set_parameters
-from o1_index.gpu import Placement, accelerate, count_gpus, gpus_of, to_cpu
+from o1_index.gpu import Placement, accelerate, cagra, count_gpus, gpus_of, refuse_no_cagra, to_cpu
 from o1_index.index import Index, open_index
 from o1_index.store.checkpoint import Checkpoints
 from o1_index.store.manifest import EASIER, Settings, origin
@@ -84,7 +84,8 @@ def build(
         vectors: [len(ids), dim], a numpy array or a torch tensor (bfloat16 too). A tensor on the GPU that
             builds is added without a way through the host.
         ids: one id for each row.
-        factory: FAISS's index_factory string, or "auto" (see `o1_index.auto.choose`).
+        factory: FAISS's index_factory string, "auto" (see `o1_index.auto.choose`), or "CAGRA64", a graph that
+            a GPU builds and the CPU searches.
         parameters: FAISS's search parameters, such as "nprobe=16". Without them those of an approximate
             factory are measured: the fastest that find `recall` of the exact `k` hits are set.
         metric: "inner_product", "cosine" or "l2" (the score is minus the squared distance).
@@ -139,7 +140,7 @@ def build_from(
 
     Args:
         vectors: the document vectors.
-        factory: FAISS's index_factory string, or "auto".
+        factory: FAISS's index_factory string, "auto" or "CAGRA64", as for `build`.
         parameters: FAISS's search parameters, such as "nprobe=16"; without them they are measured (`build`).
         metric: "inner_product", "cosine" or "l2".
         recall: the share of the exact hits to aim at (default 0.95); for "auto", 1 means exact.
@@ -350,6 +351,9 @@ class _Build:
         """Return the index; `found` is an engine with the first so many batches, and its radius."""
         settings, rows = self.settings, len(self.documents)
         self.gpus = gpus_of(self.device, count_gpus())
+        on_gpu = faiss_engine.is_cagra(settings.factory)
+        if on_gpu:
+            refuse_no_cagra(settings.factory, self.gpus)
         if found is not None:
             (engine, done, radius), sample = found, np.zeros((0, self.dim), dtype=np.float32)
             set_parameters(engine, settings.parameters)
@@ -363,7 +367,7 @@ class _Build:
         self.settings = msgspec.structs.replace(settings, radius=radius)
         # several GPUs get their copies when one has built it
         device = f"cuda:{self.gpus[0]}" if self.gpus and self.device != "auto" else self.device
-        accelerator = accelerate(engine, Placement(device)) if self.gpus else None
+        accelerator = accelerate(engine, Placement(device)) if self.gpus and not on_gpu else None
         worker = accelerator.engine if accelerator else engine
         if rows and not worker.is_trained:
             self._train(worker, layout.documents(sample))
@@ -371,12 +375,16 @@ class _Build:
         faiss_engine.reserve(worker, rows - worker.ntotal)
         self._fill(worker, layout, done, accelerator)
         engine = to_cpu(worker) if accelerator else worker
-        if len(self.gpus) > 1:
+        if len(self.gpus) > 1 and not on_gpu:
             accelerator = accelerate(engine, Placement(self.device))
         return self._finished(Index(engine, self.documents, self.settings, accelerator=accelerator))
 
     def prepared(self, rows: int) -> tuple[Any, Matrix, float]:
         """Return a trained engine for so many documents, without any, the sample, and the layout's radius."""
+        if faiss_engine.is_cagra(self.settings.factory):
+            raise InputError(
+                f"factory {self.settings.factory!r} is built all at once; choose another one for shards"
+            )
         engine, sample, radius = self._untrained(rows)
         if rows and not engine.is_trained:
             self._train(engine, Layout(radius).documents(sample))
@@ -450,7 +458,9 @@ class _Build:
 
     def _fill(self, worker: Any, layout: Layout, done: int, accelerator: Any) -> None:
         rows = len(self.documents)
-        together: list[Matrix] | None = [] if faiss_engine.takes_all_at_once(worker) else None
+        on_gpu = faiss_engine.is_cagra(self.settings.factory)
+        at_once = on_gpu or faiss_engine.takes_all_at_once(worker)
+        together: list[Matrix] | None = [] if at_once else None
         with tqdm(total=rows, initial=worker.ntotal, unit="vector", desc="index", disable=None) as bar:
             for number, (ids, vectors) in enumerate(self.batches(done), start=done + 1):
                 check = checked_on_device if accelerator and on_device(vectors) else checked
@@ -466,7 +476,9 @@ class _Build:
                     self.checkpoints.offer(
                         lambda: to_cpu(worker) if accelerator else worker, number, layout.radius
                     )
-            if together:
+            if together and on_gpu:
+                cagra(worker, np.concatenate([as_numpy(part) for part in together]), self.gpus[0])
+            elif together:
                 faiss_engine.add(worker, np.concatenate(together), "add")
 
     def _tune(self, index: Index, how: Tune) -> None:

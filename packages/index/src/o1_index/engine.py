@@ -52,14 +52,31 @@ def refusals(place: str) -> Iterator[None]:
 
 # --- kinds --------------------------------------------------------------------------------------------
 
+_CAGRA = re.compile(r"CAGRA(\d*)")  # not a string of FAISS's index_factory
+
+
+def is_cagra(factory: str) -> bool:
+    """Return whether a factory is a graph that is built on a GPU (CAGRA64: 64 links a document)."""
+    return _CAGRA.fullmatch(factory) is not None
+
 
 def new_engine(dim: int, factory: str, *, distance: bool = False) -> Any:
     """Return an empty engine that ranks by inner product, or by squared distance.
+
+    That of "CAGRA..." is a graph in host memory, for `o1_index.gpu.cagra` to fill.
 
     Raises InputError for an unknown factory, and for one that ranks otherwise than it is asked to.
     """
     faiss = load_faiss()
     place = f"factory {factory!r}"
+    if match := _CAGRA.fullmatch(factory):
+        links = int(match[1] or 64)
+        if links < 4 or links % 2:
+            raise InputError(f"{place}: the number of links must be even and at least 4, such as CAGRA64")
+        metric = faiss.METRIC_L2 if distance else faiss.METRIC_INNER_PRODUCT
+        graph = faiss.IndexHNSWCagra(dim, links // 2, metric)
+        graph.base_level_only = False  # so that it is walked, and added to, as any HNSW
+        return graph
     with refusals(f"{place} with {dim} dimensions"):
         engine = faiss.index_factory(
             dim, factory, faiss.METRIC_L2 if distance else faiss.METRIC_INNER_PRODUCT

@@ -69,6 +69,8 @@ def accelerate(engine: Any, placement: Placement) -> Accelerator | None:
         return None
     faiss = load_faiss()
     try:
+        if isinstance(faiss.downcast_index(engine), faiss.IndexHNSWCagra):
+            raise InputError(f"device {placement.device!r}: CAGRA is built on a GPU and searched on the CPU")
         with refusals(f"device {placement.device!r}"):
             resources = tuple(faiss.StandardGpuResources() for _ in gpus)
             # cuVS is FAISS's own choice where the wheel was built with it
@@ -85,6 +87,28 @@ def accelerate(engine: Any, placement: Placement) -> Accelerator | None:
         _log.warning("searching on the CPU: %s", error)
         return None
     return Accelerator(copy, resources, placement)
+
+
+def cagra(engine: Any, vectors: Vectors, gpu: int) -> None:
+    """Fill an empty `IndexHNSWCagra` with all vectors and their graph, which cuVS builds on a GPU."""
+    faiss = load_faiss()
+    links = engine.hnsw.nb_neighbors(0)
+    config = faiss.GpuIndexCagraConfig()
+    config.device, config.graph_degree, config.intermediate_graph_degree = gpu, links, 2 * links
+    with refusals(f"CAGRA{links}"):
+        builder = faiss.GpuIndexCagra(faiss.StandardGpuResources(), engine.d, engine.metric_type, config)
+        builder.train(as_numpy(vectors))
+        builder.copyTo(engine)
+
+
+def refuse_no_cagra(factory: str, gpus: list[int]) -> None:
+    """Raise InputError unless a graph can be built on one of these GPUs."""
+    faiss = load_faiss()
+    if not gpus or "CUVS" not in faiss.get_compile_options():
+        raise InputError(
+            f"factory {quoted(factory)} is built on an NVIDIA GPU: give the device cuda, and pip install "
+            "'o1-index[cagra]' instead of faiss-cpu or faiss-gpu; or choose HNSW32, which is built on the CPU"
+        )
 
 
 def _only_gpus(engine: Any) -> bool:

@@ -30,7 +30,10 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="JSONL with an object for each document: its doc_id (or _id), and what is stored beside it",
     )
     writes(command, "--out", required=True, folder=True, help="folder of the index")
-    command.add_argument("--factory", help="FAISS's index_factory string, or auto; by default Flat")
+    command.add_argument(
+        "--factory",
+        help="FAISS's index_factory string, auto, or CAGRA64 (built on a GPU); by default Flat",
+    )
     command.add_argument(
         "--parameters", default="", help="search parameters, such as nprobe=16; by default they are measured"
     )
