@@ -131,6 +131,21 @@ class DataArguments:
     thought_dropout: float = field(
         default=0.0, metadata={"help": "share of thoughts left out; the public O1 code has 0.1"}
     )
+    mine_every: int = field(
+        default=0,
+        metadata={"help": "steps between two minings of hard negatives with the model in training; 0: none"},
+    )
+    mine_corpus: str | None = field(
+        default=None,
+        metadata={"help": "BEIR folder or JSONL of documents to mine, beside those of the examples"},
+    )
+    mine_range_max: int = field(
+        default=100, metadata={"help": "how many of the best documents of a query are looked at"}
+    )
+    mine_relative_margin: float = field(
+        default=0.05,
+        metadata={"help": "how far below the lowest positive a mined negative scores, as a share of that"},
+    )
     chunk_tokens: int = field(default=2048, metadata={"help": "padded tokens of one forward pass"})
     grad_cache: bool = field(
         default=False, metadata={"help": "two passes a step: vectors, not activations, bound the batch"}
@@ -152,7 +167,14 @@ class DataArguments:
             negatives=(self.negatives >= 0, "at least 0"),
             thought_dropout=(0 <= self.thought_dropout <= 1, "between 0 and 1"),
             chunk_tokens=(self.chunk_tokens >= 1, "at least 1"),
+            mine_every=(self.mine_every >= 0, "at least 0"),
+            mine_range_max=(self.mine_range_max >= 1, "at least 1"),
+            mine_relative_margin=(0 <= self.mine_relative_margin < 1, "at least 0 and below 1"),
         )
+        if not self.mine_every:
+            refuse_changed_defaults(
+                self, "mine_every", "mine_corpus", "mine_range_max", "mine_relative_margin"
+            )
 
     @property
     def paths(self) -> list[Path]:

@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from o1_model.checkpoint.card import Lengths
 from o1_model.checkpoint.lora import is_adapter
 from o1_model.layout import Layout, text_ids
+from o1_model.training.arguments import DataArguments
 from o1_model.training.objective import Objective
 from o1_records import Example, InputError, quoted
 from o1_records.lines import checked_lines
@@ -186,6 +187,27 @@ def check_saving(objective: Objective, args: TrainingArguments) -> list[str]:
         f"save_steps {args.save_steps} is not a multiple of own_thoughts_every {every}: after a resume, the "
         "next own thoughts are those of a newer model"
     ]
+
+
+def check_mining(data: DataArguments, objective: Objective, args: TrainingArguments) -> None:
+    """Raise InputError for a mining without effect, or that does not go with the rest."""
+    if not data.mine_every:
+        return
+    own = objective.own_thoughts_every
+    refusals = {
+        "mine_every would have no effect with negatives 0; give both, or neither": data.negatives == 0,
+        f"mine_every {data.mine_every} would have no effect: the training has {args.max_steps} steps": 0
+        < args.max_steps
+        <= data.mine_every,
+        "negatives that are mined on the way have no teacher_scores; leave out teacher or mine_every": (
+            objective.teacher != "none"
+        ),
+        f"mine_every must be a multiple of own_thoughts_every ({own}), got {data.mine_every}: so many steps "
+        "ahead are batches made": objective.own_thoughts > 0 and data.mine_every % own != 0,
+    }
+    for sentence, holds in refusals.items():
+        if holds:
+            raise InputError(sentence)
 
 
 def refuse_settings(args: TrainingArguments) -> None:

@@ -42,11 +42,13 @@ class Drawn:
     """An example as one step sees it: its documents in the order in which they are taken.
 
     `thought` says whether its thought is read, `counts` whether it is more than a copy (`Visit.again`).
+    `visit` is the turn that it was drawn for.
     """
 
     example: Example
     thought: bool = True
     counts: bool = True
+    visit: Visit | None = None
 
 
 class Examples(Dataset[Drawn]):
@@ -71,20 +73,26 @@ class Examples(Dataset[Drawn]):
         thought_dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._examples = list(examples)
+        self.records = list(examples)
         self._shuffles, self._dropout, self._seed = draw == "random", thought_dropout, seed
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self.records)
 
     def __getitem__(self, visit: Visit | int) -> Drawn:
-        number, turn, again = visit if isinstance(visit, Visit) else Visit(visit)
-        example = self._examples[number]
+        return self.drawn(visit if isinstance(visit, Visit) else Visit(visit))
+
+    def drawn(self, visit: Visit, *, negatives: Sequence[Document] | None = None) -> Drawn:
+        """Return what is drawn at a turn, of other negatives than the example's own where some are given."""
+        number, turn, again = visit
+        example = self.records[number]
+        if negatives is not None:
+            example = msgspec.structs.replace(example, negatives=tuple(negatives), teacher_scores=())
         draw = random.Random(f"{self._seed}\0{number}\0{turn}")
         thought = draw.random() >= self._dropout
         if self._shuffles:
             example = _shuffled_documents(example, draw)
-        return Drawn(example, thought, counts=not again)
+        return Drawn(example, thought, counts=not again, visit=visit)
 
 
 def _shuffled_documents(example: Example, draw: random.Random) -> Example:

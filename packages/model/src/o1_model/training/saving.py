@@ -34,7 +34,7 @@ from o1_model.checkpoint.lora import (
 from o1_model.checkpoint.save import save_mixture
 from o1_model.embedder import Embedder
 from o1_model.layout import FILE_NAME
-from o1_records import Example, InputError, atomic_write
+from o1_records import InputError, Record, atomic_write
 from o1_records.kit.job import ChangedJobError, Lock, move_aside, refuse_changed
 
 HEAD_ROWS = "o1_head_rows.safetensors"
@@ -61,8 +61,8 @@ def save_weights(
         rows = backbone.control_rows if state is None else state[_ROWS]
         save_control_rows(rows, folder)
     elif state is None:
-        embedder.save_pretrained(folder, certificate=not _of_a_step(folder))
-        if _of_a_step(folder):
+        embedder.save_pretrained(folder, certificate=not of_a_step(folder))
+        if of_a_step(folder):
             _save_head_rows(embedding_matrix(backbone.lm)[backbone.control_ids], folder)
         return
     else:
@@ -106,7 +106,7 @@ def _save_gathered(backbone: Backbone, state: dict[str, Tensor], rows: Tensor, f
     merged[ids] = rows.to(merged)
     # a tied head is the same tensor
     backbone.lm.save_pretrained(folder, state_dict={**state, **dict.fromkeys(names, merged)})
-    if _of_a_step(folder):
+    if of_a_step(folder):
         _save_head_rows(head_rows, folder)
 
 
@@ -118,7 +118,7 @@ def _lm_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(_LM): value for name, value in state.items() if name.startswith(_LM)}
 
 
-def _of_a_step(folder: Path) -> bool:
+def of_a_step(folder: Path) -> bool:
     """Return whether a training resumes from this folder: it has the Trainer's name for a checkpoint."""
     return folder.name.startswith(PREFIX_CHECKPOINT_DIR)
 
@@ -171,8 +171,9 @@ def settings_of(groups: Iterable[Any], args: TrainingArguments) -> dict[str, Any
     settings = {name: value for group in groups for name, value in vars(group).items()}
     own: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
     settings |= {name: value for name, value in own.items() if has_effect(name)}
-    # the digest of the examples says more than the name of their file
-    settings.pop("train_data", None)
+    # digests of what is in them say more than the names of files
+    for name in ("train_data", "mine_corpus"):
+        settings.pop(name, None)
     batch = settings.pop("per_device_train_batch_size") * args.world_size
     if settings["lr_scheduler_type"] == "constant":
         # the steps done so far are the same, however many follow
@@ -186,11 +187,11 @@ def has_effect(name: str) -> bool:
     return not name.startswith(_WITHOUT_EFFECT)
 
 
-def examples_digest(examples: Iterable[Example]) -> str:
-    """Return the sha256 of the examples, in their order."""
+def records_digest(records: Iterable[Record]) -> str:
+    """Return the sha256 of records, in their order."""
     digest = hashlib.sha256()
-    for example in examples:
-        digest.update(msgspec.json.encode(example) + b"\n")
+    for record in records:
+        digest.update(msgspec.json.encode(record) + b"\n")
     return digest.hexdigest()
 
 

@@ -162,6 +162,11 @@ def world_size() -> int:
     return distributed.get_world_size() if _together() else 1
 
 
+def process() -> int:
+    """Return which of them this one is, from 0."""
+    return distributed.get_rank() if _together() else 0
+
+
 def every(value: T) -> list[T]:
     """Return one small value of each process, in their order."""
     if not _together():
@@ -246,7 +251,7 @@ def _rows(local: Float[Tensor, "n dim"], counts: Sequence[int]) -> Float[Tensor,
     parts = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(parts, padded)
     rows = [part[:count] for part, count in zip(parts, counts, strict=True)]
-    rows[distributed.get_rank()] = local
+    rows[process()] = local
     return torch.cat(rows)
 
 

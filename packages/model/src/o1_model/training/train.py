@@ -33,18 +33,19 @@ from o1_model.training.arguments import DataArguments, EvalArguments, ModelArgum
 from o1_model.training.data import ExampleOrder, Examples, JointCollator, known_positives
 from o1_model.training.evaluate import figures_of, open_collection
 from o1_model.training.files import ExampleFile, chosen_examples, read_files
+from o1_model.training.mining import Miner
 from o1_model.training.objective import Objective
 from o1_model.training.own_thoughts import OwnThoughts
 from o1_model.training.saving import (
-    examples_digest,
     has_effect,
     newest_checkpoint,
+    records_digest,
     refuse_half_a_state,
     settings_of,
     training_in,
 )
 from o1_model.training.trainer import JointTrainer
-from o1_records import Example, InputError
+from o1_records import Document, Example, InputError, open_documents
 from o1_records.kit.models import model_digest
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def train(
     said += checks.check_terms(known, path, objective, layout=model.layout)
     said += checks.check_batches(known, same_dataset=data.same_dataset)
     said += checks.check_saving(objective, args)
+    checks.check_mining(data, objective, args)
     figures = figures_of(evaluation, thinks=model.layout != "instruct", mixture=objective.mixture)
     checks.check_evaluation(args, measured=figures)
     collection = open_collection(evaluation)
@@ -98,7 +100,7 @@ def train(
     card = Card(
         base_model=model.model_name_or_path,
         data=data.train_data[0] if len(files) == 1 else ", ".join(Path(str(f.path)).name for f in files),
-        data_sha256=examples_digest(known),
+        data_sha256=records_digest(known),
         examples=known,
         lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
         settings=_of_the_card(changed(*groups, args)),
@@ -113,6 +115,9 @@ def train(
     continued = is_adapter(started_from)
     base = (read_base(started_from) if continued else base_of(started_from)) if model.lora_rank else None
     digests = {"examples_sha256": card.data_sha256, "base_sha256": base.digest if base else None}
+    mined = list(open_documents(data.mine_corpus)) if data.mine_corpus else []
+    if mined:
+        digests["mine_corpus_sha256"] = records_digest(mined)
     if continued:
         digests["adapter_sha256"] = model_digest(started_from)
     output = Path(str(args.output_dir))
@@ -125,7 +130,7 @@ def train(
             base=base,
             ema_decay=model.ema_decay,
             callbacks=list(callbacks),
-            **_batches(embedder, known, data, objective, args),
+            **_batches(embedder, known, data, objective, args, mined),
         )
         newest = newest_checkpoint(output)
         if newest is not None:
@@ -224,25 +229,43 @@ def _batches(
     data: DataArguments,
     objective: Objective,
     args: TrainingArguments,
+    corpus: Sequence[Document],
 ) -> dict[str, Any]:
-    """Return JointTrainer's arguments about the data, their order and the passes of a step."""
+    """Return JointTrainer's arguments about the data, their order and the passes of a step.
+
+    `corpus` is where negatives are mined, beside the documents of the examples.
+    """
     # the collator reads whole examples, which have no columns to remove
     args.remove_unused_columns = False
     seed = _data_seed(args)
     own = OwnThoughts(embedder, objective, chunk_tokens=data.chunk_tokens, seed=seed)
+    dataset = Examples(examples, draw=data.draw, thought_dropout=data.thought_dropout, seed=seed)
+    collator = JointCollator(
+        tokenizer=embedder.tokenizer,
+        layout=embedder.layout,
+        negatives=data.negatives,
+        positives=data.positives,
+        chunk_tokens=data.chunk_tokens,
+        reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
+        mixture=None if objective.mixture is None else objective.mixture.reading,
+        known=known_positives(examples),
+    )
+    miner = None
+    if data.mine_every:
+        miner = Miner(
+            embedder,
+            dataset,
+            collator,
+            corpus,
+            steps=data.mine_every,
+            range_max=data.mine_range_max,
+            relative_margin=data.mine_relative_margin,
+        )
     return {
         "args": args,
-        "train_dataset": Examples(examples, draw=data.draw, thought_dropout=data.thought_dropout, seed=seed),
-        "data_collator": JointCollator(
-            tokenizer=embedder.tokenizer,
-            layout=embedder.layout,
-            negatives=data.negatives,
-            positives=data.positives,
-            chunk_tokens=data.chunk_tokens,
-            reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
-            mixture=None if objective.mixture is None else objective.mixture.reading,
-            known=known_positives(examples),
-        ),
+        "train_dataset": dataset,
+        "data_collator": collator,
+        "miner": miner,
         "order": ExampleOrder(
             examples,
             args.per_device_train_batch_size,

@@ -32,9 +32,10 @@ from o1_model.training.ema import Averaging, MovingAverage
 from o1_model.training.evaluate import Collection, measure
 from o1_model.training.gradcache import Plan, cached_step, direct_step
 from o1_model.training.joint import JointModel
+from o1_model.training.mining import Miner
 from o1_model.training.objective import Objective
 from o1_model.training.own_thoughts import OwnThoughts
-from o1_model.training.saving import load_weights, save_weights
+from o1_model.training.saving import load_weights, of_a_step, save_weights
 from o1_model.training.step import add_gradients, every, total, wait_for_all, world_size
 from o1_records import InputError, atomic_write
 
@@ -52,6 +53,7 @@ class JointTrainer(Trainer):
             The numbers are the same. FSDP and DeepSpeed need it.
         order: the order of examples; None: the Trainer's own.
         own_thoughts: puts own thoughts into batches, for an objective that has them.
+        miner: mines hard negatives anew on the way.
         base: the model under the adapter, if there is one (`lora.add_lora`).
         collection: what retrieval is measured on.
         samples: own thoughts per query in the evaluation; 0 measures without thinking.
@@ -68,6 +70,7 @@ class JointTrainer(Trainer):
         grad_cache: bool = False,
         order: ExampleOrder | None = None,
         own_thoughts: OwnThoughts | None = None,
+        miner: Miner | None = None,
         base: Base | None = None,
         collection: Collection | None = None,
         samples: int = 0,
@@ -79,6 +82,7 @@ class JointTrainer(Trainer):
         self.objective: Objective = objective
         embedder.mixture = objective.mixture  # retrieval is to mix as training does
         self._grad_cache, self._order, self._own_thoughts, self._base = grad_cache, order, own_thoughts, base
+        self._miner = miner
         self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._logged_at = time.perf_counter()
         # the order gives every process equally many batches, of its own sizes
@@ -102,7 +106,7 @@ class JointTrainer(Trainer):
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self._order,
-            collate_fn=self.data_collator,
+            collate_fn=self.data_collator if self._miner is None else list,
             num_workers=workers,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -118,6 +122,8 @@ class JointTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             # a finished training, started again in the middle of an epoch, would take one more step
             return [], None
+        if self._miner is not None:
+            epoch_iterator = self._miner.ahead(epoch_iterator, step=self.state.global_step)
         if self._own_thoughts is not None:
             epoch_iterator = self._own_thoughts.ahead(
                 epoch_iterator,
@@ -246,6 +252,8 @@ class JointTrainer(Trainer):
                 save_weights(self.embedder, folder, base=self._base, state=state_dict)
             if self._average is not None:
                 self._average.save(folder, weights)
+            if self._miner is not None and of_a_step(Path(folder)):
+                self._miner.save(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -264,6 +272,8 @@ class JointTrainer(Trainer):
             load_weights(self.embedder.backbone, resume_from_checkpoint)
         if self._average is not None:
             self._average.load(resume_from_checkpoint)
+        if self._miner is not None:
+            self._miner.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         # the Trainer would look for weights under this model's names and silently load none
@@ -288,6 +298,8 @@ class JointTrainer(Trainer):
             and self.objective.own_thoughts > 0,
             f"evaluation while training and FSDP do not go together: {whole}": bool(self.is_fsdp_enabled)
             and self.eval_dataset is not None,
+            f"mining while training and FSDP do not go together: {whole}": bool(self.is_fsdp_enabled)
+            and self._miner is not None,
             f"ema_decay and FSDP or DeepSpeed do not go together: {whole}": self._wrapper_reduces
             and self._average is not None,
         }
