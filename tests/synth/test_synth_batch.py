@@ -81,13 +81,60 @@ def test_an_error_is_a_failure_and_what_was_not_served_is_asked_for_again(tmp_pa
     put(tmp_path / "batch", [blocked, busy, expired, *map(result, asked[3:])])
     summary = think_in(tmp_path)
     assert (summary.thoughts, summary.failures) == (5, {"http_status": 1, "pending": 2})
-    assert summary.examples["http_status"] == "400: 'content is blocked'"
+    name = asked[0]["custom_id"]
+    assert summary.examples["http_status"] == f"400: 'content is blocked' (custom_id {name})"
     again = requests_in(tmp_path / "batch", "requests-0002.jsonl")
     assert [line["custom_id"] for line in again] == [line["custom_id"] for line in asked[1:3]]
     put(tmp_path / "batch", map(result, again), "results-2.jsonl")
     summary = think_in(tmp_path)
     assert (summary.thoughts, summary.failures) == (7, {"http_status": 1})
     assert not (tmp_path / "batch" / "requests-0003.jsonl").exists()
+
+
+def unreadable(asked):
+    return {"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": {"model": "m"}}}
+
+
+def test_what_failed_for_good_is_listed_and_asked_for_again_on_demand(tmp_path, capsys):
+    write_jsonl(tmp_path / "q.jsonl", QUERIES)
+    out, folder = tmp_path / "t.jsonl", tmp_path / "batch"
+    command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(out), "--samples", "1"]
+    command += ["--batch", str(folder), "--model", "m"]
+    assert main(command) == 3
+    asked = requests_in(folder)
+    blocked = result(asked[0], status_code=400, error={"message": "content is blocked"})
+    put(folder, [blocked, unreadable(asked[1]), *map(result, asked[2:])])
+    for _ in range(2):  # they are not asked for again by themselves
+        assert main(command) == 3
+        told = capsys.readouterr().err
+        assert "2 failed" in told
+        assert "; 2 requests of the batch are written again with --retry-failed only" in told
+        listed = {f.reason: f.detail for f in read_jsonl(f"{out}.failures.jsonl", Failure)}
+        assert f"custom_id {asked[0]['custom_id']}" in listed["http_status"]
+        assert f"custom_id {asked[1]['custom_id']}" in listed["malformed"]
+    assert [path.name for path in sorted(folder.iterdir())] == ["requests-0001.jsonl", "results.jsonl"]
+    for flags in (["--retry-failed"], ["--retry-failed"], []):  # they wait, and are written once
+        assert main([*command, *flags]) == 3
+        told = capsys.readouterr().err
+        assert "2 wait for the results of a batch" in told and "with --retry-failed only" not in told
+        again = requests_in(folder, "requests-0002.jsonl")
+        assert [line["custom_id"] for line in again] == [line["custom_id"] for line in asked[:2]]
+    # under a name that is read before that of the first results
+    put(folder, [unreadable(again[0]), result(again[1])], "another.jsonl")
+    assert main(command) == 3
+    told = capsys.readouterr().err
+    assert "1 failed" in told and "1 requests of the batch are written again" in told
+    assert main([*command, "--retry-failed"]) == 3
+    put(folder, map(result, requests_in(folder, "requests-0003.jsonl")), "last.jsonl")
+    assert main(command) == 0
+    assert len(list(read_jsonl(out, Thought))) == 4
+
+
+def test_retry_failed_without_a_batch_is_refused(tmp_path, capsys):
+    write_jsonl(tmp_path / "q.jsonl", QUERIES)
+    command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "t.jsonl")]
+    assert main([*command, "--base-url", "http://localhost:1/v1", "--model", "m", "--retry-failed"]) == 4
+    assert "--retry-failed" in capsys.readouterr().err
 
 
 def test_what_fails_a_check_is_a_new_request_with_another_seed(tmp_path):

@@ -44,9 +44,11 @@ class BatchExpert(ModelExpert):
         prompt: builds the messages; default `Prompt()`.
         sampling: how the model samples.
         request: which fields a request has.
+        retry_failed: write requests again that were refused for good, or whose result cannot be read.
 
-    A request is written once, unless its result says that it expired or was not served for now. Raises
-    InputError for a result that is not in OpenAI's format.
+    A request is written once, unless its result says that it expired or was not served for now. `failed` says
+    of those that failed for good why, by custom_id. Raises InputError for a result that is not in OpenAI's
+    format.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class BatchExpert(ModelExpert):
         prompt: Prompting | None = None,
         sampling: Sampling | None = None,
         request: Request | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.folder = Path(folder)
+        self.failed: dict[str, str] = {}  # why, by custom_id
+        self._retry_failed = retry_failed
         self.request = request or Request()
         super().__init__(
             model,
@@ -95,10 +100,16 @@ class BatchExpert(ModelExpert):
         if name in self._results:
             path, place = self._results[name]
             result = _result_at(path, place)
+            failed = NoThought(Reason.HTTP_STATUS, f"{result.detail} (custom_id {name})", asked=False)
             if result.body is not None:
-                return [*_parsed(result.body, count, f"{path}: custom_id {name}")]
-            if not result.again:
-                raise NoThought(Reason.HTTP_STATUS, result.detail, asked=False)
+                try:
+                    return [*_parsed(result.body, count, f"{path}: custom_id {name}")]
+                except NoThought as error:
+                    failed = error
+            waits = self._asked[name] > self._answered[name]
+            if not (result.again or waits or self._retry_failed):
+                self.failed[name] = failed.detail
+                raise failed
         if self._asked[name] <= self._answered[name]:
             self._write(name, body)
         raise NoThought(Reason.PENDING, f"custom_id {name}", asked=False)
@@ -122,11 +133,12 @@ class BatchExpert(ModelExpert):
             if named.is_request():
                 self._asked[name] += 1
                 return
-            whole = _Result.of(line).body is not None
+            result = _Result.of(line)
         except msgspec.DecodeError as error:
             raise InputError(f"{path}: byte {place}: not a line of a batch: {error}; move it away") from error
         self._answered[name] += 1
-        if whole or name not in self._results:
+        # of several the last that can be read counts, or if none can the last
+        if name not in self._results or result.reads() or not _result_at(*self._results[name]).reads():
             self._results[name] = (path, place)
 
     def _write(self, name: str, body: dict[str, object]) -> None:
@@ -204,6 +216,13 @@ class _Result:
     body: bytes | None
     detail: str = ""
     again: bool = False
+
+    def reads(self) -> bool:
+        """Whether there are answers that can be read."""
+        try:
+            return self.body is not None and len(parse_answers(self.body)) > 0
+        except ValueError:
+            return False
 
     @classmethod
     def of(cls, line: bytes) -> _Result:

@@ -91,6 +91,11 @@ def declare_model(command: argparse.ArgumentParser) -> argparse._MutuallyExclusi
         metavar="FOLDER",
         help="a batch API: write requests into this folder, read the results that are put there, run again",
     )
+    command.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="with --batch: write requests again that were refused, or whose result cannot be read",
+    )
     add, engine = command.add_argument, "engine arguments of vLLM, such as '{\"max_model_len\": 8192}'"
     add("--vllm-options", type=_settings, default={}, metavar="JSON", help=engine)
     add("--model", help="with --base-url or --batch: the name of the model there")
@@ -162,6 +167,8 @@ def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling
     if args.base_url is None and args.batch is None:
         flags = ("--model", "--rename", "--extra-body", "--prefill")
         refuse_without_effect(args, flags, "without --base-url or --batch")
+    if args.batch is None:
+        refuse_without_effect(args, ["--retry-failed"], "without --batch")
     if args.vllm is None:
         refuse_without_effect(args, ["--vllm-options"], "without --vllm")
     if args.prefill and not prompt.template.prefix:
@@ -192,7 +199,14 @@ def model_expert(args: argparse.Namespace, prompt: Prompting, sampling: Sampling
         continues=args.prefill,
     )
     if args.batch is not None:
-        return BatchExpert(args.batch, args.model, prompt=prompt, sampling=sampling, request=request)
+        return BatchExpert(
+            args.batch,
+            args.model,
+            prompt=prompt,
+            sampling=sampling,
+            request=request,
+            retry_failed=args.retry_failed,
+        )
     return ChatExpert(
         args.base_url,
         args.model,
@@ -507,6 +521,8 @@ def report(summary: Summary, did: str, out: Path, typed: Sequence[str], expert: 
     if summary.failed - pending:
         listed = "" if summary.interrupted else f", listed in {summary.failures_path}"
         said += f"; {summary.failed - pending} failed ({_reasons(summary)}){listed}"
+    if isinstance(expert, BatchExpert) and expert.failed:
+        said += f"; {len(expert.failed)} requests of the batch are written again with --retry-failed only"
     if pending:
         files = ", ".join(map(str, expert.written)) if isinstance(expert, BatchExpert) else ""
         said += f"; {pending} wait for the results of a batch"
