@@ -20,7 +20,7 @@ import pytest
 from o1_index import build, exact_search
 from o1_index.__main__ import main
 from o1_index.databases import upload as uploading
-from o1_index.databases.database import create_store, open_store, target
+from o1_index.databases.database import Keep, create_store, open_store, target
 from o1_index.databases.upload import IndexVectors, Uploaded, upload
 from o1_index.vectors import open_vectors
 from o1_records import InputError, MissingExtraError, trec
@@ -288,6 +288,14 @@ def test_a_graph_finds_what_its_report_says_and_a_filter_loses_no_hit(database, 
             hits = found(store.search(queries, names, k=20, where=where))
             assert len(hits) == len(exact)
             assert len(set(hits) & set(found(exact))) >= 0.9 * len(exact)
+        # parts of a graph may be cut off from others; all the same, as many as there are come back
+        nearest = store.database.nearest(queries[:2], 4000, Keep(), payloads=False, exact=True, effort=1)
+        for near, query in zip(nearest, queries, strict=False):
+            assert {each.doc_id for each in near} == set(ids)
+            scores = [each.score for each in near]
+            assert scores == sorted(scores, reverse=True)
+            by_id = dict(zip(ids, (vectors @ query).tolist(), strict=True))
+            assert scores == pytest.approx([by_id[each.doc_id] for each in near], abs=1e-4)
         gone = [ids[row] for row in range(0, 3000, 3)]
         assert store.delete(gone) == len(gone)
         hits = list(store.search(queries, names, k=100))

@@ -6,6 +6,7 @@ both of two rows with one id in a batch. Needs the `[milvus]` extra. A server's 
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from o1_index.databases.database import Keep, Neighbour, Shape, Stored, Target, explained, secret
+from o1_index.databases.database import Keep, Neighbour, Shape, Stored, Target, explained, scored, secret
 from o1_index.databases.jsonpath import PLAIN, plain_value
 from o1_index.documents import Comparison
 from o1_index.vectors import Matrix
@@ -106,10 +107,14 @@ class Collection:
     def nearest(
         self, vectors: Matrix, count: int, keep: Keep, *, payloads: bool, exact: bool, effort: int
     ) -> list[list[Neighbour]]:
-        """Search with the filter as a mask; `exact` looks at as many candidates as the graph can."""
+        """Search with the filter as a mask.
+
+        `exact` looks at as many candidates as the graph can; where that is too few, because parts of a graph
+        are cut off from others, every document that passes the filter is compared here.
+        """
         kept = _filter(keep)
         effort = MOST_EFFORT if exact else min(max(effort, count) * (WIDER if kept else 1), MOST_EFFORT)
-        found = self._client.search(
+        answers = self._client.search(
             self._name,
             list(vectors),
             limit=count,
@@ -118,7 +123,7 @@ class Collection:
             search_params={"params": {} if self.shape.exact else {"ef": effort}},
         )
         sign = -1.0 if self.shape.distance else 1.0
-        return [
+        found = [
             [
                 Neighbour(
                     hit["id"],
@@ -127,8 +132,28 @@ class Collection:
                 )
                 for hit in hits
             ]
-            for hits in found
+            for hits in answers
         ]
+        short = [place for place, hits in enumerate(found) if len(hits) < count]
+        if short and exact and not self.shape.exact:
+            for place, hits in zip(short, self._compared(vectors[short], count, kept), strict=True):
+                found[place] = hits
+        return found
+
+    def _compared(self, vectors: Matrix, count: int, kept: str) -> list[list[Neighbour]]:
+        """Return the best of all documents that pass a filter, compared here."""
+        rows = self._client.query(self._name, filter=kept or 'id != ""', output_fields=["id"])
+        names = [row["id"] for row in rows]
+        best: list[list[Neighbour]] = [[] for _ in vectors]
+        for start in range(0, len(names), ASKED):
+            stored = self.get(names[start : start + ASKED], vectors=True)
+            matrix = np.array([document.vector for document in stored.values()], dtype=np.float32)
+            payloads = [document.payload for document in stored.values()]
+            for place, vector in enumerate(vectors):
+                scores = scored(vector, matrix, distance=self.shape.distance).tolist()
+                near = map(Neighbour, stored, scores, payloads)
+                best[place] = heapq.nlargest(count, [*best[place], *near], key=lambda each: each.score)
+        return best
 
     def get(self, ids: Sequence[str], *, vectors: bool) -> dict[str, Stored]:
         """Return rows by id."""
