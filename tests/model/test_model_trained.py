@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from helpers.tiny import byte_tokenizer, save_model
 from o1_model.__main__ import main
+from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.thinkers import open_thinker
-from o1_model.retriever.trained import read_trained
+from o1_model.retriever.trained import base_of, read_trained
 from o1_records import InputError, Query
 from o1_records.styles import QUERY_STYLES, Style
 
@@ -25,7 +26,9 @@ TEMPLATE = (
 QUERIES = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip", "sort", "read it all"])]
 PLAIN = Style(instruction="Say more about {text}", max_tokens=12)
 KEYWORDS = QUERY_STYLES["keywords"]
-thinker_py = runpy.run_path(str(Path(__file__).parents[2] / "runs" / "thinker.py"))
+ROOT = Path(__file__).parents[2]
+CHECKPOINTS = ROOT / "checkpoints"
+thinker_py = runpy.run_path(str(ROOT / "runs" / "thinker.py"))
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,20 @@ def test_publish_refuses_what_cannot_be_verified_or_joined(base, adapters, publi
     assert "give one or more --query" in capsys.readouterr().err
     assert thinker_py["main"]([*asked, "--query", "sort", "--out", str(published)]) == 4
     assert " exists; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", sorted(CHECKPOINTS.glob("*/")), ids=lambda path: path.name)
+def test_a_checkpoint_of_this_repository_is_small_and_says_what_it_is(folder):
+    trained, (base, _) = read_trained(folder), base_of(folder)
+    assert (trained.base, trained.style) == (base, QUERY_STYLES["snippet"])
+    assert len(trained.examples) == 8
+    assert all(each.thought.strip() for each in trained.examples)
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 25e6
+    assert all(values.isfinite().all() for values in weights.values())
+    card = (folder / "README.md").read_text()
+    assert f"base_model: {base}" in card
+    for path in sorted(folder.glob("calibration-*.json")):
+        found = load_calibration(path)
+        assert f"| {found.search} | {found.mixture.weight:g} |" in card
+    assert len(list(folder.glob("calibration-*.json"))) == 2

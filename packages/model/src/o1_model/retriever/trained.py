@@ -36,7 +36,7 @@ class Trained(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Args:
         style: what it was trained to be asked for.
         base: the folder or hub id of its base, as people know it.
-        base_digest: what names the weights of the base that it was trained on.
+        base_digest: what names the weights of the base that the examples were written on.
         examples: greedy thoughts on that base, a certificate for other runtimes and bases.
     """
 
