@@ -133,9 +133,7 @@ def test_options_without_effect_are_refused(chat_model, tmp_path, capsys, more, 
     assert complaint in capsys.readouterr().err
 
 
-def test_characters_are_of_documents_and_checkpoints_think_about_queries(
-    chat_model, tmp_path, capsys, embedder
-):
+def test_characters_are_for_documents_and_checkpoints_for_queries(chat_model, tmp_path, capsys, llama):
     write_jsonl(tmp_path / "q.jsonl", [Query(query_id="a", text="sort")])
     words = ["think", "--model", str(chat_model), "--style", "comment", "--out", str(tmp_path / "out.jsonl")]
     assert main([*words, "--queries", str(tmp_path / "q.jsonl"), "--characters", "9"]) == 4
