@@ -129,7 +129,7 @@ DECLARED = {
     "compare": {"baseline", "others", "qrels"},
     "table": {"results"},
     "report": {"results", "out", "collection", "thoughts"},
-    "explore": {"result", "against", "out"},
+    "explore": {"result", "against", "collection", "out"},
     "leaderboard": {"results", "mteb"},
     "export": {"results", "out"},
     "verify": {"results"},

@@ -226,10 +226,10 @@ PLAIN = {
     "compact": "--prune",
     "info": "",
     "export": "--to --metric --search --add --k --effort --new-job",
-    "search": "--from --effort --processes --k --mmap --device --where --fuse",
+    "search": "--from --servers --timeout --effort --processes --k --mmap --device --where --fuse",
     "hybrid": "--k --mmap --device --split --lexical --fusion --weight --k1 --b",
     "fuse": "--fusion --weights --k",
-    "serve": "--host --port --threads --mmap --device",
+    "serve": "--servers --timeout --host --port --threads --mmap --device",
     "serve-from": "--effort --host --port --threads",
 }
 
