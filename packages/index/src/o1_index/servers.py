@@ -33,6 +33,7 @@ from o1_index.store.manifest import Settings
 from o1_index.vector_store import in_order, refuse_unlike
 from o1_index.vectors import Metric, Vectors, as_numpy, checked
 from o1_records import InputError, quoted
+from o1_records.kit.http import opener
 from o1_records.vectors import Encoder
 
 MOST_QUERIES, MOST_HITS = 1_024, 10_000
@@ -89,14 +90,6 @@ class _Documents(msgspec.Struct):
 
 class _Refusal(msgspec.Struct):
     error: str
-
-
-class _Stays(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Return None: a redirect is an error."""
-
-
-_opener = urllib.request.build_opener(_Stays)
 
 
 class Servers:
@@ -286,7 +279,7 @@ def _ask(address: str, path: str, content: bytes | None, answer: type[Answer], t
     """
     request = urllib.request.Request(address + path, content, {"Content-Type": "application/json"})
     try:
-        with _opener.open(request, timeout=timeout) as response:
+        with opener.open(request, timeout=timeout) as response:
             return msgspec.json.decode(response.read(), type=answer)
     except urllib.error.HTTPError as error:
         said = error.read(65_536)

@@ -30,7 +30,8 @@ class _Stays(urllib.request.HTTPRedirectHandler):
         """Return None: a redirect is an error, and the key goes to no other host."""
 
 
-_opener = urllib.request.build_opener(_Stays)
+opener = urllib.request.build_opener(_Stays)
+"""Opens requests and follows no redirect: for it, a redirect is an error."""
 
 
 class Address(NamedTuple):
@@ -77,7 +78,7 @@ def post(
     for attempt in range(tries):
         pause = wait * 2**attempt
         try:
-            with _opener.open(request, timeout=timeout) as response:
+            with opener.open(request, timeout=timeout) as response:
                 content = response.read()
             return msgspec.json.decode(content, type=answer)
         except urllib.error.HTTPError as error:
