@@ -30,7 +30,7 @@ from o1_model.retriever.judged import Judged, open_judged
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.reward import MEASURES, Reward, elect
 from o1_model.retriever.thinker import style_of
-from o1_model.retriever.trained import Example, Trained, add_adapter, base_of, unlike, write_trained
+from o1_model.retriever.trained import Trained, add_adapter, base_of, examples_of, write_trained
 from o1_records import InputError, Thought, atomic_write, read_jsonl, run_command
 from o1_records.kit.chat import ChatTokens, until
 from o1_records.kit.models import model_digest
@@ -365,14 +365,8 @@ def publish(args: argparse.Namespace) -> int:
     partial.mkdir(parents=True)
     join_adapters(args.adapters, partial, base=args.base)
     thinker = Instruct(partial, style, base=args.model, device="cpu")
-    blank = [Example(query=text, thought="") for text in args.query]
-    written = {each.query: each.thought for each in unlike(thinker, blank)}
-    trained = Trained(
-        style=style,
-        base=args.base,
-        base_digest=model_digest(args.model),
-        examples=tuple(Example(query=text, thought=written.get(text, "")) for text in args.query),
-    )
+    examples, digest = examples_of(thinker, args.query), model_digest(args.model)
+    trained = Trained(style=style, base=args.base, base_digest=digest, examples=examples)
     write_trained(trained, partial)
     partial.rename(args.out)
     return 0

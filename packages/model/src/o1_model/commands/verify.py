@@ -54,14 +54,16 @@ def run(args: Namespace) -> int:
 def _thinker(args: Namespace) -> int:
     """Let a trained thinker write its examples again."""
     from o1_model.retriever.thinkers import open_thinker
-    from o1_model.retriever.trained import FILE_NAME, read_trained, unlike
+    from o1_model.retriever.trained import FILE_NAME, examples_of, read_trained
 
     if args.runtime or args.server:
         raise InputError(f"{args.model}: a trained thinker is verified here; leave out --runtime, --server")
     trained = read_trained(Path(args.model))
     if trained is None or not trained.examples:
         raise InputError(f"{args.model}: no {FILE_NAME} with examples; nothing to compare with")
-    others = unlike(open_thinker(args.model, base=args.base, device="cpu"), trained.examples)
+    thinker = open_thinker(args.model, base=args.base, device="cpu")
+    written = examples_of(thinker, [each.query for each in trained.examples])
+    others = [now for now, then in zip(written, trained.examples, strict=True) if now != then]
     same = len(trained.examples) - len(others)
     print(f"{'fail' if others else 'pass'} ({same} of {len(trained.examples)} thoughts are as written)")
     for each in others:

@@ -14,7 +14,7 @@ import msgspec
 from transformers import PreTrainedModel
 
 from o1_model.checkpoint.lora import is_adapter
-from o1_model.thinking.settings import Thinking
+from o1_model.retriever.thinker import Thinker
 from o1_records import InputError, Query, Record, atomic_write
 from o1_records.kit.models import loading
 from o1_records.styles import Style
@@ -93,13 +93,11 @@ def add_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return merged
 
 
-def unlike(thinker: Any, examples: Sequence[Example]) -> list[Example]:
-    """Return the examples about which a thinker writes something else, each with what it writes."""
-    queries = [Query(query_id=str(place), text=each.query) for place, each in enumerate(examples)]
-    thoughts = thinker.think(queries, Thinking(samples=1, max_tokens=thinker.style.max_tokens, temperature=0))
-    said = [own[0].text if own else "" for own in thoughts]
-    return [
-        Example(query=each.query, thought=text)
-        for each, text in zip(examples, said, strict=True)
-        if text != each.thought
-    ]
+def examples_of(thinker: Thinker, texts: Sequence[str]) -> tuple[Example, ...]:
+    """Return what a thinker writes about each text as it usually thinks, "" where nothing is kept of it."""
+    queries = [Query(query_id=str(place), text=text) for place, text in enumerate(texts)]
+    thoughts = thinker.think(queries, thinker.usual)
+    return tuple(
+        Example(query=text, thought=own[0].text if own else "")
+        for text, own in zip(texts, thoughts, strict=True)
+    )
