@@ -65,6 +65,19 @@ def save_model(folder, kind="llama", *, tokenizer=None, **config):
     return folder
 
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def save_chat_model(folder):
+    """Write a tiny Qwen2 of bytes with a chat template; returns the folder."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return save_model(folder, "qwen2", tokenizer=tokenizer)
+
+
 def save_sentence_model(folder, words, *, pooling="mean"):
     """Write a tiny sentence-transformers model with random weights that knows `words`; returns the folder."""
     from sentence_transformers import SentenceTransformer

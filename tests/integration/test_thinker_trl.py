@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.tiny import byte_tokenizer, save_model
+from helpers.tiny import save_chat_model, save_model
 from o1_model import Embedder
 from o1_model.retriever.calibration import load_calibration
 from o1_records import Document, Qrel, Query
@@ -22,10 +22,6 @@ pytestmark = pytest.mark.trl
 
 SCRIPT = Path(__file__).parents[2] / "runs" / "thinker.sh"
 WORDS = ["open", "zip", "file", "read", "write", "list", "sort", "keys", "close", "text", "bytes", "in"]
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 N = 20
 
 
@@ -36,9 +32,7 @@ def words_of(seed, count):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thinker")
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    save_model(folder / "chat", "qwen2", tokenizer=tokenizer)
+    save_chat_model(folder / "chat")
     embedder = Embedder.from_backbone(save_model(folder / "plain"), query_length=12, thought_length=12)
     embedder.save_pretrained(folder / "embedder")
     qrels = [Qrel(query_id=f"q{n:02}", doc_id=f"d{n:02}", relevance=1) for n in range(N)]

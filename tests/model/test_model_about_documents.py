@@ -2,17 +2,13 @@
 
 import pytest
 
-from helpers.tiny import byte_tokenizer, save_model
+from helpers.tiny import save_chat_model
 from o1_model.__main__ import main
 from o1_model.jobs import think_about_documents
 from o1_model.retriever.instruct import Instruct
 from o1_records import Document, DocumentThought, InputError, Query, read_jsonl, write_jsonl
 from o1_records.styles import DOCUMENT_STYLES
 
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 DOCUMENTS = [
     Document(doc_id="long", text="def read(path):\n    return open(path).read() " * 3),
     Document(doc_id="blank", text=" \n"),
@@ -24,9 +20,7 @@ COMMENT = DOCUMENT_STYLES["comment"]
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory):
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    return save_model(tmp_path_factory.mktemp("chat") / "tiny-chat", "qwen2", tokenizer=tokenizer)
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "tiny-chat")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.openai_server import openai_server
-from helpers.tiny import byte_tokenizer, save_model
+from helpers.tiny import CHAT_TEMPLATE, byte_tokenizer, save_chat_model, save_model
 from o1_model import Thinking
 from o1_model.retriever.instruct import Instruct, tokens_with
 from o1_model.retriever.thinker import style_name, style_of
@@ -14,19 +14,13 @@ from o1_model.retriever.thinkers import ChatServer, CheckpointThinker, GivenThou
 from o1_records import InputError, Query, Source, Thought
 from o1_records.styles import QUERY_STYLES, Style
 
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 QUERIES = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip", "sort", "read it all"])]
 PLAIN = Style(instruction="Say more about {text}", max_tokens=12)
 
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory):
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    return save_model(tmp_path_factory.mktemp("chat") / "tiny-chat", "qwen2", tokenizer=tokenizer)
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "tiny-chat")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +164,7 @@ def test_the_thinker_that_is_meant_is_opened(chat_model, llama, tmp_path):
 
 def test_a_prompt_that_does_not_fit_is_refused(chat_model, tmp_path):
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     short = save_model(tmp_path / "short", "qwen2", tokenizer=tokenizer, max_position_embeddings=48)
     thinker = Instruct(short, PLAIN, device="cpu")
     with pytest.raises(InputError, match="but short takes 48"):

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from helpers.tiny import byte_tokenizer, save_model
+from helpers.tiny import save_chat_model
 from o1_model.__main__ import main
 from o1_model.retriever.calibration import load_calibration
 from o1_model.retriever.instruct import Instruct, VLLMInstruct
@@ -19,10 +19,6 @@ from o1_model.retriever.trained import base_of, read_trained
 from o1_records import InputError, Query
 from o1_records.styles import QUERY_STYLES, Style
 
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 QUERIES = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip", "sort", "read it all"])]
 PLAIN = Style(instruction="Say more about {text}", max_tokens=12)
 KEYWORDS = QUERY_STYLES["keywords"]
@@ -33,9 +29,7 @@ thinker_py = runpy.run_path(str(ROOT / "runs" / "thinker.py"))
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    return save_model(tmp_path_factory.mktemp("base") / "tiny-chat", "qwen2", tokenizer=tokenizer)
+    return save_chat_model(tmp_path_factory.mktemp("base") / "tiny-chat")
 
 
 def adapter(base, folder, seed, rank=4, alpha=8):
