@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from torch.utils.data import DataLoader
@@ -16,12 +16,12 @@ from o1_model.layout import Row
 from o1_model.training.data import (
     Drawn,
     Examples,
+    Exclusions,
     JointCollator,
     Visit,
     document_key,
-    known_positives,
 )
-from o1_model.training.step import negatives
+from o1_model.training.step import join, negatives
 from o1_records import Document, Example, InputError, Query, Source, Thought
 
 WORDS = ["how", "do", "i", "open", "a", "zip", "file"]
@@ -73,7 +73,7 @@ def test_an_example_takes_one_positive_and_fills_up_with_negatives(llama):
         keys("l"),
     ]
     assert batch.judgements.n_positives.tolist() == [1, 1, 1, 1]
-    assert [sorted(set(row)) for row in batch.judgements.positive_keys.tolist()] == [
+    assert [sorted(set(row)) for row in batch.judgements.excluded_keys.tolist()] == [
         sorted(keys(names)) for names in ("ab", "abc", "g", "lm")
     ]
 
@@ -88,7 +88,7 @@ def test_all_positives_can_be_asked_for(llama):
     assert [documents_of(batch, row) for row in range(3)] == [keys("abc"), keys("ab"), keys("ghijk")]
     assert batch.judgements.n_positives.tolist() == [2, 2, 1]
     # all positives are known, also those that found no room
-    assert [sorted(set(row)) for row in batch.judgements.positive_keys.tolist()] == [
+    assert [sorted(set(row)) for row in batch.judgements.excluded_keys.tolist()] == [
         sorted(keys(names)) for names in ("ab", "abc", "g")
     ]
 
@@ -216,19 +216,76 @@ def test_a_text_is_one_document_whatever_its_ids_are(llama):
 
 def test_a_query_that_two_examples_ask_has_the_positives_of_both(llama):
     """Triplets with one anchor: neither positive is a negative of the other row, in the batch or mined."""
-    asked = Query(query_id="a", text="open file"), Query(query_id="b", text="open file")
+    asked = Query(query_id="a", text="open file"), Query(query_id="b", text="Open  file")
     examples = [
         Example(query=asked[0], positives=(document("p"),), negatives=(document("r"), document("n"))),
         Example(query=asked[1], positives=(document("r"),), negatives=(document("n"),)),
         example(2, positives="q"),
     ]
-    known = known_positives(examples)
-    assert known == {("", "open file"): frozenset(keys("pr"))}
-    batch = collate_with(llama, negatives=2, known=known)(examples)["batch"]
+    batch = collate_with(llama, negatives=2, excluded=Exclusions(examples))(examples)["batch"]
     assert [documents_of(batch, row) for row in range(3)] == [keys("pn"), keys("rn"), keys("q")]
     wrong = dict(zip(batch.judgements.document_keys.tolist(), negatives(batch.judgements).T, strict=True))
     (p, r) = keys("pr")
     assert wrong[p].tolist() == wrong[r].tolist() == [False, False, True]
+
+
+TEXTS = ["open a zip", "Open  a ZIP", "read it", "read", "sort"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), processes=st.sampled_from([1, 2, 3]))
+def test_no_negative_is_a_known_positive_or_the_query_itself(llama, seed, processes):
+    """Own negatives, those of the batch and those of other processes, against the rules written out."""
+    draw = random.Random(seed)
+
+    def drawn_document():
+        title = draw.choice(["", "", "open", "read"])
+        return Document(doc_id=draw.choice("abcd"), text=draw.choice(TEXTS), title=title)
+
+    examples = [
+        Example(
+            query=Query(
+                query_id=draw.choice("abxy"), text=draw.choice(TEXTS), instruction=draw.choice(["", "find"])
+            ),
+            positives=tuple(drawn_document() for _ in range(draw.randint(1, 2))),
+            negatives=tuple(drawn_document() for _ in range(draw.randint(0, 3))),
+        )
+        for _ in range(2 * processes)
+    ]
+    corpus = [drawn_document() for _ in range(3)]
+
+    def folded(text):
+        return " ".join(text.lower().split())
+
+    def asks(query):
+        return folded(query.instruction), folded(query.text)
+
+    documents = [*corpus, *(d for e in examples for d in (*e.positives, *e.negatives))]
+
+    def negative(example, text):
+        """Whether any document of this text is a positive, or the query by its text or its id."""
+        query, own = example.query, [d.doc_id for d in example.positives]
+        same = [d for d in documents if d.full_text == text]
+        positive = any(
+            d.full_text == text for e in examples if asks(e.query) == asks(query) for d in e.positives
+        )
+        worded = any(folded(query.text) in (folded(d.text), folded(d.full_text)) for d in same)
+        named = query.query_id not in own and any(d.doc_id == query.query_id for d in same)
+        return not (positive or worded or named)
+
+    excluded = Exclusions(examples, corpus)
+    collate = collate_with(llama, negatives=3, excluded=excluded)
+    parts = [collate(examples[at : at + 2])["batch"].judgements for at in range(0, len(examples), 2)]
+    judgements = join(parts)
+    text_of = {document_key(d): d.full_text for d in documents}
+    expected = [[negative(e, text_of[key]) for key in judgements.document_keys.tolist()] for e in examples]
+    assert negatives(judgements).tolist() == expected
+    for example, rows, first in zip(examples, judgements.rows, judgements.n_positives, strict=True):
+        own = [text_of[int(judgements.document_keys[row])] for row in rows[int(first) :] if row >= 0]
+        left = [d.full_text for d in example.negatives if negative(example, d.full_text)]
+        assert own == list(dict.fromkeys(left))[: len(own)] and len(own) == min(len(set(left)), 3)
+    dropped = sum(not negative(e, d.full_text) for e in examples for d in e.negatives)
+    assert [line.split()[0] for line in excluded.check(examples)] == ([str(dropped)] if dropped else [])
 
 
 def rows_of(parts, order):

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from o1_model import Embedder
 from o1_model.training.arguments import DataArguments, ModelArguments
 from o1_model.training.checks import check_mining
-from o1_model.training.data import Examples, JointCollator, Visit, document_key
+from o1_model.training.data import Examples, Exclusions, JointCollator, Visit, document_key
 from o1_model.training.mining import Miner
 from o1_model.training.objective import Objective
 from o1_model.training.train import train
@@ -35,7 +35,9 @@ def example(n, query=""):
 # the last two ask the same, in another case
 EXAMPLES = [*(example(n) for n in range(10)), example(10, "Open a  file"), example(11, "open a file")]
 CORPUS = [Document(doc_id=f"c{n}", text=words_of(400 + n, 8)) for n in range(20)]
-CORPUS += [Document(doc_id="q3", text=EXAMPLES[3].query.text)]
+# queries themselves: one by its doc_id, one by its text
+CORPUS += [Document(doc_id="q3", text=words_of(3, 8))]
+CORPUS += [Document(doc_id="x", text=EXAMPLES[4].query.text.title())]
 
 
 def run(folder, model, steps, *, examples=EXAMPLES, of_data=None, objective=NO_THOUGHTS, **flags):
@@ -60,9 +62,14 @@ def losses(folder, last):
     return [line["loss"] for line in state["log_history"] if "loss" in line]
 
 
+def collator_of(llama):
+    excluded = Exclusions(EXAMPLES, CORPUS)
+    return JointCollator(tokenizer=llama.tokenizer, layout=llama.layout, negatives=2, excluded=excluded)
+
+
 @pytest.mark.parametrize("relative_margin", [0.0, 0.02, 0.05])
 def test_mined_are_the_best_documents_below_the_margin_that_are_no_positives(llama, relative_margin):
-    collator = JointCollator(tokenizer=llama.tokenizer, layout=llama.layout, negatives=2)
+    collator = collator_of(llama)
     miner = Miner(
         llama, Examples(EXAMPLES), collator, CORPUS, steps=1, range_max=15, relative_margin=relative_margin
     )
@@ -74,7 +81,10 @@ def test_mined_are_the_best_documents_below_the_margin_that_are_no_positives(lla
     for place, own in enumerate(EXAMPLES):
         scores = vectors @ llama.encode_query(own.query)
         texts = {d.text for e in EXAMPLES for d in e.positives if e is own or {e, own} <= set(EXAMPLES[10:])}
-        hidden = [d.text in texts or d.doc_id == own.query.query_id for d in documents]
+        said = own.query.text.lower()
+        hidden = [
+            d.text in texts or d.doc_id == own.query.query_id or d.text.lower() == said for d in documents
+        ]
         free = [row for row in np.argsort(-scores, kind="stable") if not hidden[row]]
         positive = next(s for s, d in zip(scores, documents, strict=True) if d.text == own.positives[0].text)
         limit = positive - relative_margin * abs(positive)
@@ -84,7 +94,7 @@ def test_mined_are_the_best_documents_below_the_margin_that_are_no_positives(lla
 
 
 def test_batches_have_what_was_mined_last_even_where_the_loader_is_ahead(llama):
-    collator = JointCollator(tokenizer=llama.tokenizer, layout=llama.layout, negatives=2)
+    collator = collator_of(llama)
     examples = Examples(EXAMPLES, draw="first")
     miner = Miner(llama, examples, collator, CORPUS, steps=2, relative_margin=0.0)
     loader = iter([[examples[Visit(n)] for n in range(4)]] * 4)  # drawn before anything is mined
@@ -122,7 +132,7 @@ def test_a_corpus_beside_the_examples_is_mined_and_is_part_of_what_a_training_wa
     write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
     corpus = {"mine_corpus": str(tmp_path / "corpus.jsonl")}
     folder = run(tmp_path / "out", plain_models["llama"], 3, of_data=corpus)
-    assert "step 2: mined" in caplog.text and "among 45 documents" in caplog.text
+    assert "step 2: mined" in caplog.text and "among 46 documents" in caplog.text
     (tmp_path / "corpus.jsonl").rename(tmp_path / "elsewhere.jsonl")
     run(folder, plain_models["llama"], 4, of_data={"mine_corpus": str(tmp_path / "elsewhere.jsonl")})
     write_jsonl(tmp_path / "elsewhere.jsonl", CORPUS[:-1])

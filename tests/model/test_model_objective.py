@@ -64,7 +64,7 @@ def tensors(doc_ids, asked):
         document_keys=torch.tensor([digest64(doc_id) for doc_id in doc_ids]),
         rows=torch.tensor([e.own + [-1] * (group - len(e.own)) for e in asked]),
         n_positives=torch.tensor([e.n_positives for e in asked]),
-        positive_keys=torch.tensor(
+        excluded_keys=torch.tensor(
             [[digest64(k) for k in e.known + e.known[:1] * (most - len(e.known))] for e in asked]
         ),
         has_thought=torch.tensor([e.thought for e in asked]),

@@ -163,7 +163,7 @@ def test_the_contrastive_loss_and_its_distillation_have_flagembeddings_gradient(
         Judgements(
             document_keys=keys, rows=rows, n_positives=torch.ones(queries, dtype=torch.long),
             # their negatives are all other documents of the batch, the positives of other queries among them
-            positive_keys=keys[rows[:, :1]], has_thought=torch.zeros(queries, dtype=torch.bool),
+            excluded_keys=keys[rows[:, :1]], has_thought=torch.zeros(queries, dtype=torch.bool),
             mixes=torch.zeros(queries, dtype=torch.bool), counts=torch.ones(queries, dtype=torch.bool),
             teacher=scores,
         ),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from o1_model.batch import Batch, grouped, pad_token_id
 from o1_model.layout import Layout, Row, document_ids, document_row, query_ids, query_row, text_ids
 from o1_model.training.step import Judgements
 from o1_records import Document, Example, InputError, Query
+from o1_records.keys import itself, same_query, same_text
 from o1_records.mixture import Reading
 
 Item = TypeVar("Item")
@@ -167,10 +169,10 @@ class JointCollator:
     (0: all), then its negatives in their order. A document is its text: examples that share a text share one
     vector, and what is a positive of a query is never its negative, whatever ids documents have.
 
-    `chunk_tokens` bounds the padded tokens of one forward pass. `known` are positives of queries that several
-    examples ask (`known_positives`). `reasoning_queries` adds Redapter's q': the example's reasoning query,
-    else its query and thought, else its query. `mixture` is how thoughts are read for the mixture, if there
-    is one.
+    `chunk_tokens` bounds the padded tokens of one forward pass. `excluded` knows what else is no negative of
+    a query, among its own documents and among those of the batch. `reasoning_queries` adds Redapter's q': the
+    example's reasoning query, else its query and thought, else its query. `mixture` is how thoughts are read
+    for the mixture, if there is one.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -180,7 +182,7 @@ class JointCollator:
     chunk_tokens: int = 2048
     reasoning_queries: bool = False
     mixture: Reading | None = None
-    known: Mapping[tuple[str, str], frozenset[int]] = field(default_factory=dict)
+    excluded: Exclusions = field(default_factory=lambda: Exclusions())
 
     def __call__(self, items: Sequence[Drawn | Example]) -> dict[str, JointBatch]:
         """Build the batch of one step, under the name that the trainer passes on."""
@@ -237,8 +239,7 @@ class JointCollator:
             raise InputError(f"query {example.query.query_id!r} has no positive document")
         size = example.group_size or self.negatives + 1
         scores = example.teacher_scores or [float("nan")] * (len(example.positives) + len(example.negatives))
-        right = {document_key(document) for document in example.positives}
-        right |= self.known.get(query_key(example.query), frozenset())
+        excluded = self.excluded.of(example)
         # of equal texts the first counts
         first: dict[int, tuple[Document, float]] = {}
         for document, score in zip((*example.positives, *example.negatives), scores, strict=True):
@@ -246,9 +247,9 @@ class JointCollator:
         n_positives = len({document_key(document) for document in example.positives})
         chosen = list(first.items())
         positives = chosen[:n_positives][: min(self.positives or size, size)]
-        negatives = [(key, own) for key, own in chosen[n_positives:] if key not in right]
+        negatives = [(key, own) for key, own in chosen[n_positives:] if key not in excluded]
         kept = [own for _, own in [*positives, *negatives[: size - len(positives)]]]
-        return _Group([d for d, _ in kept], len(positives), [score for _, score in kept], sorted(right))
+        return _Group([d for d, _ in kept], len(positives), [score for _, score in kept], sorted(excluded))
 
     def _judgements(
         self,
@@ -259,13 +260,13 @@ class JointCollator:
     ) -> Judgements:
         keys = [document_key(document) for document in documents]
         place = {key: row for row, key in enumerate(keys)}
-        most = max(len(group.right) for group in groups)
+        most = max(len(group.excluded) for group in groups)
         return Judgements(
             document_keys=torch.tensor(keys),
             rows=_padded([[place[document_key(d)] for d in group.documents] for group in groups], -1),
             n_positives=torch.tensor([group.n_positives for group in groups]),
-            positive_keys=torch.tensor(
-                [[*group.right, *group.right[:1] * (most - len(group.right))] for group in groups]
+            excluded_keys=torch.tensor(
+                [[*group.excluded, *group.excluded[:1] * (most - len(group.excluded))] for group in groups]
             ),
             has_thought=torch.tensor([row.first != row.last for row in rows]),
             mixes=torch.zeros(len(rows), dtype=torch.bool),
@@ -312,32 +313,72 @@ def with_thoughts(
 class _Group:
     """An example's own documents in one step, positives first, and the teacher's scores of them.
 
-    `right` are the keys of all its positives, present or not.
+    `excluded` are the keys of the documents that are no negatives of its query, present or not.
     """
 
     documents: Sequence[Document]
     n_positives: int
     teacher: Sequence[float]
-    right: list[int]
+    excluded: list[int]
 
 
-def known_positives(examples: Sequence[Example]) -> dict[tuple[str, str], frozenset[int]]:
-    """Return the keys of all positives of each query that several examples ask, for the collator.
+class Exclusions:
+    """Tell which documents are no negatives of a query, wherever they stand: for the collator and the miner.
 
-    A query is its instruction and its text: the model cannot tell equal ones apart.
+    They are the positives of every example whose query asks the same (`same_query`), and the document that is
+    the query itself: by its doc_id (`itself`), or by a text equal to the query's (`same_text`), under its
+    title or without.
+
+    Args:
+        examples: what is trained on.
+        corpus: further documents that may become negatives.
     """
-    count = Counter(query_key(example.query) for example in examples)
-    known: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for example in examples:
-        key = query_key(example.query)
-        if count[key] > 1:
-            known[key] |= {document_key(document) for document in example.positives}
-    return {key: frozenset(right) for key, right in known.items()}
 
+    def __init__(self, examples: Sequence[Example] = (), corpus: Iterable[Document] = ()) -> None:
+        asked = Counter(same_query(example.query) for example in examples)
+        self._shared: dict[str, set[int]] = {query: set() for query, count in asked.items() if count > 1}
+        named: dict[str, set[int]] = {example.query.query_id: set() for example in examples}
+        worded: dict[str, set[int]] = {same_text(example.query.text): set() for example in examples}
+        for example in examples:
+            if (shared := self._shared.get(same_query(example.query))) is not None:
+                shared |= {document_key(document) for document in example.positives}
+        own = (document for e in examples for document in (*e.positives, *e.negatives))
+        seen: set[tuple[str, str]] = set()
+        for document in chain(corpus, own):
+            if (found := named.get(document.doc_id)) is not None:
+                found.add(document_key(document))
+            if (document.title, document.text) in seen:
+                continue
+            seen.add((document.title, document.text))
+            for text in {document.text, document.full_text}:
+                if (found := worded.get(same_text(text))) is not None:
+                    found.add(document_key(document))
+        self._named = {query_id: found for query_id, found in named.items() if found}
+        self._worded = {text: found for text, found in worded.items() if found}
 
-def query_key(query: Query) -> tuple[str, str]:
-    """Return what the model sees of a query."""
-    return query.instruction, query.text
+    def of(self, example: Example) -> frozenset[int]:
+        """Return the keys of the documents that are no negatives of the example's query."""
+        query = example.query
+        keys = {document_key(document) for document in example.positives}
+        keys |= self._shared.get(same_query(query), frozenset())
+        keys |= self._worded.get(same_text(query.text), frozenset())
+        for doc_id in itself(query.query_id, {document.doc_id for document in example.positives}):
+            keys |= self._named.get(doc_id, frozenset())
+        return frozenset(keys)
+
+    def check(self, examples: Sequence[Example]) -> list[str]:
+        """Return what the user should know about examples whose own negatives are none."""
+        counts = [self._among_negatives(example) for example in examples]
+        if not any(counts):
+            return []
+        return [
+            f"{sum(counts):,} negatives of {sum(map(bool, counts)):,} examples are known positives of their "
+            "query or the query itself: they are left out"
+        ]
+
+    def _among_negatives(self, example: Example) -> int:
+        excluded = self.of(example)
+        return sum(document_key(document) in excluded for document in example.negatives)
 
 
 def document_key(document: Document) -> int:
@@ -416,14 +457,14 @@ class ExampleOrder(Sampler[list[Visit]]):
         self._weights = weights or {}
         # the examples that share a batch, by dataset
         self._pools: dict[tuple[str, int, int], dict[str, list[int]]] = {}
-        asked = Counter(query_key(example.query) for example in examples)
-        self._repeated: dict[int, tuple[str, str]] = {}
+        asked = Counter(same_query(example.query) for example in examples)
+        self._repeated: dict[int, str] = {}
         for number, example in enumerate(examples):
             own = (example.dataset, example.group_size or group_size, example.batch_size or 0)
             pool = self._pools.setdefault(own if same_dataset else ("", group_size, 0), {})
             pool.setdefault(example.dataset, []).append(number)
-            if asked[query_key(example.query)] > 1:
-                self._repeated[number] = query_key(example.query)
+            if asked[same_query(example.query)] > 1:
+                self._repeated[number] = same_query(example.query)
         self._sizes = {
             key: world_size * (key[2] * batch_size_scale or max(1, batch_size * group_size // key[1]))
             for key in sorted(self._pools)
@@ -495,7 +536,7 @@ class ExampleOrder(Sampler[list[Visit]]):
         rest, later = deque(pool), deque[Visit]()
         while rest or later:
             batch: list[Visit] = []
-            asked: set[tuple[str, str]] = set()
+            asked: set[str] = set()
             waiting: deque[Visit] = deque()
             while (later or rest) and len(batch) < size and len(waiting) <= 8 * size:
                 visit = (later or rest).popleft()

@@ -1,14 +1,14 @@
 """Hard negatives that are mined anew while training, with the model as it is then (ANCE, Xiong et al. 2021).
 
 Every so many steps all documents and queries are embedded and searched exactly. A negative is among the best
-documents of a query that are no known positive, and scores clearly below the lowest of its own positives. As
-`o1-vote mine` has it, but for near-copies of positives, which the limit keeps out.
+documents of a query that are neither known positives nor the query itself, and scores clearly below the
+lowest of its own positives. As `o1-vote mine` has it, but for near-copies of positives, which the limit keeps
+out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from o1_model.encoding.encode import Vectors
 from o1_model.training.data import Drawn, Examples, JointBatch, JointCollator, document_key
 from o1_model.training.step import every, process, world_size
 from o1_records import Document, Example
-from o1_records.keys import itself, same_query
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class Miner:
     Args:
         embedder: the model in training. Its parameters must be whole on this process (no FSDP).
         examples: what is trained on.
-        collator: makes the batches.
+        collator: makes the batches, and knows what is no negative of a query.
         corpus: where to look, beside the documents of the examples.
         steps: how often.
         range_max: how many of the best documents are looked at.
@@ -64,9 +63,6 @@ class Miner:
         own = (d for e in examples.records for d in (*e.positives, *e.negatives))
         self.documents = list({document_key(d): d for d in (*corpus, *own)}.values())
         self._row_of = {document_key(document): row for row, document in enumerate(self.documents)}
-        self._right: defaultdict[str, set[int]] = defaultdict(set)
-        for example in examples.records:
-            self._right[same_query(example.query)] |= {self._row(d) for d in example.positives}
         self._mined: Rows | None = None
         self._mined_at = 0
         self._source: Iterator[Sequence[Drawn]] | None = None
@@ -117,16 +113,15 @@ class Miner:
 
     def _safe(self, example: Example, scores: NDArray[np.float32]) -> list[int]:
         own = [self._row(document) for document in example.positives]
-        right = self._right[same_query(example.query)]
-        names = itself(example.query.query_id, {document.doc_id for document in example.positives})
+        excluded = {self._row_of[key] for key in self._collator.excluded.of(example) & self._row_of.keys()}
         # as many more as are no negatives: known positives, and the query itself
-        most = min(len(scores), self._range_max + len(right) + 1)
+        most = min(len(scores), self._range_max + len(excluded))
         best = np.argpartition(-scores, most - 1)[:most]
         best = best[np.lexsort((best, -scores[best]))]
         lowest = float(scores[own].min())
         # abs, because a share of a negative score would be above that score
         limit = lowest - self._relative_margin * abs(lowest)
-        free = [row for row in best.tolist() if row not in right and self.documents[row].doc_id not in names]
+        free = [row for row in best.tolist() if row not in excluded]
         return [row for row in free[: self._range_max] if scores[row] <= limit]
 
     def _batch(self, items: Sequence[Drawn]) -> dict[str, JointBatch]:

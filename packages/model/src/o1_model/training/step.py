@@ -54,7 +54,8 @@ class Judgements:
         document_keys: a 64-bit digest of each document's text; a document may occur several times.
         rows: each example's own documents, positives first, -1 after the last.
         n_positives: how many of `rows` are positives; at least 1.
-        positive_keys: all known positives of the query, present or not, padded with the first.
+        excluded_keys: the documents that are no negatives of the query, present or not: its known positives
+            and itself. Padded with the first.
         has_thought: whether v_t is a read-out of its own, after a thought between two `<emb>`.
         mixes: whether there is a thought to mix into v_q.
         counts: whether the query is more than a copy that gives every process equally many.
@@ -64,7 +65,7 @@ class Judgements:
     document_keys: Int[Tensor, "documents"]
     rows: Int[Tensor, "queries group"]
     n_positives: Int[Tensor, "queries"]
-    positive_keys: Int[Tensor, "queries positives"]
+    excluded_keys: Int[Tensor, "queries excluded"]
     has_thought: Bool[Tensor, "queries"]
     mixes: Bool[Tensor, "queries"]
     counts: Bool[Tensor, "queries"]
@@ -87,7 +88,7 @@ def join(parts: Sequence[Judgements]) -> Judgements:
         document_keys=torch.cat([part.document_keys for part in parts]),
         rows=_stacked(shifted, -1),
         n_positives=torch.cat([part.n_positives for part in parts]),
-        positive_keys=_stacked([part.positive_keys for part in parts], None),
+        excluded_keys=_stacked([part.excluded_keys for part in parts], None),
         has_thought=torch.cat([part.has_thought for part in parts]),
         mixes=torch.cat([part.mixes for part in parts]),
         counts=torch.cat([part.counts for part in parts]),
@@ -96,10 +97,10 @@ def join(parts: Sequence[Judgements]) -> Judgements:
 
 
 def negatives(judgements: Judgements) -> Bool[Tensor, "queries documents"]:
-    """Return which documents are not known to be positives of a query."""
-    shape = (len(judgements.positive_keys), len(judgements.document_keys))
+    """Return which documents are negatives of a query: all but those that are excluded."""
+    shape = (len(judgements.excluded_keys), len(judgements.document_keys))
     negative = torch.ones(shape, dtype=torch.bool, device=judgements.rows.device)
-    for keys in judgements.positive_keys.unbind(dim=1):
+    for keys in judgements.excluded_keys.unbind(dim=1):
         negative &= judgements.document_keys != keys[:, None]
     return negative
 

@@ -30,7 +30,7 @@ from o1_model.embedder import Embedder
 from o1_model.layout import load_layout, new_layout
 from o1_model.training import checks
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, changed
-from o1_model.training.data import ExampleOrder, Examples, JointCollator, known_positives
+from o1_model.training.data import ExampleOrder, Examples, Exclusions, JointCollator
 from o1_model.training.evaluate import figures_of, open_collection
 from o1_model.training.files import ExampleFile, chosen_examples, read_files
 from o1_model.training.mining import Miner
@@ -118,6 +118,9 @@ def train(
     mined = list(open_documents(data.mine_corpus)) if data.mine_corpus else []
     if mined:
         digests["mine_corpus_sha256"] = records_digest(mined)
+    excluded = Exclusions(known, mined)
+    for sentence in excluded.check(known):
+        logger.info(sentence)
     if continued:
         digests["adapter_sha256"] = model_digest(started_from)
     output = Path(str(args.output_dir))
@@ -130,7 +133,7 @@ def train(
             base=base,
             ema_decay=model.ema_decay,
             callbacks=list(callbacks),
-            **_batches(embedder, known, data, objective, args, mined),
+            **_batches(embedder, known, data, objective, args, mined, excluded),
         )
         newest = newest_checkpoint(output)
         if newest is not None:
@@ -230,6 +233,7 @@ def _batches(
     objective: Objective,
     args: TrainingArguments,
     corpus: Sequence[Document],
+    excluded: Exclusions,
 ) -> dict[str, Any]:
     """Return JointTrainer's arguments about the data, their order and the passes of a step.
 
@@ -248,7 +252,7 @@ def _batches(
         chunk_tokens=data.chunk_tokens,
         reasoning_queries=objective.redapter_from is not None and not embedder.layout.two_read_outs,
         mixture=None if objective.mixture is None else objective.mixture.reading,
-        known=known_positives(examples),
+        excluded=excluded,
     )
     miner = None
     if data.mine_every:
