@@ -1,5 +1,6 @@
 """Fusing rankings: laws, a hand-made example, the weight that judgements choose, the command."""
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -302,9 +303,10 @@ def test_a_fusion_that_cannot_be_is_refused(options, message):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_command_fuses_the_runs_that_python_fuses(method, tmp_path):
     runs = [{"q": {"a": 3.0, "b": 1.0}, "p": {"x": 1.0}}, {"q": {"c": 2.0, "d": 1.5}}]
-    for number, run in enumerate(runs):
-        write_run(tmp_path / f"{number}.txt", as_hits(run))
-    words = ["fuse", "--runs", "0.txt", "1.txt", "--out", "fused.txt", "--fusion", method, "--k", "3"]
+    # one of TREC's form, one of BEIR's
+    write_run(tmp_path / "0.txt", as_hits(runs[0]))
+    (tmp_path / "1.json").write_text(json.dumps(runs[1]))
+    words = ["fuse", "--runs", "0.txt", "1.json", "--out", "fused.txt", "--fusion", method, "--k", "3"]
     done = subprocess.run(
         [sys.executable, "-m", "o1_index", *words], cwd=tmp_path, capture_output=True, text=True
     )

@@ -1,5 +1,7 @@
 """TREC, BEIR and vector files, and the one total order."""
 
+import gzip
+import json
 import os
 import random
 import threading
@@ -150,6 +152,30 @@ def test_queries_documents_and_runs_are_told_by_their_first_line(piped):
     hit = Hit(query_id="q", doc_id="d", score=0.5, rank=1)
     assert list(open_run(piped(b'{"query_id":"q","doc_id":"d","score":0.5,"rank":1}\n'))) == [hit]
     assert list(open_run(piped(b"q Q0 d 1 0.5 t\n"))) == [hit]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"q": {"d": 0.5, "e": 2.0}},
+        {"eval_name": "bright", "search_results": {"q": {"d": 0.5, "e": 2.0}}},
+        {"split": "test", "search_results": {"test-q": {"d": 0.5, "e": 2.0}}},
+    ],
+)
+def test_runs_in_json_are_read_best_first(tmp_path, content):
+    (tmp_path / "run.json.gz").write_bytes(gzip.compress(json.dumps(content, indent=1).encode()))
+    best = [
+        Hit(query_id="q", doc_id="e", score=2.0, rank=1),
+        Hit(query_id="q", doc_id="d", score=0.5, rank=2),
+    ]
+    assert list(open_run(tmp_path / "run.json.gz")) == best
+
+
+def test_hits_as_json_lines_are_not_named_json(tmp_path):
+    lines = b'{"query_id":"q","doc_id":"d","score":0.5,"rank":1}\n' * 2
+    (tmp_path / "run.json").write_bytes(lines)
+    with pytest.raises(InputError, match=r"run\.json: .*JSON lines are named \*\.jsonl"):
+        list(open_run(tmp_path / "run.json"))
 
 
 def test_a_file_named_jsonl_is_no_trec_file(tmp_path):

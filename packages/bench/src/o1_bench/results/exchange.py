@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,10 +26,10 @@ from o1_bench.results.mteb import write_task_result
 from o1_bench.results.result import QRELS, RUN, Result, find_results, load_result
 from o1_bench.score import from_dict, means, score, to_dict
 from o1_records import Hit, InputError, atomic_write, open_run, quoted
-from o1_records.files import open_input
+from o1_records.files import plain_name
+from o1_records.inputs import json_scores
 from o1_records.trec import read_qrels, read_run
 
-_MAX_BYTES = 2**32
 _CUTOFFS = (1, 5, 10, 25, 50, 100)
 _FORMS = (".trec", ".trec.gz", ".json", ".json.gz")
 
@@ -51,24 +50,10 @@ def read_any_run(path: str | Path) -> Iterator[Hit]:
 
     Raises InputError for what is none of them, and for a score that is not a finite number.
     """
-    path = Path(path)
-    if not path.name.endswith((".json", ".json.gz")):
+    if Path(plain_name(path)).suffix != ".json":
         yield from open_run(path)
         return
-    content = _decoded(path)
-    split = content.get("split", "")
-    if "search_results" in content:
-        content = content["search_results"]
-    try:
-        scores = msgspec.convert(content, dict[str, dict[str, float]])
-    except msgspec.ValidationError as error:
-        raise InputError(
-            f"{path}: {error}; a run is {{query_id: {{doc_id: score}}}}, or has it in search_results"
-        ) from error
-    prefix = f"{split}-"
-    if split and scores and all(query_id.startswith(prefix) for query_id in scores):
-        scores = {query_id.removeprefix(prefix): found for query_id, found in scores.items()}
-    for query_id, found in scores.items():
+    for query_id, found in json_scores(path).items():
         renamed = {word(doc_id): value for doc_id, value in found.items()}
         if len(renamed) < len(found):
             raise InputError(
@@ -242,12 +227,3 @@ def _runs_in(folder: Path) -> Iterator[Path]:
     # a model has files of JSON too, but none whose name is a collection's
     for pattern in ("*.trec", "*.trec.gz", "*-*.json", "*-*.json.gz", "*_long_*/score.json"):
         yield from folder.glob(pattern)
-
-
-def _decoded(path: Path) -> dict[str, Any]:
-    with open_input(path) as file:
-        content = file.read(_MAX_BYTES)
-    try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise InputError(f"{path}: {error}; damaged, or not a run") from error

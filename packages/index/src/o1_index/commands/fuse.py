@@ -7,13 +7,14 @@ import sys
 
 from o1_index.fusion import METHODS, fuse_runs
 from o1_index.tuning import K
-from o1_records import trec
+from o1_records import open_run, trec
 from o1_records.kit.command import at_least, reads, writes
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the options."""
-    reads(command, "--runs", required=True, once=True, nargs="+", help="TREC runs")
+    kinds = "TREC's, hits as JSON lines, or JSON of BEIR or FlagEmbedding"
+    reads(command, "--runs", required=True, once=True, nargs="+", help=f"runs: {kinds}")
     writes(command, "--out", required=True, help="TREC run to write")
     command.add_argument(
         "--fusion",
@@ -28,7 +29,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fuse; the run appears whole or not at all."""
-    runs = [trec.read_run(path) for path in args.runs]
+    runs = [open_run(path) for path in args.runs]
     hits = fuse_runs(runs, method=args.fusion, weights=args.weights, k=args.k)
     print(f"{args.out}: {trec.write_run(args.out, hits, tag=args.fusion)} hits", file=sys.stderr)
     return 0
