@@ -52,7 +52,8 @@ EXAMPLES = [example(number, thought=number != 2) for number in range(6)]
 
 def step_of(embedder, step, *, objective=None, examples=EXAMPLES, chunk_tokens=40, bf16=False, **plan):
     """Terms and gradient of one step from the same seed."""
-    model = JointModel(embedder.backbone, embedder.layout).train()
+    aligns = objective is not None and objective.align_weight > 0
+    model = JointModel(embedder.backbone, embedder.layout, aligns=aligns).train()
     model.zero_grad()
     redapter = objective is not None and objective.redapter_from is not None
     collator = JointCollator(
@@ -160,6 +161,15 @@ def test_two_passes_give_the_gradient_of_one_under_bf16(llama):
 )
 def test_every_term_goes_through_two_passes(llama, objective):
     both(llama, objective=objective)
+
+
+@pytest.mark.parametrize("settings", [{}, {"readout": "mean", "attention": "prefix"}])
+def test_latent_steps_go_through_two_passes(plain_models, settings):
+    embedder = Embedder.from_backbone(
+        plain_models["bert"], query_length=12, thought_length=12, latent_steps=3, **settings
+    )
+    objective = Objective(temperature=0.1, distil_weight=2.0, align_weight=1.0, matryoshka_dims=[8])
+    both(dropping(embedder), objective=objective)
 
 
 def test_reasoning_queries_are_encoded_without_a_gradient(plain_models):

@@ -75,7 +75,10 @@ def _values(embedder: Embedder) -> dict[str, torch.Tensor]:
 def _kind(embedder: Embedder) -> dict[str, Any]:
     """Return what has to be equal in models that are averaged."""
     layout = msgspec.structs.asdict(embedder.layout)
-    rows = ("name", "bos", "eos", "emb", "query", "query_end", "thought", "doc", "readout", "attention")
+    rows = (
+        "name", "bos", "eos", "emb", "query", "query_end", "thought", "doc", "readout", "attention",
+        "latent_steps",
+    )  # fmt: skip
     return {
         "layout": {part: layout[part] for part in rows},
         "vocabulary": vocabulary_digest(embedder.tokenizer),

@@ -76,6 +76,13 @@ class Backbone(nn.Module):
         return None if most is None else int(most) - self._first_position
 
     @cached_property
+    def window(self) -> int | None:
+        """The number of tokens that its layers of local attention look back, if it has any."""
+        layers: list[Any] = DynamicCache(config=self.lm.config).layers
+        windows = (layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False))
+        return min(windows, default=None)
+
+    @cached_property
     def recurrent(self) -> bool:
         """Whether some of its layers carry a state from token to token: linear attention, Mamba."""
         layers: list[Any] = DynamicCache(config=self.lm.config).layers
@@ -83,25 +90,27 @@ class Backbone(nn.Module):
 
     def hidden(
         self,
-        input_ids: Int[Tensor, "batch seq"],
+        inputs: Int[Tensor, "batch seq"] | Float[Tensor, "batch seq dim"],
         mask: Tensor | None,
         positions: Int[Tensor, "batch seq"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Return the states of the last layer; `cache` grows in place.
 
-        `mask` is [batch, total] over the cached tokens and these, for causal attention, or
-        [batch, 1, seq, total] and says which token attends to which; None is causal attention.
+        `inputs` are token ids, or embeddings (`soft_tokens`). `mask` is [batch, total] over the cached tokens
+        and these, for causal attention, or [batch, 1, seq, total] and says which token attends to which; None
+        is causal attention.
         """
         if mask is None and self.config.model_type in DECODERS_OF_ENCODERS:
-            mask = torch.ones_like(input_ids)  # they warn of padding they are not told of
+            mask = torch.ones_like(positions)  # they warn of padding they are not told of
         given: dict[str, Any] = {"attention_mask": self._readable(mask), "use_cache": cache is not None}
         if self._takes_positions:
             given["position_ids"] = positions + self._first_position
         if cache is not None:
             given["past_key_values"] = cache
-        # token ids, not embeddings: some models scale these, or look ids up in every layer
-        states: Tensor = self._body(input_ids=input_ids, **given).last_hidden_state
+        # token ids wherever there are any: some models look them up in every layer
+        given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs
+        states: Tensor = self._body(**given).last_hidden_state
         return states
 
     def encode(self, batch: Batch, layout: Layout, cache: Any = None) -> Float[Tensor, "batch seq dim"]:
@@ -113,6 +122,17 @@ class Backbone(nn.Module):
         """Return the next-token logits of single states."""
         scores: Tensor = self.head(states)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+    def soft_tokens(self, states: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        """Return the mean of all token embeddings, each weighted by how probable it is after the state.
+
+        (LaSER, arXiv 2603.01425, equation 4.) Control tokens have no part in it, as in written thoughts.
+        """
+        matrix = embedding_matrix(self.lm)
+        logits = self.logits(states).to(torch.promote_types(states.dtype, torch.float32))
+        logits = logits.index_fill(1, self.control_ids.to(logits.device), float("-inf"))
+        mean = (logits.softmax(dim=1).to(matrix) @ matrix).to(matrix.dtype)
+        return mean * self._embedding_scale(mean)
 
     @torch.no_grad()
     def merge_control_rows(self) -> None:
@@ -158,10 +178,13 @@ class Backbone(nn.Module):
         """Return the embeddings of token ids with the control rows in their places (a forward hook)."""
         is_control = torch.eq(args[0][..., None], self.control_ids)
         *places, which = is_control.nonzero(as_tuple=True)
-        # the scale in the dtype of the weights, as the embedding module has it
-        scale = getattr(module, "scalar_embed_scale", 1.0)
-        scale = torch.tensor(float(scale), dtype=output.dtype, device=output.device)
-        return output.index_put(tuple(places), self.control_rows[which].to(output.dtype) * scale)
+        rows = self.control_rows[which].to(output.dtype) * self._embedding_scale(output)
+        return output.index_put(tuple(places), rows)
+
+    def _embedding_scale(self, like: Tensor) -> Tensor:
+        """Return what the embedding module multiplies its rows with, in the dtype of the weights."""
+        scale = getattr(self.lm.get_input_embeddings(), "scalar_embed_scale", 1.0)
+        return torch.tensor(float(scale), dtype=like.dtype, device=like.device)
 
     def _readable(self, mask: Tensor | None) -> Tensor | None:
         if mask is None or mask.dim() == 2 or self.config._attn_implementation != "eager":

@@ -263,10 +263,11 @@ class Embedder:
     def fingerprint(self, *, role: str = "", thoughts: str = "") -> Encoder:
         """Return what made these vectors, for manifests."""
         length = self.layout.query_length if role == "query" else self.layout.document_length
+        latent = f" {self.layout.latent_steps} latent steps" if self.layout.latent_steps else ""
         return Encoder(
             model=self.name,
             digest=self.digest,
-            layout=f"{self.layout.name} {self.layout.attention}",
+            layout=f"{self.layout.name} {self.layout.attention}{latent}",
             pooling=self.layout.readout,
             max_length=length,
             dtype=str(self.backbone.control_rows.dtype).removeprefix("torch."),

@@ -64,6 +64,10 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     has one, with "{instruction}" in its place (None: as the layout has it), or a fixed text before every
     query. `document_prompt` stands before every document. The lengths are in tokens of the query, the thought
     and the document themselves.
+
+    `latent_steps` counts the states whose mean is the vector of a query without a thought, and of a document:
+    the first is the read-out's, each further one that of a latent thought, which is no token
+    (`encoding.encode.latent_states`). 0: the read-out alone. A query with a thought in its row has none.
     """
 
     eos: TokenId
@@ -81,6 +85,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     instruction: str = ""
     query_prompt: str | None = None
     document_prompt: str = ""
+    latent_steps: Annotated[int, Meta(ge=0)] = 0
     name: Name = "o1"
 
     def __post_init__(self) -> None:
@@ -101,6 +106,21 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "the first token has seen nothing but itself in causal attention, and no thought; "
                 "readout 'first' is for encoders in layout 'instruct' with attention 'prefix'"
             )
+        self._refuse_latent_steps()
+
+    def _refuse_latent_steps(self) -> None:
+        if self.latent_steps == 1:
+            raise InputError("latent_steps 1 is the read-out alone; give 0, or at least 2 (LaSER has 3)")
+        if self.latent_steps and self.name == "reference":
+            raise InputError(
+                "layout 'reference' cannot tell a query with a thought from one without, which alone takes "
+                "latent steps; choose the layout o1, or latent_steps 0"
+            )
+        if self.latent_steps and self.name == "instruct" and self.attention == "prefix":
+            raise InputError(
+                "layout 'instruct' with attention 'prefix' is for encoders, which predict no next token to "
+                "think with; use causal attention, or latent_steps 0"
+            )
 
     @property
     def thinks(self) -> bool:
@@ -113,10 +133,16 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.name == "o1"
 
     @property
+    def latent_tokens(self) -> int:
+        """The number of latent thoughts that are read after a row without a thought."""
+        return max(self.latent_steps - 1, 0)
+
+    @property
     def longest(self) -> int:
-        """The number of tokens of the longest possible row, prompts left out."""
+        """The number of tokens of the longest possible row, prompts left out, latent thoughts among them."""
         thought = self.thought_length + 3 if self.thinks else 0
-        return max(self.query_length + 3 + thought, self.document_length + 3)
+        own = max(self.query_length, self.document_length) + 3 + self.latent_tokens
+        return max(self.query_length + 3 + thought, own)
 
     @property
     def control_ids(self) -> tuple[int, ...]:

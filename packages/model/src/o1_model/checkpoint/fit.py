@@ -37,7 +37,8 @@ def fit(backbone: Backbone, layout: Layout, name: str) -> None:
     """Measure the scale of a model's logits; raise InputError where the model cannot do what the layout asks.
 
     Attention must be that of the layout. If the layout thinks, the logits must be the model's own, and
-    thinking on the live cache must give the vectors of reading the same tokens at once. `name` is for the
+    thinking on the live cache must give the vectors of reading the same tokens at once; if it has latent
+    steps, embeddings must be read as their tokens are, and no row may change another's. `name` is for the
     message.
     """
     matrix = embedding_matrix(backbone.lm)
@@ -49,9 +50,12 @@ def fit(backbone: Backbone, layout: Layout, name: str) -> None:
     backbone.eval()
     try:
         _check_attention(backbone, layout, ids)
-        if layout.thinks:
+        if layout.thinks or layout.latent_steps:
             backbone.logit_scale = _logit_scale(backbone, ids)
+        if layout.thinks:
             _check_thinking(backbone, layout, ids)
+        if layout.latent_steps:
+            _check_latent_steps(backbone, layout, ids)
     except InputError:
         raise
     except (_MisfitError, *_FAILURES) as error:
@@ -136,6 +140,24 @@ def _check_thinking(backbone: Backbone, layout: Layout, ids: Sequence[int]) -> N
             f"thinking on its cache gives other vectors than reading the same tokens (cosine {cosine:.4f}); "
             f"{_INSTEAD}"
         )
+
+
+def _check_latent_steps(backbone: Backbone, layout: Layout, ids: Sequence[int]) -> None:
+    """Check that embeddings are read as their tokens are, and that latent steps see their own row alone."""
+    if backbone.recurrent:
+        raise _MisfitError("its layers carry a state, which latent steps cannot leave; use latent_steps 0")
+    row = torch.tensor([list(ids)], device=backbone.device)
+    positions = torch.arange(len(ids), device=row.device)[None]
+    embeddings = backbone.lm.get_input_embeddings()(row)
+    ways = [backbone.hidden(inputs, None, positions).float() for inputs in (row, embeddings)]
+    if not _close(ways[1], ways[0], _tolerance(backbone)):
+        raise _MisfitError("it reads embeddings otherwise than their tokens; use latent_steps 0")
+    rows = [query_row(layout, ids[:6]), query_row(layout, ids[5:7])]
+    if layout.thinks:
+        rows.append(query_row(layout, ids[:2], ids[3:7]))
+    together, alone = (Reader(backbone, layout, ids[0], tokens).read(rows) for tokens in (10_000, 1))
+    if not (together * alone).sum(axis=1).min() > 1 - _tolerance(backbone):
+        raise _MisfitError("other rows of a batch change its latent steps; use latent_steps 0")
 
 
 def _tolerance(backbone: Backbone) -> float:

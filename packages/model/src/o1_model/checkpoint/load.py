@@ -21,6 +21,7 @@ from o1_model.checkpoint.certificate import refuse_changed_files
 from o1_model.checkpoint.foreign import MODULES, check_rows, foreign_layout
 from o1_model.checkpoint.lora import is_adapter, load_adapter, merge_lora
 from o1_model.checkpoint.save import load_mixture
+from o1_model.encoding.encode import most_tokens
 from o1_model.layout import FILE_NAME, Layout, Name, changed_layout, known_layout, load_layout, new_layout
 from o1_records import InputError
 from o1_records.kit.models import SAFE, digest_of_files, loading, model_digest, model_files, model_folder
@@ -204,11 +205,12 @@ def _refuse_missing_rows(
 
 
 def _refuse_longer_rows(backbone: Backbone, layout: Layout) -> None:
-    positions, longest = backbone.positions, layout.longest
+    most, longest = most_tokens(backbone, layout), layout.longest
     if layout.name == "instruct":
         longest -= 3 - (layout.bos is not None) - (layout.emb is not None)
-    if positions is not None and longest > positions:
+    if most is not None and longest > most:
+        window = " in a window, which latent steps look back through" if most == backbone.window else ""
         raise InputError(
-            f"the layout has rows of up to {longest} tokens, the model takes {positions}; "
+            f"the layout has rows of up to {longest} tokens, the model takes {most}{window}; "
             "lower query_length, thought_length or document_length"
         )

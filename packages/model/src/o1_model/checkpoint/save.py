@@ -104,6 +104,8 @@ def save_for_sentence_transformers(
     for name in (_MODULES, _TRANSFORMER, _PROMPTS):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _POOLING, ignore_errors=True)
+    if layout.latent_steps:
+        return f"it takes {layout.latent_steps} latent steps, and one pass is all that is done there"
     if layout.attention == "prefix" and config.model_type not in DECODERS_OF_ENCODERS:
         return f"a {config.model_type} attends causally there, this layout in both directions"
     template = chat_template(layout, tokenizer)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from o1_model.backbone import Backbone
 from o1_model.batch import Batch, by_length, collate
-from o1_model.encoding.pooling import pool_spans
+from o1_model.encoding.pooling import READ_OUTS, at_position, normalise, pool_spans
 from o1_model.layout import Layout, Row
 from o1_records import InputError
 from o1_records.kit.onednn import fast_linear
@@ -76,9 +77,9 @@ class Reader:
 
         def run(group: list[int]) -> None:
             batch = collate([unique[index] for index in group], self.pad_id).to(device)
-            states = right_padded_states(self.backbone, self.layout, batch)
-            vectors[group] = _read_out(states, batch, self.layout).float()
+            vectors[group] = _vectors(self.backbone, self.layout, batch).float()
             self.tokens_read += sum(len(unique[index].ids) for index in group)
+            self.tokens_read += int(steps_aside(batch).sum()) * self.layout.latent_tokens
             bar.update(len(group))
 
         default = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
@@ -90,7 +91,10 @@ class Reader:
 
     def refuse_longer(self, rows: Sequence[Row], room: int = 0) -> None:
         """Raise InputError for a row that is longer than the model takes, with `room` for more tokens."""
-        longest, most = max((len(row.ids) for row in rows), default=0) + room, self.backbone.positions
+        after = self.layout.latent_tokens
+        lengths = (len(row.ids) + max(room, after if row.first == row.last else 0) for row in rows)
+        longest = max(lengths, default=0)
+        most = most_tokens(self.backbone, self.layout)
         if most is not None and longest > most:
             raise InputError(
                 f"a row of {longest} tokens, but the model takes {most}; shorten the instruction or lower "
@@ -113,15 +117,65 @@ def refuse_broken(vectors: Vectors | Tensor, names: Sequence[str] | None = None)
     )
 
 
-def right_padded_states(backbone: Backbone, layout: Layout, batch: Batch) -> Float[Tensor, "batch seq dim"]:
+def most_tokens(backbone: Backbone, layout: Layout) -> int | None:
+    """Return the number of tokens that a row may have, if the model bounds it.
+
+    With latent steps a window of local attention bounds it too: they look back from the end of the batch.
+    """
+    limits = (backbone.positions, backbone.window if layout.latent_steps else None)
+    return min((most for most in limits if most is not None), default=None)
+
+
+def right_padded_states(
+    backbone: Backbone, layout: Layout, batch: Batch, cache: Any = None
+) -> Float[Tensor, "batch seq dim"]:
     """Return the states of whole rows that are padded on the right; those of the padding mean nothing."""
     if layout.attention == "causal":
         # no token sees the padding, so that no mask is needed and the fastest kernels serve
         positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        return backbone.hidden(batch.input_ids, None, positions.expand_as(batch.input_ids))
-    if bool((batch.first == batch.last).all()):
-        return backbone.hidden(batch.input_ids, batch.mask[:, None, None].bool(), batch.positions)
-    return backbone.encode(batch, layout)
+        return backbone.hidden(batch.input_ids, None, positions.expand_as(batch.input_ids), cache)
+    if bool(steps_aside(batch).all()):
+        return backbone.hidden(batch.input_ids, batch.mask[:, None, None].bool(), batch.positions, cache)
+    return backbone.encode(batch, layout, cache)
+
+
+def steps_aside(batch: Batch) -> Bool[Tensor, "batch"]:
+    """Return which rows have no thought in them: they take latent steps, where the layout has some."""
+    return batch.first == batch.last
+
+
+def latent_states(
+    backbone: Backbone, layout: Layout, batch: Batch, states: Float[Tensor, "batch seq dim"], cache: Any
+) -> Float[Tensor, "batch steps dim"]:
+    """Return the states of each row's latent steps, in float32 or better; their mean is its vector.
+
+    (LaSER, arXiv 2603.01425, section 3.3, with the steps counted as in its released code.) The first is the
+    read-out at `first`. Then the backbone reads a soft token, made of the state before, after the row up to
+    `first` and the soft tokens so far; what the row has after `first`, a thought, is not seen. `cache` is
+    that of the pass which gave `states`; it grows.
+    """
+    accumulator = torch.promote_types(states.dtype, torch.float32)
+    found = [READ_OUTS[layout.readout](states, batch.mask, batch.first).to(accumulator)]
+    state = at_position(states, batch.mask, batch.first)
+    seen = batch.mask * (batch.positions <= batch.first[:, None])
+    for step in range(1, layout.latent_steps):
+        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+        token = backbone.soft_tokens(state)[:, None]
+        state = backbone.hidden(token, seen, batch.first[:, None] + step, cache)[:, 0]
+        found.append(state.to(accumulator))
+    return torch.stack(found, dim=1)
+
+
+def _vectors(backbone: Backbone, layout: Layout, batch: Batch) -> Float[Tensor, "batch dim"]:
+    """Return the unit vector at the last read-out of each row of a batch that is padded on the right."""
+    aside = steps_aside(batch)
+    cache = DynamicCache() if layout.latent_steps and bool(aside.any()) else None
+    states = right_padded_states(backbone, layout, batch, cache)
+    vectors = _read_out(states, batch, layout)
+    if cache is None:
+        return vectors
+    latent = normalise(latent_states(backbone, layout, batch, states, cache).mean(dim=1))
+    return torch.where(aside[:, None], latent, vectors)
 
 
 def _read_out(

@@ -115,9 +115,9 @@ class Decoder:
         self.reader.tokens_read += sum(len(row.ids) for row in prompts) + thought
         if self.engine is not None:
             decoded = self._with_engine(self.engine, prompts, decoded, thinking, gate)
-        if layout.two_read_outs:
+        if layout.two_read_outs and not layout.latent_steps:
             return decoded
-        # v_q has a row of its own: the prompt with <emb> in the place of <thought>
+        # v_q has a row of its own: the prompt without <thought>, which ends with <emb> or latent steps
         vectors = self.reader.read([thoughtless_row(layout, row) for row in prompts])
         return [replace(each, v_q=torch.from_numpy(v)) for each, v in zip(decoded, vectors, strict=True)]
 

@@ -48,6 +48,10 @@ class ModelArguments:
         metadata={"help": "text before a query, with {instruction} in its place; else as the layout has it"},
     )
     document_prompt: str = field(default="", metadata={"help": "text before every document"})
+    latent_steps: int = field(
+        default=0,
+        metadata={"help": "states of latent thinking whose mean a vector without a thought is; LaSER has 3"},
+    )
     row_end: Literal["eos", "none"] = field(
         default="eos",
         metadata={"help": "what closes a row of the layout instruct; with none its last token is read"},
@@ -85,6 +89,7 @@ class ModelArguments:
             lora_alpha=(self.lora_alpha > 0, "above 0"),
             lora_dropout=(0 <= self.lora_dropout < 1, "at least 0 and below 1"),
             ema_decay=(0 <= self.ema_decay < 1, "at least 0 and below 1"),
+            latent_steps=(self.latent_steps >= 0, "at least 0"),
         )
         if self.row_end == "none" and self.layout != "instruct":
             raise InputError(f"row_end none is for the layout instruct; {self.layout} closes rows with <emb>")

@@ -143,7 +143,12 @@ def check_batches(examples: Sequence[Example], *, same_dataset: bool) -> list[st
 
 
 def check_terms(
-    examples: Sequence[Example], path: str | None, objective: Objective, *, layout: str = "o1"
+    examples: Sequence[Example],
+    path: str | None,
+    objective: Objective,
+    *,
+    layout: str = "o1",
+    latent_steps: int = 0,
 ) -> list[str]:
     """Check for what the objective's terms read and return a sentence if some examples lack it.
 
@@ -159,6 +164,11 @@ def check_terms(
     if layout != "o1" and (joint or (objective.distil_weight and objective.distil_from == "thought")):
         flag = "--mixture_reading joint" if joint else "--distil_from thought"
         raise InputError(f"{flag} needs v_t beside v_q, which the layout o1 has; {layout} does not")
+    if objective.align_weight and not (latent_steps and layout == "o1"):
+        raise InputError(
+            "align_weight aligns latent steps with thoughts; it needs latent_steps and the layout o1, got "
+            f"latent_steps {latent_steps} and layout {layout}"
+        )
     needs = []
     if objective.teacher != "none":
         needs.append(("teacher score", "--teacher", [bool(e.teacher_scores) for e in examples]))
@@ -167,6 +177,8 @@ def check_terms(
         reasoned = [(asks and bool(e.reasoning_query)) or e.thought is not None for e in examples]
         what = "reasoning query or thought" if asks else "thought (the layout o1 reads no reasoning query)"
         needs.append((what, "--redapter_from", reasoned))
+    if objective.align_weight and not objective.own_thoughts:
+        needs.append(("thought", "--align_weight", [e.thought is not None for e in examples]))
     if objective.mixture is not None and not objective.own_thoughts:
         needs.append(("thought", "the mixture", [e.thought is not None for e in examples]))
     said = []

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from o1_model.backbone import Backbone
 from o1_model.batch import Batch
-from o1_model.encoding.encode import right_padded_states
-from o1_model.encoding.pooling import READ_OUTS, normalise
+from o1_model.encoding.encode import latent_states, right_padded_states, steps_aside
+from o1_model.encoding.pooling import READ_OUTS, at_position, normalise
 from o1_model.layout import Layout
 from o1_model.training.data import JointBatch
 from o1_model.training.loss import think_loss
@@ -30,20 +31,23 @@ from o1_records.kit.onednn import computed_again, fast_linear
 _LOGITS = 2**24  # that live at a time: 64 MB in float32, 110 labels of a vocabulary of 151,936
 _MOST_LABELS = 256
 
-Vectors = tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]
+Vectors = tuple[Float[Tensor, "rows *steps dim"], Float[Tensor, "rows *steps dim"]]
+"""The unit vectors of rows at their two read-outs; where steps are aligned, with those of every step."""
 
 
 class JointModel(nn.Module):
     """The backbone under its layout: what is trained, wrapped, sharded and checkpointed.
 
     With `use_head` every pass uses the head, so that it has a gradient, if only of zeros: if a wrapper
-    reduces gradients in each backward pass, all processes must have those of the same weights.
+    reduces gradients in each backward pass, all processes must have those of the same weights. With
+    `aligns` the vectors of a row are [1 + latent steps, dim]: after each read-out those of the steps.
     """
 
-    def __init__(self, backbone: Backbone, layout: Layout) -> None:
+    def __init__(self, backbone: Backbone, layout: Layout, *, aligns: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.layout = layout
+        self.aligns = aligns
         self.use_head = False
 
     def forward(self, part: Batch, denominator: Tensor | int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,15 +57,32 @@ class JointModel(nn.Module):
         are computed. Vectors and share are float32 or better.
         """
         with fast_linear():
-            states = right_padded_states(self.backbone, self.layout, part)
+            cache = DynamicCache() if self.layout.latent_steps else None
+            states = right_padded_states(self.backbone, self.layout, part, cache)
             read_out = READ_OUTS[self.layout.readout]
             first, last = (normalise(read_out(states, part.mask, place)) for place in (part.first, part.last))
+            if cache is not None:
+                first, last = self._with_latent_steps(part, states, cache, last)
             if denominator is not None and len(part.label_ids):
                 labelled = states[part.label_row, part.label_column]
                 return first, last, head_loss(self.backbone, labelled, part.label_ids, denominator)
             if self.use_head:
                 return first, last, 0.0 * self.backbone.logits(states[:1, 0]).sum().to(first.dtype)
             return first, last, first.new_zeros(())
+
+    def _with_latent_steps(self, part: Batch, states: Tensor, cache: Any, last: Tensor) -> Vectors:
+        steps = latent_states(self.backbone, self.layout, part, states, cache)
+        first = normalise(steps.mean(dim=1))
+        last = torch.where(steps_aside(part)[:, None], first, last)
+        if not self.aligns:
+            return first, last
+        count = self.layout.latent_steps
+        places = (places_in_thoughts(part, step, count) for step in range(1, count + 1))
+        thought_steps = torch.stack([at_position(states, part.mask, place) for place in places], dim=1)
+        return (
+            torch.cat([first[:, None], normalise(steps)], dim=1),
+            torch.cat([last[:, None], normalise(thought_steps)], dim=1),
+        )
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
@@ -87,6 +108,16 @@ def _going_the_same_way(settings: dict[str, Any] | None) -> dict[str, Any]:
     return settings if settings["use_reentrant"] else {**settings, "context_fn": computed_again}
 
 
+def places_in_thoughts(part: Batch, step: int, steps: int) -> Int[Tensor, "batch"]:
+    """Return where each row's thought is as far as the latent step: floor(step / steps) of its tokens.
+
+    (LaSER, equation 11, with tokens for segments.) `step` counts from 1; before its first token stands
+    `<thought>`, behind its last `<eos>` and `<emb>`. Of a row without a thought the place means nothing.
+    """
+    tokens = (part.last - part.first - 3).clamp(min=0)
+    return part.first + (step * tokens // steps + 1) * ~steps_aside(part)
+
+
 def parts_of(batch: JointBatch) -> list[Batch]:
     """Return every part of a batch in the order of encoding; reasoning queries, the last, are not trained."""
     return [*batch.queries, *batch.documents, *batch.thoughts, *batch.reasoning]
@@ -99,25 +130,34 @@ def step_vectors(batch: JointBatch, encoded: Sequence[Vectors]) -> StepVectors:
         list(islice(parts, len(own)))
         for own in (batch.queries, batch.documents, batch.thoughts, batch.reasoning)
     )
+    firsts = _restore([first for first, _ in queries], batch.query_order)
+    lasts = _restore([last for _, last in queries], batch.query_order)
     vectors = StepVectors(
-        v_q=_restore([first for first, _ in queries], batch.query_order),
-        v_t=_restore([last for _, last in queries], batch.query_order),
-        documents=_restore([last for _, last in documents], batch.document_order),
+        v_q=_read_out(firsts),
+        v_t=_read_out(lasts),
+        documents=_restore([_read_out(last) for _, last in documents], batch.document_order),
     )
+    if firsts.dim() == 3:
+        vectors = replace(vectors, steps=firsts[:, 1:], thought_steps=lasts[:, 1:])
     if batch.thought_order is not None:
         own = vectors.v_q
         if thoughts:
             place = batch.thought_order.to(own.device)
-            own = own.index_copy(0, place, torch.cat([last for _, last in thoughts]))
+            own = own.index_copy(0, place, torch.cat([_read_out(last) for _, last in thoughts]))
         vectors = replace(vectors, thoughts=own)
     if batch.reasoning_order is None:
         return vectors
-    return replace(vectors, reasoning=_restore([last for _, last in reasoning], batch.reasoning_order))
+    asked = [_read_out(last) for _, last in reasoning]
+    return replace(vectors, reasoning=_restore(asked, batch.reasoning_order))
+
+
+def _read_out(vectors: Float[Tensor, "rows *steps dim"]) -> Float[Tensor, "rows dim"]:
+    return vectors[:, 0] if vectors.dim() == 3 else vectors
 
 
 def _restore(
-    parts: Sequence[Float[Tensor, "_ dim"]], order: Int[Tensor, "rows"]
-) -> Float[Tensor, "rows dim"]:
+    parts: Sequence[Float[Tensor, "_ *steps dim"]], order: Int[Tensor, "rows"]
+) -> Float[Tensor, "rows *steps dim"]:
     stacked = torch.cat(list(parts))
     return stacked[order.argsort().to(stacked.device)]
 

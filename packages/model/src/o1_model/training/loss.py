@@ -46,7 +46,8 @@ def distil_loss(
 ) -> Float[Tensor, "q"]:
     """Return the KL divergence of the `target` scores' distribution over documents from that of `scores`.
 
-    `target` gets no gradient, so that the reading without a thought learns from the one with it (LaSER).
+    `target` gets no gradient, so that the reading without a thought learns from the one with it (LaSER), and
+    a latent step from the thought as far as that step.
     """
     wanted = F.log_softmax(target.detach() / temperature, dim=1)
     given = F.log_softmax(scores / temperature, dim=1)

@@ -2,7 +2,7 @@
 
 ```
 loss  = w * embed + (1 - w) * think
-embed = contrastive + distil_weight * distil + teacher_weight * teacher
+embed = contrastive + distil_weight * distil + align_weight * align + teacher_weight * teacher
 ```
 (O1 Embedder, arXiv 2502.07555, section 3.3, with both read-outs of its figure 2.) The contrastive loss of an
 example is the mean of InfoNCE(v_q) and InfoNCE(v_t), weighted by `query_weight` and `thought_weight`, or
@@ -34,9 +34,10 @@ class Objective:
     """Which terms there are and what they weigh; the defaults are O1 Embedder's.
 
     `false_negative_margin` 0.1 is Qwen3-Embedding's, `redapter_from` 100 ReasonEmbed's, `distil_weight` 10
-    LaSER's; None and 0 leave a term out. The mixture is `unit((1 - share) * v_q + share * u)` with u the
-    vector of the example's thought, as a retriever has it (`o1_records.mixture`). Raises InputError for
-    values out of range and for settings without effect.
+    and `align_weight` 0.1 LaSER's, beside the sum of both InfoNCE, of which ours is the mean; None and 0
+    leave a term out. The mixture is `unit((1 - share) * v_q + share * u)` with u the vector of the example's
+    thought, as a retriever has it (`o1_records.mixture`). Raises InputError for values out of range and for
+    settings without effect.
     """
 
     _argument_group_name = "objective"
@@ -62,6 +63,9 @@ class Objective:
     )
     distil_from: Literal["thought", "mixture"] = field(
         default="thought", metadata={"help": "what v_q learns the distribution of: v_t, or the mixture"}
+    )
+    align_weight: float = field(
+        default=0.0, metadata={"help": "KL of the document distribution along the thought to latent steps'"}
     )
     teacher: Literal["none", "kl", "margin_mse"] = field(
         default="none", metadata={"help": "how to learn from the examples' teacher_scores"}
@@ -92,6 +96,7 @@ class Objective:
             "thought_weight",
             "mixture_weight",
             "distil_weight",
+            "align_weight",
             "teacher_weight",
             "false_negative_margin",
             "redapter_from",
@@ -155,8 +160,8 @@ def embed_terms(
     """Return the terms on vectors of the global batch, by name, and their weighted total under `embed`.
 
     `embed_q`, `embed_t` (over examples with a thought) and `embed_m` (the mixture, over the same) are plain
-    means, whatever Redapter does; `embed_m`, `distil` and `teacher` are there if the objective has them.
-    Without gradient: `intensity_mean`, `_max` and `_clamped` (share) of Redapter, and `false_negatives`
+    means, whatever Redapter does; `embed_m`, `distil`, `align` and `teacher` are there if the objective has
+    them. Without gradient: `intensity_mean`, `_max` and `_clamped` (share) of Redapter, and `false_negatives`
     (masked documents per query). With `matryoshka_dims` every value is the mean over the prefixes and the
     whole vector.
 
@@ -226,6 +231,16 @@ def _terms(
         kl = distil_loss(scores_q, teacher.scores, temperature=objective.temperature)
         terms["distil"] = _mean(kl, teacher.has)
         total = total + objective.distil_weight * terms["distil"]
+    if objective.align_weight:
+        assert vectors.steps is not None and vectors.thought_steps is not None
+        along = [
+            distil_loss(
+                own @ vectors.documents.T, far @ vectors.documents.T, temperature=objective.temperature
+            )
+            for own, far in zip(vectors.steps.unbind(1), vectors.thought_steps.unbind(1), strict=True)
+        ]
+        terms["align"] = _mean(torch.stack(along).mean(dim=0), judgements.has_thought)
+        total = total + objective.align_weight * terms["align"]
     if objective.teacher != "none":
         terms["teacher"] = _teacher(read_outs, judgements, objective)
         total = total + objective.teacher_weight * terms["teacher"]

@@ -33,7 +33,9 @@ class StepVectors:
     `v_t` is the row of v_q where there is no thought. `reasoning` holds vectors of the reasoning queries (q'
     of Redapter) for layouts without a place for a thought; None for the others, whose q' is v_t. It never
     has a gradient. `thoughts` are the vectors of thoughts that are read alone, for the mixture, and v_q's
-    where there is none; None where the mixture reads v_t, or there is no mixture.
+    where there is none; None where the mixture reads v_t, or there is no mixture. `steps` are those of
+    the latent steps and `thought_steps` those of the thought as far as each of them; None where they are not
+    aligned.
     """
 
     v_q: Float[Tensor, "queries dim"]
@@ -41,6 +43,8 @@ class StepVectors:
     documents: Float[Tensor, "documents dim"]
     reasoning: Float[Tensor, "queries dim"] | None = None
     thoughts: Float[Tensor, "queries dim"] | None = None
+    steps: Float[Tensor, "queries steps dim"] | None = None
+    thought_steps: Float[Tensor, "queries steps dim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ def prefix(vectors: StepVectors, dim: int) -> StepVectors:
     """Return the first `dim` numbers of every vector, of unit length again, in float32 or better."""
 
     def cut(whole: Tensor) -> Tensor:
-        if dim < whole.shape[1]:
-            return normalise(whole[:, :dim])
+        if dim < whole.shape[-1]:
+            return normalise(whole[..., :dim])
         return whole.to(torch.promote_types(whole.dtype, torch.float32))
 
     present = {name: value for name, value in vars(vectors).items() if value is not None}
@@ -207,10 +211,10 @@ def gather(vectors: StepVectors, judgements: Judgements) -> tuple[StepVectors, J
         v_t=_rows(vectors.v_t, queries),
         documents=_rows(vectors.documents, documents),
     )
-    if vectors.reasoning is not None:
-        gathered = replace(gathered, reasoning=_rows(vectors.reasoning, queries))
-    if vectors.thoughts is not None:
-        gathered = replace(gathered, thoughts=_rows(vectors.thoughts, queries))
+    for name in ("reasoning", "thoughts", "steps", "thought_steps"):
+        own = getattr(vectors, name)
+        if own is not None:
+            gathered = replace(gathered, **{name: _rows(own, queries)})
     return gathered, join(parts).to(device)
 
 
@@ -245,7 +249,7 @@ def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _rows(local: Float[Tensor, "n dim"], counts: Sequence[int]) -> Float[Tensor, "all dim"]:
+def _rows(local: Float[Tensor, "n *steps dim"], counts: Sequence[int]) -> Float[Tensor, "all *steps dim"]:
     # collectives want equal shapes
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local.detach()

@@ -88,7 +88,7 @@ def train(
         said += [*file.said, *(told if len(files) == 1 else (f"{file.path}: {line}" for line in told))]
     known = chosen_examples(files, data, seed=_data_seed(args))
     path = ", ".join(str(file.path) for file in files) if examples is None else None
-    said += checks.check_terms(known, path, objective, layout=model.layout)
+    said += checks.check_terms(known, path, objective, layout=model.layout, latent_steps=model.latent_steps)
     said += checks.check_batches(known, same_dataset=data.same_dataset)
     said += checks.check_saving(objective, args)
     checks.check_mining(data, objective, args)
@@ -187,6 +187,7 @@ def _embedder(model: ModelArguments, seed: int) -> Embedder:
         "instruction": model.instruction,
         "query_prompt": model.query_prompt,
         "document_prompt": model.document_prompt,
+        "latent_steps": model.latent_steps,
     }
     if model.row_end == "none":
         layout["eos"] = None

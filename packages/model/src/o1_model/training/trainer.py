@@ -90,7 +90,7 @@ class JointTrainer(Trainer):
         accelerator.even_batches = order is None
         # the Trainer only asks whether there is one
         settings["eval_dataset"] = None if collection is None else collection.queries
-        model = JointModel(embedder.backbone, embedder.layout)
+        model = JointModel(embedder.backbone, embedder.layout, aligns=objective.align_weight > 0)
         super().__init__(model=model, args=args, **settings)
         self._average = MovingAverage(model, ema_decay) if ema_decay else None
         if self._average is not None:
@@ -214,6 +214,12 @@ class JointTrainer(Trainer):
         """Whether FSDP or DeepSpeed reduces gradients, in every backward pass of every process."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    @property
+    def _recomputes(self) -> bool:
+        """Whether layers keep no activations."""
+        names = ("activation_checkpointing", "gradient_checkpointing")
+        return any(getattr(self.args, name, False) for name in names)
+
     def _backward(self, loss: Tensor, last: bool) -> None:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             state = self.accelerator.gradient_state
@@ -300,6 +306,11 @@ class JointTrainer(Trainer):
             and self.eval_dataset is not None,
             f"mining while training and FSDP do not go together: {whole}": bool(self.is_fsdp_enabled)
             and self._miner is not None,
+            "latent_steps go on from keys and values, which are not kept with activation_checkpointing; "
+            "leave one of them out (--grad_cache bounds memory, too)": self._recomputes
+            and self.embedder.layout.latent_steps > 0,
+            "latent_steps were not run with FSDP or DeepSpeed; start it without": self._wrapper_reduces
+            and self.embedder.layout.latent_steps > 0,
             f"ema_decay and FSDP or DeepSpeed do not go together: {whole}": self._wrapper_reduces
             and self._average is not None,
         }
