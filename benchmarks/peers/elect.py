@@ -3,7 +3,8 @@
 Both measure how like each thought is to the positive. One at a time: BM25 over the thoughts of a query, and
 sentence-transformers' `encode` for each thought and for the document of each. Ours embeds each text once; its
 BM25 knows the whole corpus. "ours, corpus margin", the default of an election, does more: members search the
-corpus for every thought.
+corpus for every thought. Where the processor has bfloat16, which is the default of a member there, both sides
+do it in bfloat16, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Arrays, Job, Side, Size, Work, main, minilm, passages, refuse_difference
+from harness import Arrays, Job, Side, Size, Work, cpu_has, main, minilm, passages, refuse_difference
 
 
 def prepare(folder: Path, size: Size) -> None:
@@ -31,7 +32,7 @@ def inputs_of(folder: Path) -> tuple[list[str], list[str], list[int]]:
     return read["documents"], read["thoughts"], read["positives"]
 
 
-def ours(*, margin: bool) -> Callable[[Path, Size], Work]:
+def ours(dtype: str = "float32", *, margin: bool = False) -> Callable[[Path, Size], Work]:
     def start(folder: Path, size: Size) -> Work:
         from o1_records import Document, Qrel, Query, Source, Thought
         from o1_vote import BM25Member, Loading, SentenceTransformerMember, elect
@@ -56,7 +57,7 @@ def ours(*, margin: bool) -> Callable[[Path, Size], Work]:
             )
             for n, text in enumerate(thoughts)
         ]
-        loading = Loading(devices=("cpu",), dtype="float32")
+        loading = Loading(devices=("cpu",), dtype=dtype)
         way: dict[str, Any] = {"rule": Counting("majority", abstain=False), "measure": "thought"}
 
         def work() -> Arrays:
@@ -78,32 +79,35 @@ def ours(*, margin: bool) -> Callable[[Path, Size], Work]:
     return start
 
 
-def one_at_a_time(folder: Path, size: Size) -> Work:
-    import bm25s
-    from sentence_transformers import SentenceTransformer
+def one_at_a_time(dtype: str = "float32") -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        import bm25s
+        from sentence_transformers import SentenceTransformer
 
-    texts, thoughts, places = inputs_of(folder)
+        texts, thoughts, places = inputs_of(folder)
 
-    def softmax(scores: np.ndarray) -> np.ndarray:
-        powers = np.exp(scores - scores.max())
-        return powers / powers.sum()
+        def softmax(scores: np.ndarray) -> np.ndarray:
+            powers = np.exp(scores - scores.max())
+            return powers / powers.sum()
 
-    def work() -> Arrays:
-        model = SentenceTransformer(minilm(), device="cpu")
-        found, elected = [], 0
-        for number, place in enumerate(places):
-            own = thoughts[number * size["samples"] :][: size["samples"]]
-            index = bm25s.BM25()
-            index.index(bm25s.tokenize(own, show_progress=False), show_progress=False)
-            tokens = bm25s.tokenize([texts[place]], return_ids=False, show_progress=False)[0]
-            lexical = np.asarray(index.get_scores(tokens))
-            pairs = [[model.encode([text]) for text in (thought, texts[place])] for thought in own]
-            dense = np.array([float(model.similarity(*pair)) for pair in pairs])
-            elected += int(np.argmax(softmax(lexical) + softmax(dense))) >= 0
-            found += dense.tolist()
-        return {"dense": np.array(found), "elected": np.array(elected)}
+        def work() -> Arrays:
+            model = SentenceTransformer(minilm(), device="cpu", model_kwargs={"dtype": dtype})
+            found, elected = [], 0
+            for number, place in enumerate(places):
+                own = thoughts[number * size["samples"] :][: size["samples"]]
+                index = bm25s.BM25()
+                index.index(bm25s.tokenize(own, show_progress=False), show_progress=False)
+                tokens = bm25s.tokenize([texts[place]], return_ids=False, show_progress=False)[0]
+                lexical = np.asarray(index.get_scores(tokens))
+                pairs = [[model.encode([text]) for text in (thought, texts[place])] for thought in own]
+                dense = np.array([float(model.similarity(*pair)) for pair in pairs])
+                elected += int(np.argmax(softmax(lexical) + softmax(dense))) >= 0
+                found += dense.tolist()
+            return {"dense": np.array(found), "elected": np.array(elected)}
 
-    return work
+        return work
+
+    return start
 
 
 def agree(found: dict[str, Arrays], size: Size) -> dict[str, str]:
@@ -116,25 +120,43 @@ def agree(found: dict[str, Arrays], size: Size) -> dict[str, str]:
     return told
 
 
+def agree_in_bfloat16(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
+    own, theirs = (found[side]["dense"] for side in ("ours", "one at a time"))
+    return {"one at a time": refuse_difference("cosines", own, theirs, 0.02)}
+
+
 NEEDS = ["sentence-transformers", "bm25s", "torch"]
+OURS = ["o1-vote", *NEEDS]
+ABOUT = {
+    "file": __file__,
+    "what": "{queries} queries x {samples} thoughts, {documents} documents, BM25 and MiniLM",
+    "unit": "queries",
+    "items": lambda size: size["queries"],
+    "prepare": prepare,
+    "full": {"queries": 48, "samples": 3, "documents": 300},
+    "smoke": {"queries": 3, "samples": 2, "documents": 20},
+    "goal": 10,
+}
 JOB = Job(
     name="elect",
-    file=__file__,
-    what="{queries} queries x {samples} thoughts, {documents} documents, BM25 and MiniLM",
-    unit="queries",
-    items=lambda size: size["queries"],
     sides={
-        "ours": Side(ours(margin=False), ["o1-vote", *NEEDS], "float32"),
-        "ours, corpus margin": Side(ours(margin=True), ["o1-vote", *NEEDS], "float32"),
-        "one at a time": Side(one_at_a_time, NEEDS, "float32"),
+        "ours": Side(ours(), OURS, "float32"),
+        "ours, corpus margin": Side(ours(margin=True), OURS, "float32"),
+        "one at a time": Side(one_at_a_time(), NEEDS, "float32"),
     },
-    prepare=prepare,
     agree=agree,
-    full={"queries": 48, "samples": 3, "documents": 300},
-    smoke={"queries": 3, "samples": 2, "documents": 20},
-    goal=10,
+    **ABOUT,
 )
-JOBS = (JOB,)
+HALF = Job(
+    name="elect, bfloat16",
+    sides={
+        "ours": Side(ours("bfloat16"), OURS, "bfloat16"),
+        "one at a time": Side(one_at_a_time("bfloat16"), NEEDS, "bfloat16"),
+    },
+    agree=agree_in_bfloat16,
+    **ABOUT,
+)
+JOBS = (JOB, HALF) if cpu_has("avx512_bf16") else (JOB,)
 
 if __name__ == "__main__":
     main(*JOBS)

@@ -104,7 +104,7 @@ class CrossEncoderMember:
 
         result = np.zeros((len(pairs), 1), dtype=np.float32)
         lengths = tokens_of(self._model, [" ".join(pair) for pair in pairs])
-        for places in by_length(lengths, self._loading.tokens):
+        for places in by_length(lengths, self._loading.tokens(self._model.device)):
             some = [pairs[place] for place in places]
             with fast_linear():
                 result[places, 0] = self._model.predict(some, batch_size=len(some), show_progress_bar=False)

@@ -21,6 +21,7 @@ from o1_vote.members.protocol import Documents
 from o1_vote.members.vector_cache import VectorCache
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Loading:
         dtype: one of `DTYPES`; "auto" is bfloat16 where the device has instructions for it, which moves a
             cosine by about 0.001, and float32 elsewhere.
         batch: a batch holds the tokens of so many texts of `max_length` (256 if None), and more shorter
-            texts.
+            texts; 32 by default, on a CPU 4 for each thread: the layers of larger ones leave its cache.
         max_length: texts are cut after so many tokens; the model's own limit if None.
         revision: of a hub id.
     """
 
     devices: tuple[str, ...] = ()
     dtype: str = "auto"
-    batch: int = 32
+    batch: int | None = None
     max_length: int | None = None
     revision: str | None = None
 
@@ -48,10 +49,12 @@ class Loading:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {quoted(self.dtype)} is none of {', '.join(DTYPES)}")
 
-    @property
-    def tokens(self) -> int:
-        """The most tokens of a batch, padding included."""
-        return self.batch * (self.max_length or 256)
+    def tokens(self, device: Any) -> int:
+        """Return the most tokens of a batch on a device of PyTorch, padding included."""
+        import torch
+
+        texts = 4 * torch.get_num_threads() if device.type == "cpu" else _BATCH
+        return (self.batch or texts) * (self.max_length or 256)
 
 
 class SentenceTransformerMember(CosineMember):
@@ -181,12 +184,13 @@ def _side(encoder: Any, encode_side: Any, loading: Loading, pool: Any, prompt: s
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
         # a pool distributes the texts itself
         all_at_once = [list(range(len(texts)))]
-        for places in all_at_once if pool else by_length(tokens_of(encoder, texts), loading.tokens):
+        most = loading.tokens(encoder.device)
+        for places in all_at_once if pool else by_length(tokens_of(encoder, texts), most):
             with fast_linear():
                 vectors = encode_side(
                     [texts[place] for place in places],
                     prompt=prompt,
-                    batch_size=loading.batch if pool else len(places),
+                    batch_size=loading.batch or _BATCH if pool else len(places),
                     show_progress_bar=False,
                     pool=pool,
                 )
