@@ -20,6 +20,7 @@ from pathlib import Path
 
 from o1_records import Thought, open_documents, open_qrels, open_queries, read_jsonl
 from o1_synth import ChatExpert, Checks, Job, Prompt, Request, read_template, think
+from o1_synth.checks import NAMES
 from o1_synth.engine import VLLMExpert
 from o1_synth.prompt import examples_of
 
@@ -34,7 +35,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> None:
         expert = VLLMExpert(args.vllm, prompt=prompt, omit=args.omit)
     else:
         expert = ChatExpert(args.base_url, args.model, prompt=prompt, request=Request(omit=args.omit))
-    checks, out = Checks(prompt=prompt), folder / f"{name}.jsonl"
+    checks, out = Checks(names=NAMES[:-1], prompt=prompt), folder / f"{name}.jsonl"
     queries = {query.query_id: query for query in asked}
     for made in (None, checks):
         summary = think(asked, expert, out=out, samples=args.samples, concurrency=args.concurrency,

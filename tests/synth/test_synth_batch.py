@@ -138,7 +138,7 @@ def test_retry_failed_without_a_batch_is_refused(tmp_path, capsys):
 
 
 def test_what_fails_a_check_is_a_new_request_with_another_seed(tmp_path):
-    job = Job(checks=Checks(), redraws=1)
+    job = Job(checks=Checks(names=("refusal",)), redraws=1)
     think_in(tmp_path, job=job, samples=1)
     asked = requests_in(tmp_path / "batch")
     put(tmp_path / "batch", [result(asked[0], "I'm sorry, but I can't help."), *map(result, asked[1:])])

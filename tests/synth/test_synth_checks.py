@@ -167,9 +167,8 @@ BAD = {
 def run(server, out, checks=None, **job):
     expert = ChatExpert(server.base_url, "echo", retry=Retry(pause=0.01))
     passages = lambda query: [" ".join(f"gold{n}" for n in range(30))]  # noqa: E731
-    return think(
-        QUERIES, expert, out=out, samples=2, job=Job(checks=checks or Checks(passages=passages), **job)
-    )
+    checks = checks or Checks(names=(*Checks.names, "refusal"), passages=passages)
+    return think(QUERIES, expert, out=out, samples=2, job=Job(checks=checks, **job))
 
 
 @pytest.mark.parametrize("fault", BAD)

@@ -102,7 +102,8 @@ def test_what_is_no_thought_about_a_document_is_drawn_again_and_then_listed(serv
         say=lambda request, text: next((t for p, t in bad.items() if p in text), say(request, text))
     )
     prompt = DocumentPrompt(read_template("comment", ABOUT_DOCUMENTS))
-    job = Job(checks=DocumentChecks(prompt=prompt), redraws=1)
+    names = (*DocumentChecks.names, "refusal")
+    job = Job(checks=DocumentChecks(names=names, prompt=prompt), redraws=1)
     summary = think_about_documents(DOCUMENTS, expert(server), out=tmp_path / "t.jsonl", job=job)
     reasons = {it.query_id: it.reason for it in read_jsonl(summary.failures_path, Failure)}
     assert reasons == {"d00": "refusal", "d01": "scaffold", "d02": "leak", "d04": "language"}

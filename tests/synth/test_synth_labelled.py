@@ -21,7 +21,8 @@ def test_a_check_is_made_unless_told_otherwise_only_if_it_finds_nine_in_ten_and_
     labelled = synth_checks.sentences(check)
     wrong = sum(it["wrong"] for it in labelled)
     assert len(labelled) >= 200 and 0.4 <= wrong / len(labelled) <= 0.6
-    found = synth_checks.measured(check, labelled)
+    # where there are some, those count for which no rule was changed
+    found = synth_checks.measured(check, [it for it in labelled if it.get("new")] or labelled)
     good = min(found["recall"], found["precision"]) >= 0.9
     assert (check in {*Checks.names, *CHOSEN}) == good, found
 
@@ -35,7 +36,16 @@ def test_no_sentence_stands_twice_under_a_check():
 def test_the_figures_of_the_readme_are_the_measured_ones():
     readme = (Path(__file__).parents[2] / "packages" / "synth" / "README.md").read_text()
     for check in synth_checks.CHECKS:
-        found = synth_checks.measured(check, synth_checks.sentences(check))
-        counts = f"{found['wrong']} + {found['honest']}"
-        row = f"| `{check}` | {counts} | {found['recall']:.2f} | {found['precision']:.2f} |"
+        labelled = synth_checks.sentences(check)
+        new = [it for it in labelled if it.get("new")]
+        cells = [cell for part in (labelled, new) for cell in cells_of(check, part)]
+        row = f"| `{check}` | {' | '.join(cells)} |"
         assert row in readme, row
+
+
+def cells_of(check, labelled):
+    """What the README says of a check on some sentences."""
+    if not labelled:
+        return ["", "", ""]
+    found = synth_checks.measured(check, labelled)
+    return [f"{found['wrong']} + {found['honest']}", f"{found['recall']:.2f}", f"{found['precision']:.2f}"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from o1_records import Query, Source, Thought, write_jsonl
+from o1_records import InputError, Query, Source, Thought, write_jsonl
 from o1_records.kit.command import role_of
 from o1_synth.__main__ import main
+from o1_synth.commands.options import names_of
 
 
 def commands(parser=None, name=()):
@@ -128,3 +129,14 @@ def test_an_option_that_would_not_be_used_is_refused(tmp_path, monkeypatch, caps
     assert main(["think", "--queries", "q.jsonl", "--out", "t.jsonl", *given]) == 4
     assert refused in capsys.readouterr().err
     assert not Path("t.jsonl").exists() and not Path("t.jsonl.job").exists()
+
+
+def test_a_name_with_a_plus_is_checked_beside_the_default():
+    chosen = ("echo", "leak")
+    assert names_of("+refusal,+echo", chosen) == ("echo", "leak", "refusal")
+    assert names_of("refusal", chosen) == ("refusal",)
+    assert names_of("none", chosen) == ()
+    with pytest.raises(
+        InputError, match=r"--checks \+refusal,echo: \+ adds to the default; give it to every"
+    ):
+        names_of("+refusal,echo", chosen)

@@ -103,7 +103,7 @@ def test_more_requests_than_a_hundred_are_in_flight_at_once(serve, tmp_path):
 @pytest.mark.parametrize("redraws", [0, 3])
 def test_a_refused_text_is_drawn_again_so_many_times(serve, tmp_path, redraws):
     server = serve(say=lambda request, text: "I'm sorry, but I can't help with that.")
-    job = Job(checks=Checks(), redraws=redraws)
+    job = Job(checks=Checks(names=("refusal",)), redraws=redraws)
     expert = ChatExpert(server.base_url, "echo")
     think([Query(query_id="q", text="x")], expert, out=tmp_path / "t.jsonl", samples=1, job=job)
     assert server.asked.total() == 1 + redraws

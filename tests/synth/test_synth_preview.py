@@ -39,6 +39,7 @@ def test_a_preview_prints_prompts_and_answers_and_writes_nothing(serve, tmp_path
     before = set(tmp_path.iterdir())
     command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "t.jsonl")]
     command += ["--base-url", server.base_url, "--model", "echo", "--samples", "1"]
+    command += ["--checks", "+refusal"]
     assert main([*command, "--preview", "2"]) == 0
     assert set(tmp_path.iterdir()) == before
     printed = capsys.readouterr().out
@@ -82,7 +83,7 @@ def test_other_checks_are_applied_to_finished_work_and_what_passes_is_not_asked_
     assert first["q1"].startswith(bad)
     capsys.readouterr()
 
-    assert main([*command, "refusal"]) == 3
+    assert main([*command, "+refusal"]) == 3
     assert (
         "the checks changed: 1 thoughts fail them now and are asked for again, 0 texts"
         in capsys.readouterr().err

@@ -406,7 +406,7 @@ def test_every_token_of_every_answer_is_counted_over_all_runs(serve, tmp_path, c
     write_jsonl(tmp_path / "q.jsonl", QUERIES)
     command = ["think", "--queries", str(tmp_path / "q.jsonl"), "--out", str(out), "--samples", "2"]
     command += ["--base-url", server.base_url, "--model", "echo", "--price-prompt", "1000000"]
-    command += ["--omit", "stream"]
+    command += ["--omit", "stream", "--checks", "+refusal"]
     assert main(command) == 3
     requests = server.asked.total()
     assert requests == 4 * 2 * 3

@@ -25,7 +25,7 @@ from o1_synth.expert import Reason
 from o1_synth.prompt import DocumentPrompt, Prompt
 from o1_synth.refusal import is_refusal
 
-RULES = 2
+RULES = 3
 """Counted up when a rule below changes, so that finished work is checked again."""
 
 _NEW_WORDS, _NEW_SHARE = 4, 0.5
@@ -48,6 +48,12 @@ _FILLERS = frozenset(
 
 NAMES = ("refusal", "echo", "scaffold", "leak", "loop", "language", "duplicate", "truncated")
 """The checks that there are."""
+
+CHOSEN = ("echo", "scaffold", "leak", "loop", "language", "duplicate")
+"""The checks that are made unless others are named.
+
+`refusal` is not: of sentences that no rule was made for it finds fewer than nine in ten. Nor is `truncated`.
+"""
 
 RecordT = TypeVar("RecordT", bound=Record, contravariant=True)
 
@@ -169,12 +175,12 @@ class Checks:
     """The checks that a thought has to pass.
 
     Args:
-        names: what is checked. A thought that max_tokens cut off passes, unless `truncated` is among them.
+        names: what is checked, of `NAMES`.
         passages: texts that a thought about a query must not copy.
         prompt: what the model is told, for `scaffold` and for exemplars that it copies.
     """
 
-    names: Sequence[str] = NAMES[:-1]
+    names: Sequence[str] = CHOSEN
     passages: Callable[[Query], Iterable[str]] = field(default_factory=Passages)
     prompt: Prompt | None = None
 
@@ -225,7 +231,7 @@ class DocumentChecks:
 
     NAMES = ("refusal", "scaffold", "leak", "loop", "language", "duplicate", "truncated")
 
-    names: Sequence[str] = NAMES[:-1]
+    names: Sequence[str] = NAMES[1:-1]
     prompt: DocumentPrompt | None = None
 
     def __post_init__(self) -> None:

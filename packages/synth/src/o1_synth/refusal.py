@@ -13,6 +13,7 @@ from o1_records.kit.text import words
 
 _BEGINNING = 45  # words of a text in which a refusal shows
 _SUBJECT = 0.2  # of a refusal's words, at most, are about anything but the conversation
+_FIRST_SUBJECT = 0.1  # the same of its first clause, whatever follows: "I can't do that, but"
 
 # words of a conversation about itself: small ones, what assistants do, and what they say of themselves
 _CONVERSATION = frozenset(
@@ -37,7 +38,8 @@ _CONVERSATION = frozenset(
     artificial intelligence language model models chatbot bot opinion opinions feelings preferences beliefs
     experience experiences personal name idea version comment missing trained data until thing things
     something anything else other another kind sort type way possible impossible try send sent paste empty
-    cut off bit limited limits limitations scope beyond outside purpose general check verify confirm unknown
+    cut off bit vague ambiguous rather turn down limited limits limitations scope beyond outside purpose
+    general check verify confirm unknown
     """)
 )
 _PERSON = re.compile(
@@ -66,12 +68,18 @@ _MODEL = (
     r"(?:just |only |merely )?an? (?:\w+ )?(?:ai(?: language model| assistant| model)?"
     r"|artificial intelligence|language model|assistant|chatbot)"
 )
-_MADE_BY = r"(?:developed|created|designed|made|trained) by\b"
+_MADE = r"(?:developed|created|designed|built|made|programmed|trained|instructed)"
+_MADE_BY = rf"{_MADE} by\b"
+_HAVE_NO = r"(?:(?:do not|don't) (?:currently |really |actually )?(?:have|hold|possess)|lack|have no)"
+_ATTACHED = r"(?:images?|pictures?|photos?|videos?|audio|recordings?|links|attachments?|websites?)"
+_CLAUSE_ENDS = re.compile(r"[.!?;]|, but\b")
 _IN_SO_MANY_WORDS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         # "I cannot provide", "I'm not able to really discuss"
         rf"\bi ?{_CANNOT}(?: and (?:cannot|will not))?(?: be able)?(?: to| with)?(?: \w+ly)? {_SERVE}\b",
+        # "I can't look up your order"
+        rf"\bi ?{_CANNOT}\b[^.!?]{{0,60}}\byour?\b",
         # "Sorry, but I don't have", "Unfortunately I can't"
         rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regrettably|afraid)\b[^.!?:]{{0,40}}"
         rf"\bi ?(?:{_CANNOT}|(?:do not|don't) (?:know|have|understand))\b",
@@ -87,10 +95,50 @@ _IN_SO_MANY_WORDS = tuple(
         r"\bi(?: am|'m) not (?:a (?:doctor|lawyer|medical|financial|licensed)|qualified|in a position)\b",
         r"\bi only (?:know about things|have information)\b|\bi have no (?:way of|knowledge of)\b",
         # "I do not have real-time access", "I lack the ability to"
-        r"\bi (?:currently )?(?:(?:do not|don't)(?: currently)? have|lack|have no)"
-        r"(?: (?:any|the|enough|direct|personal|real-?time|sufficient|such|current|specific))*"
-        r" (?:access to|ability to|capability to|information|opinions?|feelings|experiences?|weather"
-        r"|prices?|data on)\b",
+        rf"\bi (?:currently |still )?{_HAVE_NO}"
+        r"(?: (?:any|the|enough|direct|personal|political|real-?time|sufficient|such|current|specific|live))*"
+        r" (?:access to|ability to|capability to|information|opinions?|feelings|experiences?|memor(?:y|ies)"
+        r"|preferences|beliefs|emotions|(?:\w+ )?views|weather|prices?|data (?:on|from|about|after|beyond)"
+        r"|records? of|up-to-date)\b",
+        # "I was made by a company and", "I'm not designed to"
+        rf"\bi(?: am|'m| was|'ve been| have been) (?:\w+ )?{_MADE} (?:by|to|not to|for|on data)\b",
+        # "I'm just a program, so I"
+        r"\bi(?: am|'m) (?:just |only |merely )an? (?:\w+ )?(?:program|machine|computer|model|bot|tool)\b",
+        # "so I won't.", "I advise against this and will not help with it"
+        r"\bi(?: would|'d)? (?:will not|won't|can't|cannot|can not|rather not)(?: do (?:so|that|this|it))?"
+        r"(?:[.;!]|, (?:but|as|because|since)\b|$)",
+        r"\bi (?:[^.!?]{0,60}\band )?(?:will not|won't|cannot|can't)"
+        r" (?:help with|go along with|take part in|be part of|assist)\b",
+        # "I'd rather not say", "I'd rather talk about something else"
+        rf"\bi(?:'d| would)? (?:rather|prefer)(?: to)?"
+        rf" (?:not (?:to )?(?:say|get into|{_SERVE})|talk about)\b",
+        r"\btalk about something else\b|\b(?:is|are) off limits for me\b|^no comment\b",
+        # "a request I have to turn down"
+        r"\b(?:question|request|query|one|topic|task)s? (?:that |which )?i(?:'ll| will|'m| am)?"
+        r" (?:have to|must|need to|going to|want to)? ?(?:turn down|decline|refuse|pass on|skip)\b",
+        # "I am not able to look at images or listen to recordings"
+        rf"\bi ?{_CANNOT}(?: to)? (?:see|look at|view|open|listen to|watch|play|read|process)"
+        rf" (?:\w+ ){{0,2}}{_ATTACHED}\b",
+        # "Without seeing the paper, I can't say", "I can't say without knowing"
+        rf"\bwithout (?:seeing|knowing|having|access to|more)\b[^.!?]{{0,60}}, i ?{_CANNOT}\b",
+        rf"\bi ?{_CANNOT}\b[^.!?]{{0,60}}\bwithout (?:seeing|knowing|having seen|access to|more (?:context"
+        r"|information|detail))",
+        # "I would have to see the code before I could help"
+        r"\bi(?:'d| would) (?:have|need) to (?:see|know|read|have)\b[^.!?]{0,60}\b(?:before|in order"
+        r"|to (?:help|answer|say|tell))\b",
+        # "Tell me and I will write the code"
+        r"\b(?:please|tell me|share|provide|paste|send|give me)\b[^.!?]{0,60}\b(?:and|so|so that) i"
+        r"(?:'ll| will| can)\b",
+        # "Ask me anything", "Please let me know what"
+        r"\bask me (?:anything|about|a)\b",
+        r"\bplease (?:let me know|tell me|clarify|specify|rephrase) (?:what|which|if|how|where|whether|your"
+        r"|the)\b",
+        # "Which file do you mean?"
+        r"\byou (?:have in mind|are (?:asking|referring)|mean|refer(?:ring)?)\b[^.!]{0,40}\?",
+        r"\bare you (?:asking|referring|looking|interested|talking)\b",
+        r"\b(?:your|this) (?:question|request|query|message|prompt) is (?:too |very |quite )?"
+        r"(?:vague|ambiguous|unclear|unsafe|harmful|broad)\b",
+        r"\bi(?: am|'m) (?:ending|closing) (?:it|this|the)\b",
         r"\bmy (?:knowledge cut-?off|training data|information stops|guidelines|programming|polic(?:y"
         r"|ies))\b",
         r"\b(?:against|violates?) (?:my|our) (?:\w+ )?(?:usage |content )?(?:guidelines|polic(?:y|ies)"
@@ -105,7 +153,13 @@ def is_refusal(text: str) -> bool:
     head = " ".join(text.replace("’", "'").split(maxsplit=_BEGINNING)[:_BEGINNING])
     if any(pattern.search(head) for pattern in _IN_SO_MANY_WORDS):
         return True
-    said = words(head)
+    first = _CLAUSE_ENDS.split(head, maxsplit=1)[0]
+    return _declines(head, _SUBJECT) or _declines(first, _FIRST_SUBJECT)
+
+
+def _declines(text: str, most: float) -> bool:
+    """Whether a text denies or asks something, about the conversation but for a share of its words."""
+    said = words(text)
     subject = sum(word not in _CONVERSATION for word in said)
-    about_itself = bool(said) and subject <= _SUBJECT * len(said)
-    return about_itself and bool(_PERSON.search(head)) and bool(_DENIES_OR_ASKS.search(head))
+    about_itself = bool(said) and subject <= most * len(said)
+    return about_itself and bool(_PERSON.search(text)) and bool(_DENIES_OR_ASKS.search(text))

@@ -373,14 +373,23 @@ def declare_sampling(
 def declare_checks(command: argparse.ArgumentParser, names: Sequence[str], chosen: Sequence[str]) -> None:
     """Add `--checks`, what an answer has to pass; `chosen` are the defaults."""
     known = (
-        f"of {', '.join(names)}, with commas between, or none; if they change, finished work is checked again"
+        f"of {', '.join(names)}, with commas between, or none; +refusal adds it to the default; if they "
+        "change, finished work is checked again"
     )
     command.add_argument("--checks", default=",".join(chosen), help=known)
 
 
-def names_of(checks: str) -> tuple[str, ...]:
-    """Return the names in a value of `--checks`."""
-    return () if checks == "none" else _names(checks)
+def names_of(checks: str, chosen: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in a value of `--checks`; those that `+` comes before are added to the `chosen`."""
+    if checks == "none":
+        return ()
+    names = _names(checks)
+    added = [name.removeprefix("+") for name in names if name.startswith("+")]
+    if not added:
+        return names
+    if len(added) < len(names):
+        raise InputError(f"--checks {checks}: + adds to the default; give it to every name, or to none")
+    return (*chosen, *(name for name in added if name not in chosen))
 
 
 def prompt_of(args: argparse.Namespace) -> Prompt:
@@ -428,7 +437,8 @@ def checks_of(args: argparse.Namespace, prompt: Prompt) -> Checks:
         judgements(args.qrels, args.split) if args.corpus else (),
         open_documents(args.corpus) if args.corpus else (),
     )
-    return Checks(names=names_of(args.checks), passages=passages, prompt=prompt)
+    names = names_of(args.checks, Checks.names)
+    return Checks(names=names, passages=passages, prompt=prompt)
 
 
 def judgements(path: Path, split: str | None = None) -> Iterator[Qrel]:

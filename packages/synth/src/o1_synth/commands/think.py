@@ -115,7 +115,9 @@ def _about_documents(args: argparse.Namespace) -> int:
         raise InputError("--docstrings are about queries; give --queries")
     stop = threading.Event()
     prompt = DocumentPrompt(template_of(args, ABOUT_DOCUMENTS))
-    chosen = DocumentChecks.names if args.checks == args.defaults["--checks"][1] else names_of(args.checks)
+    chosen = DocumentChecks.names
+    if args.checks != args.defaults["--checks"][1]:
+        chosen = names_of(args.checks, chosen)
     checks = DocumentChecks(names=chosen, prompt=prompt)
     job = model_job(args, stop, checks)
     expert = model_expert(args, prompt, sampling_of(args, prompt.template))

@@ -111,7 +111,7 @@ class WritePrompt:
 CHECKS = ("dependent", "refusal", "leak", "loop", "language", "length", "overlap", "duplicate")
 """The checks that there are; that a query stands between its tags is always one."""
 
-CHOSEN = ("dependent", "refusal", "leak", "loop", "language", "duplicate")
+CHOSEN = ("dependent", "leak", "loop", "language", "duplicate")
 """The checks that are made unless others are named."""
 
 

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             longest=args.longest,
             count=args.documents,
             template=template_of(args, WRITE),
-            checks=names_of(args.checks),
+            checks=names_of(args.checks, CHOSEN),
             seed=args.draw_seed,
             concurrency=args.concurrency,
             progress=True,
