@@ -309,8 +309,6 @@ class JointTrainer(Trainer):
             "latent_steps go on from keys and values, which are not kept with activation_checkpointing; "
             "leave one of them out (--grad_cache bounds memory, too)": self._recomputes
             and self.embedder.layout.latent_steps > 0,
-            "latent_steps were not run with FSDP or DeepSpeed; start it without": self._wrapper_reduces
-            and self.embedder.layout.latent_steps > 0,
             f"ema_decay and FSDP or DeepSpeed do not go together: {whole}": self._wrapper_reduces
             and self._average is not None,
         }
