@@ -66,7 +66,8 @@ class Reader:
     def read(self, rows: Sequence[Row], pace: Pace = PACE) -> Vectors:
         """Return the unit vector at the last read-out of each row: float32 [rows, dim], in their order.
 
-        Of a row without a thought it is that of its latent steps, where the layout has some. Raises InputError for a row that is longer than the model takes.
+        Of a row without a thought it is that of its latent steps, where the layout has some. Raises
+        InputError for a row that is longer than the model takes.
         """
         unique = list({row.ids: row for row in rows}.values())
         self.refuse_longer(unique)
