@@ -57,7 +57,7 @@ _SPEED = ("device", "batch")
 """Options that change no score."""
 _DEFAULTS: dict[str, Any] = {
     "language": "english", "split_identifiers": False, "tokenizer": "words", "device": None, "dtype": "auto",
-    "batch": 32, "max_length": None, "revision": None, "query_prompt": None, "document_prompt": None,
+    "batch": None, "max_length": None, "revision": None, "query_prompt": None, "document_prompt": None,
 }  # fmt: skip
 
 
