@@ -253,12 +253,20 @@ def peers_speed(session: nox.Session) -> None:
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Vector databases behind VectorStore: Milvus, Qdrant, Lance and PostgreSQL, the real ones."""
+    """Vector databases behind VectorStore, the real ones, and records in Lance."""
     # the servers are for the tests only: users bring theirs
     servers = ["milvus==2.3.5", "pgserver==0.1.4"]
-    extras = {"index": "[cpu,serve,milvus,qdrant,lance,pgvector]"}
-    install(session, *TEST_TOOLS, *servers, *local("index", extras))
-    session.run("pytest", "tests/index", "-m", "engines", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    packages = ["./packages/records[lance]", "./packages/index[cpu,serve,milvus,qdrant,lance,pgvector]"]
+    install(session, *TEST_TOOLS, *servers, *packages)
+    session.run(
+        "pytest",
+        "tests/index",
+        "tests/records",
+        "-m",
+        "engines",
+        *session.posargs,
+        env={"OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session

@@ -569,7 +569,7 @@ def test_what_a_format_has_no_place_for_is_counted(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("suffix", [".gz", pytest.param(".zst", marks=pytest.mark.extra)])
-@pytest.mark.parametrize("target", [name for name in FORMATS if name not in ("jsonl", "parquet")])
+@pytest.mark.parametrize("target", [name for name in FORMATS if name not in ("jsonl", "parquet", "lance")])
 def test_every_format_is_compressed_where_its_name_says_so(tmp_path, suffix, target):
     kind = FORMATS[target].holds
     query, document = Query(query_id="q", text="q"), Document(doc_id="d", text="d")
@@ -608,16 +608,6 @@ def test_records_are_written_as_parquet_where_the_name_says_so(tmp_path_factory,
 def test_what_jsonl_refuses_is_refused_as_parquet_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match=r"q.parquet: record 2: repeated key .*'q'.*; nothing was written"):
         write_jsonl(tmp_path / "q.parquet", [Query(query_id="q", text="x"), Query(query_id="q", text="y")])
-    assert not list(tmp_path.iterdir())
-
-
-def test_lance_is_refused_as_a_place_of_records(tmp_path):
-    for do in (
-        lambda path: write_jsonl(path, [Query(query_id="q", text="x")]),
-        lambda path: list(read_jsonl(path, Query)),
-    ):
-        with pytest.raises(InputError, match=r"q\.lance: records are kept as .* not as Lance"):
-            do(tmp_path / "q.lance")
     assert not list(tmp_path.iterdir())
 
 

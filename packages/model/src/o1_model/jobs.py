@@ -53,6 +53,7 @@ from o1_records import (
     sha256_file,
     write_jsonl,
 )
+from o1_records.files import is_folder
 from o1_records.kit.cluster import Cluster, Make, Notes, Work, run_on
 from o1_records.kit.http import is_address
 from o1_records.kit.job import Job, refuse_changed
@@ -852,7 +853,7 @@ def _items(corpus: Corpus | None, queries: Asked | None, split: str | None) -> I
 
 
 def _queries(queries: Asked, split: str | None) -> Iterator[Query]:
-    if split and not (isinstance(queries, str | Path) and Path(queries).is_dir()):
+    if split and not (isinstance(queries, str | Path) and is_folder(queries)):
         raise InputError(f"split {quoted(split)}: only a BEIR folder of queries has splits; leave it out")
     return open_queries(queries, split) if isinstance(queries, str | Path) else _unique(queries)
 

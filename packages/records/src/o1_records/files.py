@@ -87,8 +87,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Return whether a name is that of a folder of files; a `.lance` folder is read as one file."""
+    return Path(path).suffix != ".lance" and Path(path).is_dir()
+
+
 def sha256_file(path: str | Path) -> str:
-    """Return the hex digest of a file, read in blocks."""
+    """Return the hex digest of a file, read in blocks, or of what a `.lance` folder holds."""
+    if Path(path).suffix == ".lance" and Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        digests = (f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -75,6 +75,7 @@ def _write_parquet(path: Path, records: Iterable[Record], record_type: type[Reco
 FORMATS: dict[str, Format] = {
     "jsonl": Format(None, _read_any, _write_any),
     "parquet": Format(None, _read_parquet, _write_parquet),
+    "lance": Format(None, _read_parquet, _write_parquet),
     "flagembedding": Format(Example, flagembedding.read, flagembedding.write),
     "tevatron": Format(Example, tevatron.read, tevatron.write, counts_unread=True),
     "triplets": Format(Example, triplets.read, triplets.write, named_columns=True, fixed_width=True),
@@ -88,11 +89,11 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(path: Path, named: str | None) -> str:
-    """Return the format that was named, or the one that the file's name shows (jsonl, parquet)."""
+    """Return the format that was named, or the one that the file's name shows (jsonl, parquet, lance)."""
     if named is not None:
         return named
     suffix = Path(plain_name(path)).suffix.removeprefix(".")
-    if suffix not in ("jsonl", "parquet"):
+    if suffix not in ("jsonl", "parquet", "lance"):
         raise InputError(f"{path}: its name does not show its format; name one of {', '.join(FORMATS)}")
     return suffix
 

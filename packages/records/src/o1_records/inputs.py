@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from o1_records import beir, trec
-from o1_records.files import InputError, open_input, plain_name
+from o1_records.files import InputError, is_folder, open_input, plain_name
 from o1_records.jsonl import record_decoder
 from o1_records.lines import is_json, lines_by_first
 from o1_records.ranking import rank
@@ -109,7 +109,7 @@ def json_scores(path: str | Path) -> dict[str, dict[str, float]]:
 def _is_folder(path: str | Path) -> bool:
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder")
-    return Path(path).is_dir()
+    return is_folder(path)
 
 
 def _is_beirs(line: bytes) -> bool:

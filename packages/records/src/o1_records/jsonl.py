@@ -15,9 +15,10 @@ from typing import IO, Any, TypeVar, get_args
 
 import msgspec
 
-from o1_records.files import InputError, atomic_write, open_output, quoted
+from o1_records.columns import has_columns, write_columns
+from o1_records.files import InputError, open_output, quoted
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, Refused, checked_lines, is_parquet, write_parquet_rows
+from o1_records.lines import Refuse, Refused, checked_lines
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -63,18 +64,20 @@ def record_decoder(record_type: type[RecordT]) -> Callable[[bytes, str], RecordT
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
     """Write records to a file that appears whole or not at all; returns how many.
 
-    A name that ends in `.parquet` gets Parquet (`[parquet]`), as `read_jsonl` reads it. Each line is decoded
-    again before it counts, so nothing is written that `read_jsonl` refuses.
+    A name that ends in `.parquet` gets Parquet (`[parquet]`), one that ends in `.lance` Lance (`[lance]`), as
+    `read_jsonl` reads them. Each line is decoded again before it counts, so nothing is written that
+    `read_jsonl` refuses.
     """
     lines = _lines_of(path, records)
     count = 0
-    if is_parquet(path):
+    if has_columns(path):
         # read twice: the types of the columns are known at the end
-        with atomic_write(path) as file, tempfile.TemporaryFile(dir=Path(path).parent) as spool:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent) as spool:
             for line in lines:
                 spool.write(line + b"\n")
                 count += 1
-            write_parquet_rows(file, lambda: _rewound(spool))
+            write_columns(path, lambda: _rewound(spool))
         return count
     with open_output(path) as file:
         for line in lines:

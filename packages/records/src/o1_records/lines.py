@@ -1,15 +1,15 @@
-"""Lines of files, or rows of Parquet, in bounded memory, and what becomes of those that are refused."""
+"""Lines of files, or rows of columns, in bounded memory, and what becomes of those that are refused."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, ClassVar, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, MissingExtraError, open_input, plain_name
+from o1_records.columns import has_columns, read_columns
+from o1_records.files import InputError, open_input
 from o1_records.types import Record
 
 T = TypeVar("T")
@@ -18,8 +18,6 @@ MAX_LINE_BYTES = 64 * 2**20
 _KEPT_OF_LONG = 1000
 _SKIP_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
-_ROWS = 1000
-"""Of a Parquet file, decoded at a time."""
 
 
 class Refused(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,11 +42,11 @@ def checked_lines(
 ) -> Iterator[T]:
     """Yield `decode(line, place)` of every line that is not blank; place is `path:number`.
 
-    A row of a `.parquet` file is a line: a JSON object without the fields that are null, but for those of
-    `nulls`. A line that `decode` refuses with InputError, that is longer than 64 MiB, has a NUL byte or a
-    byte order mark, ends the reading, or goes to `refused` where that is given.
+    A row of a `.parquet` file or a `.lance` folder is a line: a JSON object without the fields that are null,
+    but for those of `nulls`. A line that `decode` refuses with InputError, that is longer than 64 MiB, has a
+    NUL byte or a byte order mark, ends the reading, or goes to `refused` where that is given.
     """
-    if is_parquet(path):
+    if has_columns(path):
         yield from _decoded(path, _rows_as_lines(path, nulls), decode, refused)
         return
     with open_input(path) as file:
@@ -123,62 +121,8 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes, str]]:
             yield number, line, problem
 
 
-def is_parquet(path: str | Path) -> bool:
-    """Return whether a file's name says that it is Parquet.
-
-    Raises InputError for one that is compressed, and for Lance, which holds no records here.
-    """
-    if Path(path).suffix == ".lance":
-        raise InputError(
-            f"{path}: records are kept as .jsonl or .parquet, not as Lance; convert them (Lance holds "
-            "vectors: o1-index export --to lance:FOLDER#NAME)"
-        )
-    if Path(plain_name(path)).suffix != ".parquet":
-        return False
-    if Path(path).suffix != ".parquet":
-        raise InputError(f"{path}: Parquet compresses its own columns; name it {plain_name(path)}")
-    return True
-
-
-def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file, with the fields that are null; needs the `[parquet]` extra."""
-    pa, pq = _pyarrow()
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def write_parquet_rows(file: IO[bytes], lines: Callable[[], Iterable[bytes]]) -> None:
-    """Write JSON objects as the rows of a Parquet file; `lines` is called twice, first for the types."""
-    pa, pq = _pyarrow()
-
-    def batches() -> Iterator[Any]:
-        remaining = iter(lines())
-        while some := list(itertools.islice(remaining, _ROWS)):
-            yield pa.Table.from_pylist([msgspec.json.decode(line) for line in some])
-
-    schema = pa.unify_schemas(
-        [pa.schema([]), *(batch.schema for batch in batches())], promote_options="permissive"
-    )
-    with pq.ParquetWriter(file, schema) as writer:
-        for batch in batches():
-            writer.write_table(pa.Table.from_pylist(batch.to_pylist(), schema=schema))
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("o1-records", "parquet", "a Parquet file") from error
-    return pyarrow, pyarrow.parquet
-
-
 def _rows_as_lines(path: str | Path, nulls: Collection[str] = ()) -> Iterator[tuple[int, bytes, str]]:
-    for number, row in enumerate(parquet_rows(path), 1):
+    for number, row in enumerate(read_columns(path), 1):
         fields = {name: value for name, value in row.items() if value is not None or name in nulls}
         try:
             yield number, msgspec.json.encode(fields), ""

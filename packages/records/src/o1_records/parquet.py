@@ -1,4 +1,4 @@
-"""Parquet files of records (`[parquet]`): one column a field, row groups read one at a time."""
+"""Parquet files (`[parquet]`) and Lance folders (`[lance]`) of records: one column a field."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from o1_records.files import InputError, MissingExtraError, atomic_write, plain_name, quoted
+from o1_records.columns import has_columns, pyarrow, read_columns, write_tables
+from o1_records.files import InputError, quoted
 from o1_records.jsonl import encode
 from o1_records.keys import KeySet
-from o1_records.lines import Refuse, Refused, parquet_rows
+from o1_records.lines import Refuse, Refused
 from o1_records.types import Record
 
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError as error:
-    raise MissingExtraError("o1-records", "parquet", "a Parquet file") from error
+pa = pyarrow()
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -34,7 +31,7 @@ _TYPES: dict[type, Any] = {
 def read(path: str | Path, record_type: type[RecordT], *, refused: Refuse | None = None) -> Iterator[RecordT]:
     """Yield the rows as records in order, each checked. Raises InputError with file and row."""
     seen = KeySet()
-    for number, row in enumerate(parquet_rows(path), start=1):
+    for number, row in enumerate(read_columns(path), start=1):
         place = f"{path}: row {number}"
         try:
             try:
@@ -54,13 +51,14 @@ def read(path: str | Path, record_type: type[RecordT], *, refused: Refuse | None
 
 def write(path: str | Path, records: Iterable[RecordT], record_type: type[RecordT]) -> int:
     """Write records of one type to a file that appears whole or not at all; returns how many."""
-    if plain_name(path) != Path(path).name:
-        raise InputError(f"{path}: Parquet compresses its own columns; name it {plain_name(path)}")
+    has_columns(path)  # refuses a name that compresses
     schema = _schema(record_type)
-    decoder = msgspec.json.Decoder(record_type)
-    seen = KeySet()
-    rest, written = iter(records), 0
-    with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
+    written = 0
+
+    def tables() -> Iterator[Any]:
+        nonlocal written
+        decoder = msgspec.json.Decoder(record_type)
+        seen, rest = KeySet(), iter(records)
         while batch := list(islice(rest, _ROWS)):
             for record in batch:
                 encode(record, str(path), decoder)
@@ -68,10 +66,12 @@ def write(path: str | Path, records: Iterable[RecordT], record_type: type[Record
                     raise InputError(f"{path}: repeated key {quoted(record.key)}; nothing was written")
             rows = [msgspec.to_builtins(record) for record in batch]
             try:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                yield pa.Table.from_pylist(rows, schema=schema)
             except (pa.ArrowException, OverflowError) as error:
                 raise InputError(f"{path}: {error}") from error
             written += len(batch)
+
+    write_tables(path, schema, tables())
     return written
 
 

@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import msgspec
 
-from o1_records.files import InputError, InputWarning, atomic_write, open_output, quoted
-from o1_records.lines import is_parquet, write_parquet_rows
+from o1_records.columns import has_columns, write_columns
+from o1_records.files import InputError, InputWarning, open_output, quoted
 from o1_records.types import Example
 
 _EARLY = 1 << 20
@@ -20,7 +20,7 @@ _EARLY = 1 << 20
 
 
 def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, whole: Set[str] = frozenset()) -> int:
-    """Write rows as JSON lines, or as Parquet where the name ends in `.parquet`; returns how many.
+    """Write rows as JSON lines, Parquet (`.parquet`) or Lance (`.lance`), as the name ends; returns how many.
 
     What one row has, all have: readers such as `datasets` take the columns from the first rows and fail
     at one that comes later. A row without a text has "" for it, without anything else null. Those readers
@@ -72,9 +72,8 @@ def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, whole: Set[s
 
 
 def _write_lines(path: str | Path, lines: Any) -> None:
-    if is_parquet(path):
-        with atomic_write(path) as file:
-            write_parquet_rows(file, lines)
+    if has_columns(path):
+        write_columns(path, lines)
         return
     out: IO[bytes]
     with open_output(path) as out:

@@ -25,6 +25,7 @@ from o1_bench.running.systems import (
 from o1_bench.running.task import Task, load_thoughts, slug
 from o1_bench.score import Measure
 from o1_records import InputError
+from o1_records.files import is_folder
 
 
 def run(
@@ -96,7 +97,7 @@ def run(
     if bool(suite) == (collection is not None):
         raise InputError("give a suite or a collection, and not both")
     loaders = _loaders(suite, collection, data, split, protocol)
-    if thoughts and len(loaders) > 1 and not Path(thoughts).is_dir():
+    if thoughts and len(loaders) > 1 and not is_folder(thoughts):
         raise InputError(f"{thoughts}: {len(loaders)} collections need a folder with a file for each")
     options = options or Options()
     about_thoughts = {

@@ -19,6 +19,7 @@ from o1_bench.running.retrieve import Retrieve
 from o1_bench.running.trace import trace
 from o1_bench.score import Measure
 from o1_records import InputError, Thought, read_jsonl
+from o1_records.files import is_folder
 from o1_records.mixture import Mixture, Reading
 
 __all__ = ["Task", "load_thoughts", "slug"]
@@ -189,4 +190,4 @@ class Task:
 def load_thoughts(path: str | Path, collection: str) -> list[Thought]:
     """Return the thoughts in a file, or in the file for a collection of a folder."""
     path = Path(path)
-    return list(read_jsonl(path / f"{slug(collection)}.jsonl" if path.is_dir() else path, Thought))
+    return list(read_jsonl(path / f"{slug(collection)}.jsonl" if is_folder(path) else path, Thought))

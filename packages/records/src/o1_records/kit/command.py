@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from o1_records.files import InputError, InputWarning, MissingExtraError
+from o1_records.files import InputError, InputWarning, MissingExtraError, is_folder
 
 if TYPE_CHECKING:  # imported at run time only where it is used, so that `import o1_records` stays light
     from argparse import Action, ArgumentParser, HelpFormatter, Namespace, _ActionsContainer
@@ -307,7 +307,7 @@ def _refuse(
     for option, out, folder in outputs:
         if folder and out.is_file():
             raise InputError(f"{option} {out} is a file; name a folder")
-        if out.is_dir() and not folder:
+        if is_folder(out) and not folder:
             raise InputError(f"{option} {out} is a folder; name a file")
     for (option, out, _), (other, again, _) in combinations(outputs, 2):
         if option != other and _same(out, again):

@@ -294,7 +294,7 @@ class Job:
         )
 
     def _digests(self) -> dict[str, str]:
-        return {self._name(path): sha256_file(path) for path in self.outputs if path.is_file()}
+        return {self._name(path): sha256_file(path) for path in self.outputs if path.exists()}
 
     def _name(self, path: Path) -> str:
         """Return the name of an output from where the job lies, which is the same from any directory."""

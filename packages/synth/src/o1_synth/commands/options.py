@@ -25,6 +25,7 @@ from o1_records import (
     open_queries,
     read_jsonl,
 )
+from o1_records.files import is_folder
 from o1_records.kit.cluster import cluster_of, declare_cluster
 from o1_records.kit.command import EVERYTHING, at_least, new_job, reads, writes
 from o1_records.styles import DOCUMENT_STYLES, QUERY_STYLES
@@ -400,7 +401,7 @@ def prompt_of(args: argparse.Namespace) -> Prompt:
         if args.corpus is None:
             refuse_without_effect(args, ["--qrels"], "without --exemplars or --corpus")
     known = [judgements(args.qrels, args.split)] if args.qrels else []
-    if args.exemplars is not None and args.exemplars.is_dir():
+    if args.exemplars is not None and is_folder(args.exemplars):
         known.append(judgements(args.exemplars))  # of all splits: what no query may be shown
     return Prompt(
         args.task,
@@ -417,7 +418,7 @@ def exemplars_of(path: Path | None) -> Iterator[Example]:
     """Yield the examples of `--exemplars`: records, or the train split of a BEIR folder."""
     if path is None:
         return iter(())
-    if not path.is_dir():
+    if not is_folder(path):
         return read_jsonl(path, Example)
     return examples_of(open_queries(path, "train"), open_qrels(path, "train"), open_documents(path))
 
@@ -443,7 +444,7 @@ def checks_of(args: argparse.Namespace, prompt: Prompt) -> Checks:
 
 def judgements(path: Path, split: str | None = None) -> Iterator[Qrel]:
     """Yield the judgements of a file or of a BEIR folder; of a folder, all splits unless one is named."""
-    if split is not None or not path.is_dir():
+    if split is not None or not is_folder(path):
         return open_qrels(path, split or "")
     files = sorted((path / "qrels").glob("*.tsv"))
     if not files:

@@ -6,6 +6,7 @@ import argparse
 import threading
 
 from o1_records import InputError, Thought, open_documents, open_queries, read_jsonl
+from o1_records.files import is_folder
 from o1_records.kit.command import gentle, reads, writes
 from o1_synth.checks import NAMES, Checks, DocumentChecks
 from o1_synth.commands.options import (
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Think; return 0 when done, 3 when samples failed or Ctrl-C stopped it."""
     if args.queries is None:
         return _about_documents(args)
-    if not any(path.is_dir() for path in (args.queries, args.qrels) if path is not None):
+    if not any(is_folder(path) for path in (args.queries, args.qrels) if path is not None):
         refuse_without_effect(args, ["--split"], "without a BEIR folder")
     stop = threading.Event()
     expert: Expert

@@ -20,6 +20,7 @@ from o1_records import (
     open_queries,
     read_jsonl,
 )
+from o1_records.files import is_folder
 from o1_records.kit.command import at_least, reads
 from o1_vote._job import Files, Published
 
@@ -71,7 +72,7 @@ def qrels(args: Namespace) -> Iterable[Qrel]:
 def corpus(args: Namespace) -> Files[Document]:
     """Return the documents."""
     path: Path = args.corpus
-    files = [beir.file_in(path, "corpus.jsonl")] if path.is_dir() else [path]
+    files = [beir.file_in(path, "corpus.jsonl")] if is_folder(path) else [path]
     return Files(files, functools.partial(open_documents, path))
 
 
@@ -88,7 +89,7 @@ def _once_or_often(path: Path, read: Callable[[], Iterable[T]], inside: Sequence
     """Return records that are read anew each time, or of a pipe those that are read once."""
     if path.exists() and not path.is_file() and not path.is_dir():
         return iter(read())
-    return Files(inside if path.is_dir() else [path], read)
+    return Files(inside if is_folder(path) else [path], read)
 
 
 def tell(out: Path, done: Published) -> bool:
