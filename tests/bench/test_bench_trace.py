@@ -118,7 +118,7 @@ def test_vectors_rank_as_their_trace_says_at_every_weight(reading):
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_looking_at_the_best_of_both_ends_first_loses_nothing(seed, alike):
     rng = np.random.default_rng(seed)
     own, other = rng.normal(size=(2, 400)).astype(np.float32)

@@ -32,7 +32,7 @@ NAMES = ["p", "q", "r"]
 
 @STORES
 @given(changes=st.lists(CHANGE, max_size=8), k=st.integers(1, 9), only=st.none() | st.sets(NAME))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_series_of_changes_leaves_what_an_exact_search_finds(store, changes, k, only):
     mine, held = store(), {}
     for what, change in changes:

@@ -37,7 +37,7 @@ def expected(rows, k=7):
     return plain(exact_search(documents, (NAMES, VECTORS[:5] + 0.1), k=k))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "upsert"]), st.integers(0, 19)), max_size=25))
 def test_any_series_of_changes_equals_an_index_of_what_is_left(steps):
     # a vector of its own for each step: the oracle adds up equal ones in another order

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -100,7 +100,6 @@ def test_the_same_checkpoint_gives_the_same_vectors(plain, tmp_path, kind, name)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
-@settings(deadline=None)
 @given(text=st.text(max_size=40))
 @example(" ")
 @example("  two spaces")

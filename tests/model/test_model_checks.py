@@ -276,7 +276,7 @@ def collator(plain_models):
     return JointCollator(tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(TEXTS, TEXTS, TEXTS, TEXTS)
 def test_no_control_token_comes_from_a_text(collator, query, instruction, thought, document):
     layout = collator.layout

@@ -232,7 +232,7 @@ def test_a_query_that_two_examples_ask_has_the_positives_of_both(llama):
 TEXTS = ["open a zip", "Open  a ZIP", "read it", "read", "sort"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), processes=st.sampled_from([1, 2, 3]))
 def test_no_negative_is_a_known_positive_or_the_query_itself(llama, seed, processes):
     """Own negatives, those of the batch and those of other processes, against the rules written out."""
@@ -381,7 +381,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_nine_tokens_in_ten_are_real(kind, seed):
     lengths = LENGTHS[kind](random.Random(seed))

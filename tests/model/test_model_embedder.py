@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -241,7 +241,6 @@ def test_likely_thoughts_can_count_more(llama):
         llama.encode_query(TEXTS[:1], thoughts=[["read"]], weigh=by_likelihood)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.booleans(), st.floats(0.1, 100))
 def test_weights_are_relative_and_even_ones_are_none(seed, with_query, scale):
     random = np.random.default_rng(seed)

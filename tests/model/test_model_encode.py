@@ -56,7 +56,7 @@ def test_bfloat16_stays_close_whatever_the_batch(plain_models, tmp_path):
 
 
 @given(order=st.permutations(range(11)))
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_order_of_rows_is_the_order_of_vectors(llama, order):
     rows = _rows(llama.layout)[::3][:11]
     vectors = Reader(llama.backbone, llama.layout, 0).read(rows)

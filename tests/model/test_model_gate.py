@@ -69,7 +69,7 @@ case = st.integers(1, 25).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case)
 def test_a_gate_keeps_its_budget_and_no_other_cut_gains_more(drawn):
     columns, values, budget = drawn
@@ -89,7 +89,7 @@ def test_a_gate_keeps_its_budget_and_no_other_cut_gains_more(drawn):
     assert total >= 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case)
 def test_the_oracle_bounds_every_gate_and_a_full_random_budget_is_always_thinking(drawn):
     columns, values, budget = drawn

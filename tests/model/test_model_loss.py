@@ -41,7 +41,7 @@ def written_out(logits, states, labels):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 256])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=SEEDS)
 def test_think_loss_and_its_gradient_equal_the_sum_written_out(chunk, seed):
     slow, expected = value_and_gradient(written_out, seed)
@@ -157,7 +157,7 @@ def embedder_once(plain_models):
     return Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.permutations(range(6)))
 def test_the_loss_of_a_batch_equals_the_loss_of_its_permutation(embedder_once, order):
     examples = [_example(n, thought=n % 3 != 0) for n in range(6)]

@@ -198,7 +198,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("objective", VARIANTS.values(), ids=VARIANTS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_every_term_and_its_gradient_equal_the_sums_written_out(objective, seed):
     doc_ids, asked, vectors = problem(seed)
@@ -215,7 +215,7 @@ def test_every_term_and_its_gradient_equal_the_sums_written_out(objective, seed)
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS)
 def test_a_query_that_does_not_count_changes_nothing(seed):
     doc_ids, asked, vectors = problem(seed)
@@ -237,7 +237,7 @@ def test_a_query_that_does_not_count_changes_nothing(seed):
     torch.testing.assert_close(gradient, plain[1], rtol=1e-12, atol=1e-14)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=SEEDS)
 def test_a_reasoning_query_of_its_own_weighs_the_examples(seed):
     doc_ids, asked, vectors = problem(seed, thoughts=[False] * 4)
@@ -251,7 +251,7 @@ def test_a_reasoning_query_of_its_own_weighs_the_examples(seed):
     assert not fast["embed"].requires_grad or reasoning.grad is None
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=SEEDS)
 @example(seed=679)
 def test_without_a_thought_every_example_that_has_a_loss_weighs_the_same(seed):
@@ -320,7 +320,7 @@ def halves(doc_ids, asked, vectors, at):
     return join(judged), StepVectors(torch.cat(v_q), torch.cat(v_t), torch.cat(documents))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, at=st.integers(1, 3))
 def test_two_processes_together_have_the_loss_of_one(seed, at):
     doc_ids, asked, vectors = problem(seed)
@@ -340,7 +340,7 @@ def test_two_processes_together_have_the_loss_of_one(seed, at):
         assert parts[name].item() == pytest.approx(value.item(), rel=1e-9, abs=1e-12), name
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, order=st.permutations(range(4)))
 def test_the_order_of_examples_and_documents_does_not_matter(seed, order):
     doc_ids, asked, vectors = problem(seed)

@@ -236,7 +236,6 @@ def test_a_query_that_does_not_fit_alone_and_other_errors_are_raised(llama):
         llama.decode(QUERIES, THINKING)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.integers(50, 400))
 def test_every_index_is_run_once_whatever_fits(lengths, tokens, room):
     done = []
@@ -250,7 +249,6 @@ def test_every_index_is_run_once_whatever_fits(lengths, tokens, room):
     assert sorted(done) == list(range(len(lengths)))
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=20))
 def test_kept_rows_stay_where_they_are_and_the_last_fill_the_gaps(kept):
     rows = torch.tensor(kept).nonzero()[:, 0]
@@ -260,7 +258,7 @@ def test_kept_rows_stay_where_they_are_and_the_last_fill_the_gaps(kept):
     assert all(order[row] == row for row in stays)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.floats(0.05, 1.0))
 def test_nucleus_sampling_stays_inside_the_smallest_likely_set(seed, top_p):
     generator = torch.Generator().manual_seed(seed)

@@ -35,7 +35,7 @@ PIECES = st.sampled_from(
 LONG = st.lists(PIECES, max_size=40).map("".join).flatmap(lambda one: st.integers(1, 60).map(one.__mul__))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(LONG, max_size=4), st.integers(0, 40), st.sampled_from(list(TOKENIZERS)))
 def test_the_beginning_of_a_text_has_the_ids_of_the_beginning_of_the_whole(texts, most, name):
     tokenizer = text_tokenizer(TOKENIZERS[name])

@@ -72,7 +72,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(flag_rows(), max_size=4))
 def test_flagembedding_rows_come_back_with_all_their_fields(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("flag")
@@ -117,7 +117,7 @@ def examples(draw, titles=TEXT):
 UNIQUE = {"max_size": 4, "unique_by": lambda example: example.query.query_id}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(examples(titles=st.just("")), **UNIQUE))
 def test_examples_without_titles_come_back_from_flagembedding(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("flag") / "flag.jsonl"
@@ -125,7 +125,7 @@ def test_examples_without_titles_come_back_from_flagembedding(tmp_path_factory, 
     assert list(flagembedding.read(path)) == written
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(examples(), **UNIQUE))
 def test_examples_come_back_from_tevatron(tmp_path_factory, written):
     plain = [
@@ -141,7 +141,7 @@ def test_examples_come_back_from_tevatron(tmp_path_factory, written):
     assert list(tevatron.read(path)) == plain
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(examples(), **UNIQUE), st.integers(0, 3), st.booleans())
 def test_triplets_come_back(tmp_path_factory, written, width, scored):
     path = tmp_path_factory.mktemp("triplets") / "t.jsonl"
@@ -173,7 +173,7 @@ def test_triplets_come_back(tmp_path_factory, written, width, scored):
         assert one.teacher_scores == other.teacher_scores[: len(other.positives) + width]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(TEXTS.filter(len), TEXTS), max_size=4))
 def test_labelled_pairs_come_back(tmp_path_factory, groups):
     path = tmp_path_factory.mktemp("pairs") / "p.jsonl"
@@ -348,7 +348,7 @@ def test_rows_of_reasonembed_keep_every_field(tmp_path):
 
 
 @pytest.mark.extra
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(examples(), **UNIQUE))
 def test_examples_come_back_from_parquet(tmp_path_factory, written):
     from o1_records import parquet
@@ -477,7 +477,7 @@ def test_an_output_over_an_input_is_refused(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(TEXT, TEXT | st.none()), max_size=300))
 def test_a_key_set_answers_as_a_set(keys):
     ours, plain = KeySet(), set()
@@ -594,7 +594,7 @@ BALLOTS = [
 
 
 @pytest.mark.extra
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(examples(), **UNIQUE) | st.just(BALLOTS) | st.just(BALLOTS[1:]))
 def test_records_are_written_as_parquet_where_the_name_says_so(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("parquet") / "records.parquet"

@@ -6,7 +6,7 @@ import warnings
 import bm25s
 import pytest
 import Stemmer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Document, InputError, InputWarning, Query
@@ -25,7 +25,6 @@ def test_words_of_ascii_are_runs_of_word_characters(text):
     assert words(text) == re.findall(r"\w+", text.casefold())
 
 
-@settings(deadline=None)
 @given(LATIN)
 def test_terms_of_latin_text_are_those_of_bm25s(text):
     expected = bm25s.tokenize([text], stopwords=None, return_ids=False, show_progress=False)[0]

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import InputError, Query, Thought, read_jsonl
@@ -129,7 +129,6 @@ def test_the_short_way_for_ascii_counts_the_same_scripts(text):
     assert +_scripts(text) == +(_scripts(f"{text}é") - Counter(LATIN=1))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_near_copies_are_symmetric_and_reflexive(one, other):
     assert not Known([one]).add(one)

@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Query, Thought, read_jsonl
@@ -25,7 +25,6 @@ def choice(index=0, finish_reason=None, **delta):
     return {"index": index, "delta": delta, "finish_reason": finish_reason}
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=4), st.lists(st.integers(0, 400), max_size=6))
 def test_a_stream_says_what_its_words_say_wherever_it_is_cut(contents, cuts):
     events = []

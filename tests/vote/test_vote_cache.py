@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Ballot, Document, InputError, write_jsonl
@@ -96,7 +96,6 @@ def test_f8_a_flipped_bit_of_a_vector_is_detected(tmp_path):
 TEXTS = st.lists(st.sampled_from(["ant", "bee", "cat"]), max_size=4).map(" ".join)
 
 
-@settings(deadline=None)
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=3),
     corpus=st.lists(TEXTS, min_size=1, max_size=20),

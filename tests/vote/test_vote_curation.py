@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from o1_records import Document, Example, InputError, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
@@ -36,7 +36,6 @@ def test_duplicates_by_words_are_those_of_the_same_words(texts):
 
 
 @pytest.mark.extra
-@settings(deadline=None)
 @given(texts=st.lists(TEXTS, max_size=10), near=st.sampled_from([0.3, 0.6, 0.9]))
 def test_near_duplicates_really_are_as_alike_as_asked_for(texts, near):
     known, kept = Duplicates(near), {}

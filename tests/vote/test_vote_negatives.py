@@ -78,7 +78,7 @@ def test_a_query_that_is_a_document_is_no_negative_of_its_own_unless_it_is_judge
 SCORES = st.lists(st.integers(-9, 9).map(lambda n: n / 8), min_size=30, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tables=st.lists(SCORES, min_size=1, max_size=3),
     first=st.integers(1, 5),

@@ -144,7 +144,7 @@ def nominate_in_memory(queries, thoughts, qrels, documents):
     return nominations, [name for name in asked if not positives[name]]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(queries=SOME_QUERIES, thoughts=SOME_THOUGHTS, qrels=SOME_QRELS, documents=SOME_DOCUMENTS)
 def test_the_join_on_the_disk_is_the_join_in_memory(queries, thoughts, qrels, documents):
     expected = nominate_in_memory(queries, thoughts, qrels, documents)
