@@ -212,7 +212,7 @@ SINGLE = exact_or_listed(
 )  # fmt: skip
 LISTS = exact_or_listed(
     "search, IVF, one at a time", "{rows:,} x {dim}, {factory} {parameters}, 10 best, batches of {batch}",
-    **LISTED, queries=1000, batch=1, factory="IVF256,Flat", parameters="nprobe=8",
+    **LISTED, queries=4000, batch=1, factory="IVF256,Flat", parameters="nprobe=8",
 )  # fmt: skip
 GRAPH = Job(
     name="search, HNSW at recall .95",
@@ -228,7 +228,7 @@ GRAPH = Job(
     },
     prepare=prepare,
     agree=same_recall,
-    full={"dim": 128, "rows": 20_000, "queries": 2000, "factory": "HNSW", "threads": 2},
+    full={"dim": 128, "rows": 20_000, "queries": 8000, "factory": "HNSW", "threads": 2},
     smoke={"dim": 32, "rows": 2000, "queries": 100, "factory": "HNSW", "threads": 1},
     repeats=4,
 )

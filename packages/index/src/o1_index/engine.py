@@ -45,9 +45,13 @@ def refusals(place: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # "Error in <signature> at <file>:<line>: <what is wrong>"
-        reason = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
-        raise InputError(f"{place}: FAISS refuses: {reason.strip()}") from error
+        raise _refusal(place, error) from error
+
+
+def _refusal(place: str, error: RuntimeError) -> InputError:
+    # "Error in <signature> at <file>:<line>: <what is wrong>"
+    reason = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
+    return InputError(f"{place}: FAISS refuses: {reason.strip()}")
 
 
 # --- kinds --------------------------------------------------------------------------------------------
@@ -123,7 +127,12 @@ def _parts(engine: Any) -> Iterator[Any]:
 def is_exact(engine: Any) -> bool:
     """Return whether a search visits every document and compares its very numbers."""
     faiss = load_faiss()
-    return isinstance(faiss.downcast_index(engine), faiss.IndexFlat)
+    return isinstance(_own_class(faiss, engine), faiss.IndexFlat)
+
+
+def _own_class(faiss: Any, engine: Any) -> Any:
+    """Return an engine as an object of its own class; asking FAISS for it takes as long as a small search."""
+    return engine if type(engine) is not faiss.Index else faiss.downcast_index(engine)
 
 
 def graph_of(engine: Any) -> Any | None:
@@ -187,14 +196,16 @@ def search(engine: Any, vectors: Any, k: int, parameters: Any = None) -> tuple[S
     faiss = load_faiss()
     scores = np.empty((len(vectors), k), dtype=np.float32)
     rows = np.empty((len(vectors), k), dtype=np.int64)
-    if isinstance(faiss.downcast_index(engine), faiss.IndexHNSW):
+    if isinstance(_own_class(faiss, engine), faiss.IndexHNSW):
         # a graph stops when it has looked at as many candidates as efSearch says, be k larger or not
         parameters = parameters or faiss.SearchParametersHNSW(efSearch=engine.hnsw.efSearch)
         parameters.efSearch = max(parameters.efSearch, k)
-    with refusals("search"):
+    try:
         engine.search_c(
             len(vectors), _address(vectors), k, faiss.swig_ptr(scores), faiss.swig_ptr(rows), parameters
         )
+    except RuntimeError as error:
+        raise _refusal("search", error) from error
     return scores, rows
 
 

@@ -155,8 +155,8 @@ def settled_hits(
     four times as many again, until the k-th place of every query is settled. `first` is how many rows to ask
     for at first, `most` how many there are.
     """
-    rows = np.full((len(vectors), k), -1, dtype=np.int64)
-    scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+    rows = np.empty((len(vectors), k), dtype=np.int64)
+    scores = np.empty((len(vectors), k), dtype=np.float32)
     pending, count = np.arange(len(vectors)), min(first, most)
     while len(pending) and k:
         unsettled = []
@@ -165,16 +165,22 @@ def settled_hits(
             part = pending[start : start + size]
             all_of_them = len(part) == len(vectors)
             found_scores, found = fetch(vectors if all_of_them else vectors[part], count)
-            settled = (found[:, -1] < 0) | (count == most)
+            ended = found[:, -1] < 0
             left_out.empty(found, part)
-            settled |= _is_settled(found, found_scores, k)
-            if all_of_them and settled.all():
-                return best(names, found, found_scores, k)  # the usual case: no copy
+            if all_of_them and _is_ordered(found, found_scores, k):
+                return found[:, :k], found_scores[:, :k]  # the usual case: no copy
+            settled = ended | (count == most) | _is_settled(found, found_scores, k)
             done = part[settled]
             rows[done], scores[done] = best(names, found[settled], found_scores[settled], k)
             unsettled.append(part[~settled])
         pending, count = np.concatenate(unsettled), min(4 * count, most)
     return rows, scores
+
+
+def _is_ordered(found: Rows, scores: Scores, k: int) -> bool:
+    """Return whether more than k rows came back for every query, best first, and no two of them tie."""
+    descending = scores[:, :-1] > scores[:, 1:]
+    return found.shape[1] > k and bool(np.logical_and.reduce(descending, axis=None)) and found.min() >= 0
 
 
 def _is_settled(found: Rows, scores: Scores, k: int) -> NDArray[np.bool_]:

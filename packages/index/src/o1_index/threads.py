@@ -33,19 +33,9 @@ class ManyReadersOneWriter:
         self._writing = False
         _locks.add(self)
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> _Reading:
         """Keep writers out."""
-        with self._changed:
-            while self._writing or self._waiting:
-                self._changed.wait()
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
+        return _Reading(self)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -74,6 +64,29 @@ class ManyReadersOneWriter:
     def let_go(self) -> None:
         """Undo `hold`, in the parent and in the child."""
         self._changed.release()
+
+
+class _Reading:
+    """One reader. A class, because every search pays for it and a generator takes four times as long."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: ManyReadersOneWriter) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        with lock._changed:
+            while lock._writing or lock._waiting:
+                lock._changed.wait()
+            lock._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        lock = self._lock
+        with lock._changed:
+            lock._readers -= 1
+            if not lock._readers:
+                lock._changed.notify_all()
 
 
 _locks: weakref.WeakSet[ManyReadersOneWriter] = weakref.WeakSet()

@@ -41,9 +41,11 @@ def checked(ids: Sequence[str], vectors: Vectors, metric: Metric, place: str, di
     vectors = as_numpy(vectors)
     if vectors.dtype.kind != "f":
         raise InputError(f"{place} are {vectors.dtype}; give float16, float32 or float64")
-    with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
-        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-        refuse_bad_vectors(ids, matrix, place)
+    if vectors.dtype != np.float32:
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused as such
+            vectors = vectors.astype(np.float32)
+    matrix = np.ascontiguousarray(vectors)
+    refuse_bad_vectors(ids, matrix, place)
     if metric == "cosine":
         matrix = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix
