@@ -16,6 +16,7 @@ import random
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -79,7 +80,7 @@ def main():
         write_jsonl(path, (example(number, args.bytes, rng) for number in range(args.examples)))
         shape = f"{args.examples} examples of {path.stat().st_size // args.examples} bytes"
         lines = path.read_bytes().splitlines()
-        timed(f"decode, {shape}", args.examples, lambda: decode(lines), args.repeats)
+        timed(f"decode, {shape}", args.examples, partial(decode, lines), args.repeats)
         del lines
         whole = f"read_jsonl with every check, {shape}"
         timed(whole, args.examples, lambda: consume(read_jsonl(path, Example)), args.repeats)
