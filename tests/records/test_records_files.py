@@ -6,6 +6,7 @@ import os
 import random
 import threading
 
+import bm25s
 import numpy as np
 import pytest
 from hypothesis import given
@@ -379,14 +380,33 @@ def test_bm25_never_returns_an_excluded_document():
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_bm25_search_equals_ranking_all_scores(seed, k):
     generator = random.Random(seed)
+    colours = ["red", "green", "blue", "grey", "pink", "black", "white"][: generator.randrange(1, 8)]
     documents = [
-        Document(doc_id=f"d{n}", text=" ".join(generator.choices(["red", "green", "blue"], k=3)))
-        for n in range(12)
+        Document(doc_id=f"d{n}", text=" ".join(generator.choices(colours, k=generator.randrange(1, 9))))
+        for n in range(generator.randrange(1, 400))
     ]
-    index = BM25(documents)
+    index = BM25([*documents, Document(doc_id="d", text="red and green")])
     scores = dict(zip(index.doc_ids, index.scores("red green"), strict=True))
     expected = rank("q", {d: float(s) for d, s in scores.items() if s > 0}, k)
     assert list(index.search([Query(query_id="q", text="red green")], k)) == expected
+
+
+@pytest.mark.parametrize("at_a_time", [2**22, 100, 1])
+def test_bm25_has_the_matrix_of_bm25s(monkeypatch, at_a_time):
+    """However many terms are counted together, and with documents that have none."""
+    monkeypatch.setattr("o1_records.bm25._AT_A_TIME", at_a_time)
+    generator = random.Random(0)
+    terms = [[f"w{int(generator.paretovariate(0.5))}" for _ in range(n % 40)] for n in range(120)]
+    documents = [Document(doc_id=str(n), text=" ".join(own)) for n, own in enumerate(terms)]
+    index = BM25(documents, language="none")._index
+    theirs = bm25s.BM25(k1=0.9, b=0.4, method="lucene", backend="numpy", csc_backend="numpy")
+    vocabulary = {word: number for word, number in index.vocab_dict.items() if word}
+    theirs.index(([[vocabulary[term] for term in own] for own in terms], vocabulary), show_progress=False)
+    assert index.vocab_dict == theirs.vocab_dict
+    for name in ("indptr", "indices"):
+        assert np.array_equal(index.scores[name], theirs.scores[name])
+        assert index.scores[name].dtype == theirs.scores[name].dtype
+    np.testing.assert_allclose(index.scores["data"], theirs.scores["data"], rtol=1e-6)
 
 
 def test_exception_itself_is_an_error_of_its_place_and_its_subclasses_pass():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from o1_records import Document, InputError, InputWarning, Query
 from o1_records.bm25 import BM25, LANGUAGES
-from o1_records.kit.text import TOKENIZERS, is_unspaced, jaccard, shingles, words
+from o1_records.kit.text import TOKENIZERS, is_unspaced, jaccard, share_read, shingles, words
 
 # the small letter of U+0130 has a mark
 LATIN = st.text(
@@ -107,6 +107,12 @@ def test_a_tokenizer_of_ones_own_is_used_and_cannot_be_saved(tmp_path):
     assert found(index, "b c") == ["d0"]
     with pytest.raises(InputError, match="a tokenizer of your own cannot be saved"):
         index.save(tmp_path / "index")
+
+
+@given(st.text(st.sampled_from("ab \t\n\x0b\x1c\x1f\x7f\x00\u00a0\u3000\u00e9")))
+def test_the_share_that_is_read_is_of_what_is_no_white_space(text):
+    expected = 3 / len("".join(text.split())) if text.split() else 1
+    assert share_read([text], [["a", "bc"]]) == min(1, expected)
 
 
 def test_a_corpus_of_which_little_is_read_is_told():

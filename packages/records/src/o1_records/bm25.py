@@ -7,6 +7,7 @@ packages import no other sibling (docs/decisions/0002).
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import tempfile
 import warnings
@@ -41,6 +42,9 @@ _STOP_WORDS = {
     "dutch_porter": "dutch",
 }
 """The languages that bm25s has stop words for; the others keep all their words."""
+_UNKNOWN = -2
+_RUNS = 4  # runs of rows for each hit that is asked for
+_AT_A_TIME = 2**22  # terms that are sorted together
 _LEAST_READ = 0.5  # of the characters of a corpus; below that its user is warned
 
 
@@ -72,10 +76,9 @@ class BM25:
     ) -> None:
         self._configure(language, split_identifiers, tokenizer)
         self.doc_ids: list[str] = []
-        # numbers, because the words of a corpus as lists of strings take ten times its size
         vocabulary: dict[str, int] = {}
         numbers: dict[str, int] = {}  # of the stem of each word; -1 where it is a stop word
-        terms: list[array[int]] = []
+        counted = _Counted()
 
         def texts() -> Iterator[str]:
             for document in documents:
@@ -88,21 +91,24 @@ class BM25:
 
         def read(text: str) -> Sequence[str]:
             found = self._read(text)
-            for word in found:
-                if word not in numbers:
-                    stems = self._stemmed([[word]])[0]
-                    numbers[word] = vocabulary.setdefault(stems[0], len(vocabulary)) if stems else -1
-            terms.append(array("i", [number for word in found if (number := numbers[word]) >= 0]))
+            own = list(map(numbers.get, found, itertools.repeat(_UNKNOWN)))
+            if _UNKNOWN in own:
+                for word in found:
+                    if word not in numbers:
+                        stems = self._stemmed([[word]])[0]
+                        numbers[word] = vocabulary.setdefault(stems[0], len(vocabulary)) if stems else -1
+                own = [numbers[word] for word in found]
+            counted.add([number for number in own if number >= 0])
             return found
 
         written, again = itertools.tee(texts())
         share = share_read(written, map(read, again))
-        if not terms:
+        if not self.doc_ids:
             raise InputError("BM25 needs at least one document; the corpus is empty")
         self._rows = {doc_id: row for row, doc_id in enumerate(self.doc_ids)}
         if len(self._rows) != len(self.doc_ids):
             raise InputError("BM25: the corpus has a duplicate doc_id; keep one of them")
-        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        self._index = _Index(k1=k1, b=b, method="lucene")
         if share < _LEAST_READ:
             warnings.warn(
                 f"BM25 reads {share:.0%} of the characters of the corpus; "
@@ -111,8 +117,8 @@ class BM25:
                 stacklevel=2,
             )
         if not vocabulary:
-            raise InputError(f"BM25: none of the {len(terms)} documents has a term to index")
-        self._index.index((terms, vocabulary), show_progress=False)
+            raise InputError(f"BM25: none of the {len(self.doc_ids)} documents has a term to index")
+        self._index.index(bm25s.tokenization.Tokenized(counted, vocabulary), show_progress=False)
 
     def _configure(self, language: str, split: bool, tokenizer: str | Callable[[str], Sequence[str]]) -> None:
         if language not in LANGUAGES:
@@ -195,7 +201,7 @@ class BM25:
         """
         scores = np.zeros(len(self.doc_ids), dtype=np.float32)
         for rows, own in self._postings(text, once):
-            scores[rows] += own  # a document stands once in a posting list
+            np.add.at(scores, rows, own)
         return scores
 
     def scores_of(self, text: str, doc_ids: Sequence[str], *, once: bool = False) -> NDArray[np.float32]:
@@ -233,10 +239,8 @@ class BM25:
             yield from rank(query.query_id, self._candidates(scores, k), k)
 
     def _candidates(self, scores: NDArray[np.float32], k: int) -> dict[str, float]:
-        # every document that ties with the k-th takes part, so that doc_id decides
-        least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else 0.0
-        rows = np.flatnonzero((scores >= least) & (scores > 0.0))
-        return {self.doc_ids[row]: float(scores[row]) for row in rows}
+        rows = rows_of_best(scores, k)
+        return dict(zip([self.doc_ids[row] for row in rows.tolist()], scores[rows].tolist(), strict=True))
 
     def _read(self, text: str) -> Sequence[str]:
         return self._terms(split_identifiers(text) if self._split else text)
@@ -258,3 +262,73 @@ class BM25:
             start, end = held["indptr"][term], held["indptr"][term + 1]
             if start < end:
                 yield held["indices"][start:end], held["data"][start:end]
+
+
+def rows_of_best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the rows of the k best scores above 0, ascending, and of all that tie with the last of them."""
+    if not 0 < k < len(scores):
+        return np.flatnonzero(scores > 0.0)
+    # the best of k runs of rows score no more than the k best rows: few are left to choose from
+    width = len(scores) // (_RUNS * k)
+    runs = scores[: len(scores) // width * width].reshape(-1, width).max(axis=1) if width > 1 else scores
+    rows = np.flatnonzero((scores >= np.partition(runs, -k)[-k]) & (scores > 0.0))
+    if width > 1 and len(rows) > k:
+        rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]
+    return rows
+
+
+class _Counted:
+    """How often each document has each term, counted a few million terms at a time."""
+
+    def __init__(self) -> None:
+        self._lengths, self._terms = array("q"), array("i")
+        self._done = 0  # documents whose terms are counted
+        # (term << 32 | row, ascending; how often the document has the term), part by part
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def add(self, terms: list[int]) -> None:
+        """Take the next document."""
+        self._lengths.append(len(terms))
+        self._terms.fromlist(terms)
+        if len(self._terms) >= _AT_A_TIME:
+            self._count()
+
+    def _count(self) -> None:
+        lengths = np.array(self._lengths[self._done :], dtype=np.int64)
+        rows = np.arange(self._done, self._done + len(lengths), dtype=np.int64)
+        keys = (np.array(self._terms, dtype=np.int64) << 32) | np.repeat(rows, lengths)
+        keys.sort()
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+        self._parts.append((keys[starts], np.diff(np.append(starts, len(keys)))))
+        self._done, self._terms = len(self._lengths), array("i")
+
+    def postings(self, terms: int, k1: float, b: float) -> dict[str, Any]:
+        """Return bm25s's matrix: what each term adds to the documents that have it, by term, then row."""
+        self._count()
+        counts = [np.bincount(keys >> 32, minlength=terms) for keys, _ in self._parts]
+        documents, having = len(self._lengths), np.sum(counts, axis=0)
+        rarity = np.array([math.log(1 + (documents - n + 0.5) / (n + 0.5)) for n in having.tolist()])
+        lengths = np.array(self._lengths, dtype=np.float64)
+        held_back = k1 * ((1 - b) + b * lengths / lengths.mean())
+        starts = np.append(0, np.cumsum(having))
+        data = np.empty(starts[-1], dtype=np.float32)
+        indices = np.empty(starts[-1], dtype=np.int32)
+        free = starts[:-1].copy()
+        for own, (keys, times) in zip(counts, self._parts, strict=True):
+            # the places of a term's documents in this part follow those of the parts before
+            places = np.repeat(free - (np.cumsum(own) - own), own) + np.arange(len(keys))
+            term, row = keys >> 32, keys & 0xFFFFFFFF
+            indices[places] = row
+            data[places] = rarity.astype(np.float32)[term] * (times / (held_back[row] + times))
+            free += own
+        return {"data": data, "indices": indices, "indptr": starts, "num_docs": documents}
+
+
+class _Index(bm25s.BM25):  # type: ignore[misc]
+    """bm25s's index, with the same matrix made by sorting numbers instead of counting in Python."""
+
+    def build_index_from_ids(
+        self, unique_token_ids: Sequence[int], corpus_token_ids: _Counted, **_: Any
+    ) -> dict[str, Any]:
+        self.nonoccurrence_array = None
+        return corpus_token_ids.postings(len(unique_token_ids), self.k1, self.b)

@@ -91,10 +91,10 @@ class BM25Member:
 
     def search(self, texts: Sequence[str], k: int) -> Iterator[Found]:
         """Yield for each text the k best of the documents that share a term with it."""
+        from o1_records.bm25 import rows_of_best
+
         names = self._bm25.doc_ids
         for text in texts:
             scores = self._bm25.scores(text, once=True)
-            # every document that ties with the k-th takes part, so that doc_id decides
-            least = np.partition(scores, -k)[-k] if 0 < k < len(scores) else 0.0
-            rows = np.flatnonzero((scores >= least) & (scores > 0.0))
-            yield best_first([names[row] for row in rows], scores[rows], k)
+            rows = rows_of_best(scores, k)
+            yield best_first([names[row] for row in rows.tolist()], scores[rows], k)
