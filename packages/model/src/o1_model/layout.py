@@ -129,7 +129,10 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def two_read_outs(self) -> bool:
-        """Whether the pass that gives v_t also gives v_q, which then costs nothing when thinking."""
+        """Whether the pass that gives v_t also gives v_q, which then costs nothing when thinking.
+
+        With latent steps it gives the first of them alone, and v_q takes a pass of its own.
+        """
         return self.name == "o1"
 
     @property

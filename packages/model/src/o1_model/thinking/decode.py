@@ -55,7 +55,8 @@ class Trace:
 class Decoded:
     """The outcome of one prompt: v_q [dim], the gate's signals, and the traces in the order of the samples.
 
-    For a layout with a single read-out, `think_rows` cannot read v_q, and this holds something else.
+    For a layout with a single read-out or latent steps, `think_rows` cannot read v_q, and this holds
+    something else.
     """
 
     v_q: Float[Tensor, "dim"]
