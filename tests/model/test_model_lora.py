@@ -3,6 +3,7 @@
 import copy
 import shutil
 
+import msgspec
 import pytest
 import torch
 import transformers as hf
@@ -11,6 +12,7 @@ from o1_model import Embedder
 from o1_model.backbone import embedding_matrix, grow_vocabulary, load_lm
 from o1_model.batch import collate
 from o1_model.checkpoint.lora import (
+    BASE_FILE,
     Lora,
     add_lora,
     base_of,
@@ -19,6 +21,7 @@ from o1_model.checkpoint.lora import (
     is_adapter,
     load_adapter,
     merge_lora,
+    read_base,
 )
 from o1_model.layout import query_row
 from o1_model.training.saving import load_weights, save_weights
@@ -145,6 +148,11 @@ def test_a_base_that_moved_is_found_and_another_is_refused(embedder, plain_model
     with pytest.raises(InputError, match="neither a folder nor a model id of the hub"):
         load_adapter(tmp_path / "adapter")
     assert has_lora(load_adapter(tmp_path / "adapter", base=moved))
+    # trained on a copy of the hub: a folder has no revision, and the digest says that it is the same
+    hub = shutil.copytree(tmp_path / "adapter", tmp_path / "of-hub")
+    known = msgspec.structs.replace(read_base(hub), name_or_path="some/model", revision="main")
+    (hub / BASE_FILE).write_bytes(msgspec.json.encode(known))
+    assert has_lora(load_adapter(hub, base=moved))
     lm = load_lm(moved)
     with torch.no_grad():
         embedding_matrix(lm)[0, 0] += 1

@@ -17,6 +17,7 @@ from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.thinkers import open_thinker
 from o1_model.retriever.trained import base_of, read_trained
 from o1_records import InputError, Query
+from o1_records.kit.models import model_digest
 from o1_records.styles import QUERY_STYLES, Style
 
 QUERIES = [Query(query_id=f"q{n}", text=text) for n, text in enumerate(["open a zip", "sort", "read it all"])]
@@ -134,7 +135,11 @@ def test_a_published_thinker_knows_its_style_and_verifies_itself(base, published
 def test_another_base_is_found_out(base, published, tmp_path, capsys):
     other = merged(base, [adapter(base, tmp_path / "change", 3)], tmp_path / "other")
     assert main(["verify", "--model", str(published), "--base", str(other)]) == 4
-    assert capsys.readouterr().out.startswith("fail (")
+    printed = capsys.readouterr().out
+    here, then = model_digest(other)[:12], model_digest(base)[:12]
+    assert printed.startswith("fail (") and here != then
+    assert f"the base here has the digest {here}; they were written on " in printed
+    assert printed.endswith(f" with {then}\n")
 
 
 def test_an_adapter_without_examples_has_nothing_to_verify(base, adapters, capsys):

@@ -237,13 +237,17 @@ def think_about_documents(
     if not isinstance(thinking, Thinking):
         thinking = replace(opened.usual, **(thinking or {}))
 
+    longer = 0
+
     def asked() -> Iterator[Query]:
+        nonlocal longer
+        longer = 0
         for document in _items(corpus, None, None):
+            longer += characters is not None and len(document.full_text) > characters
             if text := document.full_text[:characters].strip():
                 yield Query(query_id=document.doc_id, text=text)
 
     source, total = _digest(asked())
-    longer = sum(len(each.full_text) > characters for each in _items(corpus, None, None)) if characters else 0
     if longer:
         logger.warning("%d documents are longer than %d characters: only so much is read", longer, characters)
     made_from = {name: _plain(value) for name, value in without_place(opened.fingerprint).items()}

@@ -38,10 +38,8 @@ def ndcg_rows(
         relevant: for each query the columns of relevant documents, and their relevance, above 0.
         best: the `ideal` of each query, above 0.
     """
-    depth = min(DEPTH, scores.shape[1])
-    least = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1]
     values = np.zeros(len(scores))
-    for row, (own, worst, relevances) in enumerate(zip(scores, least, relevant, strict=True)):
+    for row, (own, worst, relevances) in enumerate(zip(scores, _worst(scores), relevant, strict=True)):
         found = 0.0
         for column, relevance in relevances.items():
             if own[column] >= worst:
@@ -56,12 +54,18 @@ def first_rows(scores: NDArray[np.floating[Any]]) -> list[list[int]]:
 
     Those whose score is minus infinity are not found.
     """
-    depth = min(DEPTH, scores.shape[1])
     found = []
-    for own, worst in zip(scores, -np.partition(-scores, depth - 1, axis=1)[:, depth - 1], strict=True):
+    for own, worst in zip(scores, _worst(scores), strict=True):
         columns = np.flatnonzero((own >= worst) & (own > -np.inf))
-        found.append(columns[np.argsort(-own[columns], kind="stable")][:depth].tolist())
+        found.append(columns[np.argsort(-own[columns], kind="stable")][:DEPTH].tolist())
     return found
+
+
+def _worst(scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return of each row the score of place DEPTH, or of the last place: below it nothing is found."""
+    depth = min(DEPTH, scores.shape[1])
+    worst: NDArray[np.floating[Any]] = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1]
+    return worst
 
 
 def _gain(relevances: Iterable[int]) -> float:

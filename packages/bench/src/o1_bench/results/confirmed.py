@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from o1_records import InputError
+from o1_records.mixture import Mixture
 
 
 class Interval(msgspec.Struct):
@@ -26,13 +27,6 @@ class Row(msgspec.Struct):
     mean: float
     gain: Interval
     values: list[float]
-
-
-class Mixture(msgspec.Struct):
-    """How thoughts entered queries."""
-
-    weight: float
-    reading: str
 
 
 class ConfirmedQuery(msgspec.Struct):

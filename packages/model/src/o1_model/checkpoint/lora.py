@@ -180,13 +180,15 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **how: U
     """
     layout, known = load_layout(folder), read_base(folder)
     place = known.name_or_path if base is None else base
-    digest = base_digest(place, revision=known.revision)
+    # of the hub's copy alone: a folder has none, and the digest tells whether it is the same
+    revision = known.revision if str(place) == known.name_or_path else None
+    digest = base_digest(place, revision=revision)
     if digest != known.digest:
         raise InputError(
             f"{folder}: was trained on {known.name_or_path} with digest {known.digest[:12]}, "
             f"but {place} has {digest[:12]}; give the base that it belongs to"
         )
-    lm = load_lm(place, revision=known.revision, **how)
+    lm = load_lm(place, revision=revision, **how)
     grow_vocabulary(lm, load_tokenizer(folder))
     backbone = Backbone(lm, layout.control_ids)
     from peft import LoraConfig

@@ -53,6 +53,7 @@ def run(args: Namespace) -> int:
 
 def _thinker(args: Namespace) -> int:
     """Let a trained thinker write its examples again."""
+    from o1_model.retriever.instruct import Instruct
     from o1_model.retriever.thinkers import open_thinker
     from o1_model.retriever.trained import FILE_NAME, examples_of, read_trained
 
@@ -68,4 +69,7 @@ def _thinker(args: Namespace) -> int:
     print(f"{'fail' if others else 'pass'} ({same} of {len(trained.examples)} thoughts are as written)")
     for each in others:
         print(f"  {each.query!r}: {each.thought!r}")
+    if isinstance(thinker, Instruct) and thinker.base_digest != trained.base_digest:
+        here, then = thinker.base_digest[:12], trained.base_digest[:12]
+        print(f"  the base here has the digest {here}; they were written on {trained.base} with {then}")
     return 4 if others else 0

@@ -144,7 +144,7 @@ def calibrate(
             return None
         found.refuse_few()
         corpus = open_corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
-        calibration, by_query = _calibrated(
+        calibration, told_by_query = _calibrated(
             corpus,
             judged,
             asked,
@@ -155,10 +155,11 @@ def calibrate(
             split_identifiers=split_identifiers,
             model=model,
             budget=budget,
+            by_query=values is not None,
             progress=progress,
         )
-        if values is not None:
-            by_query.save(values)
+        if values is not None and told_by_query is not None:
+            told_by_query.save(values)
         if out is not None:
             calibration.save(out)
     return calibration
@@ -220,8 +221,9 @@ def _calibrated(
     split_identifiers: bool,
     model: EmbeddingModel | None,
     budget: float | None,
+    by_query: bool,
     progress: bool,
-) -> tuple[Calibration, Confirmation]:
+) -> tuple[Calibration, Confirmation | None]:
     variants = list(_variants(asked, corpus.readings))
     texts = {
         (place, samples, tokens): texts_of(asked[place], found.of(asked[place]), samples, tokens)
@@ -307,9 +309,11 @@ def _calibrated(
         ms_embedding=ms_embedding,
         why="; ".join(reasons),
     )
+    if not by_query:
+        return calibration, None
     systems = {_ROWS[kind]: values for kind, values in held_out.items()}
     others = {_ROWS.get(name, f"{name} thoughts"): values for name, values in controls.items()}
-    by_query = Confirmation(
+    confirmation = Confirmation(
         embedder=calibration.embedder,
         thinker=calibration.thinker,
         search=search,
@@ -334,7 +338,7 @@ def _calibrated(
         ),
         held_out=True,
     )
-    return calibration, by_query
+    return calibration, confirmation
 
 
 def _variants(asked: Sequence[Asked], readings: Sequence[Reading]) -> Iterator[tuple[int, int, int, Reading]]:

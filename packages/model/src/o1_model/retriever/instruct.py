@@ -197,7 +197,7 @@ class Instruct(_Chat):
         lm = (add_adapter(lm, found.folder) if tuned else lm).eval()
         if loading.get("device_map") is None:
             lm = lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._lm, self.batch_tokens = lm, batch_tokens
+        self._lm, self.batch_tokens, self.base_digest = lm, batch_tokens, whole.digest
         super().__init__(model, style, tokenizer, digest, template)
         self.prompt("")  # a template that refuses messages does so now
         # rows of the matrix that no token has
