@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from o1_model import Embedder
+from o1_model.training.mining import NEGATIVES_FILE
 
 JOBS = [
     *(f"{n}:{case}" for n in (1, 2) for case in ("direct", "cached", "lora", "accumulated")),
     *("4:cached", "4:lora", "2:resumed", "2:fsdp-adamw-resumed", "1:moved", "4:moved", "4:fsdp-adamw-moved"),
     *("1:partial", "2:partial", "4:partial"),
-    *("1:mixture", "2:mixture"),
+    *("1:mixture", "2:mixture", "1:mined", "2:mined"),
     *("2:fsdp", "2:fsdp-adamw", "2:fsdp-lora", "2:fsdp-direct", "2:nan"),
 ]
 
@@ -55,7 +56,7 @@ def terms(folder):
     ]
 
 
-@pytest.mark.parametrize("case", ["direct", "cached", "lora", "accumulated", "partial", "mixture"])
+@pytest.mark.parametrize("case", ["direct", "cached", "lora", "accumulated", "partial", "mixture", "mined"])
 def test_gradient_weights_and_terms_are_equal_on_any_number_of_processes(trainings, case):
     alone = trainings / f"1:{case}"
     for processes in [n for n in (2, 4) if (trainings / f"{n}:{case}").exists()]:
@@ -66,6 +67,17 @@ def test_gradient_weights_and_terms_are_equal_on_any_number_of_processes(trainin
             assert second == pytest.approx(first, rel=1e-4, abs=2e-5)
         for rank in range(1, processes):
             assert relative_error(tensors(together, "weights"), tensors(together, "weights", rank)) == 0
+
+
+def test_all_processes_mine_the_negatives_of_one(trainings):
+    alone = load_file(trainings / "1:mined" / "mined-0" / NEGATIVES_FILE)["rows"]
+    assert alone.shape == (32, 5) and (alone >= 0).any(dim=1).sum() > 8
+    for rank in range(2):
+        together = load_file(trainings / "2:mined" / f"mined-{rank}" / NEGATIVES_FILE)["rows"]
+        assert torch.equal(alone, together)
+    # the second step took them
+    plain, mined = terms(trainings / "1:cached"), terms(trainings / "1:mined")
+    assert mined[0] == pytest.approx(plain[0]) and mined[1] != pytest.approx(plain[1], rel=1e-3)
 
 
 def test_two_passes_train_as_one_does(trainings):

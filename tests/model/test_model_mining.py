@@ -156,7 +156,19 @@ def test_a_corpus_beside_the_examples_is_mined_and_is_part_of_what_a_training_wa
 def test_a_mining_without_effect_is_refused(of_data, objective, complaint):
     data = DataArguments("none", **{"negatives": 2, "mine_every": 2, **of_data})
     with pytest.raises(InputError, match=complaint):
-        check_mining(data, objective, TrainingArguments(max_steps=4, use_cpu=True))
+        check_mining(data, objective, steps=4)
+
+
+def test_a_mining_after_the_last_step_of_the_epochs_is_refused_before_the_model_is_loaded(
+    tmp_path, plain_models, caplog
+):
+    caplog.set_level("INFO", "o1_model")
+    # 12 examples in batches of 4, two a step: 2 steps an epoch, the second of one batch
+    epochs = {"num_train_epochs": 1.5, "gradient_accumulation_steps": 2, "save_strategy": "no"}
+    with pytest.raises(InputError, match="mine_every 3 would have no effect: the training has 3 steps"):
+        run(tmp_path / "out", tmp_path / "no-model", -1, of_data={"mine_every": 3}, **epochs)
+    run(tmp_path / "out", plain_models["llama"], -1, **epochs)
+    assert "step 2: mined" in caplog.text
 
 
 def test_how_to_mine_without_mining_is_refused():

@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from o1_model import Embedder
 from o1_model.checkpoint.lora import Lora, add_lora, base_of
-from o1_model.training.data import ExampleOrder, Examples, JointCollator
+from o1_model.training.data import ExampleOrder, Examples, Exclusions, JointCollator
+from o1_model.training.mining import Miner
 from o1_model.training.objective import Objective
 from o1_model.training.trainer import JointTrainer
 from o1_records import Document, Example, InputError, Query, Source, Thought
@@ -47,6 +48,7 @@ CASES = {
     # 13 examples: a batch of 8 and one of 5, which 2 and 4 processes fill up with copies
     "partial": {"grad_cache": True, "examples": 13, "objective": REDAPTER, "thought_dropout": 0.3},
     "mixture": {"grad_cache": True, "objective": Objective(temperature=0.1, mixture_weight=1.0)},
+    "mined": {"grad_cache": True, "mined": True},
     "fsdp": {"grad_cache": True, "arguments": FSDP},
     "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
     "fsdp-direct": {"arguments": FSDP},
@@ -150,7 +152,12 @@ def trainer_of(folder, case, out, processes):
         negatives=2,
         chunk_tokens=40,
         mixture="document" if case == "mixture" else None,
+        excluded=Exclusions(data),
     )
+    dataset = Examples(data, thought_dropout=settings.get("thought_dropout", 0.0))
+    miner = None
+    if settings.get("mined"):
+        miner = Miner(embedder, dataset, collator, steps=1, range_max=5, relative_margin=0.0)
     return JointTrainer(
         embedder,
         settings.get("objective", Objective(temperature=0.1)),
@@ -158,8 +165,9 @@ def trainer_of(folder, case, out, processes):
         grad_cache=settings.get("grad_cache", False),
         order=ExampleOrder(data, args.per_device_train_batch_size, world_size=processes, seed=1),
         base=base_of(folder) if settings.get("lora") else None,
-        train_dataset=Examples(data, thought_dropout=settings.get("thought_dropout", 0.0)),
+        train_dataset=dataset,
         data_collator=collator,
+        miner=miner,
         callbacks=[FirstGradients()],
     )
 
@@ -182,6 +190,9 @@ def train(folder, case, out, processes):
     rank = args.process_index
     save_file(gathered, out / f"weights-{rank}.safetensors")
     save_file(first.gradients, out / f"gradients-{rank}.safetensors")
+    if trainer._miner is not None:
+        (out / f"mined-{rank}").mkdir()
+        trainer._miner.save(out / f"mined-{rank}")
     (out / f"log-{rank}.json").write_text(json.dumps(trainer.state.log_history))
 
 

@@ -201,16 +201,16 @@ def check_saving(objective: Objective, args: TrainingArguments) -> list[str]:
     ]
 
 
-def check_mining(data: DataArguments, objective: Objective, args: TrainingArguments) -> None:
-    """Raise InputError for a mining without effect, or that does not go with the rest."""
+def check_mining(data: DataArguments, objective: Objective, *, steps: int) -> None:
+    """Raise InputError for a mining without effect in so many steps, or that does not go with the rest."""
     if not data.mine_every:
         return
     own = objective.own_thoughts_every
     refusals = {
         "mine_every would have no effect with negatives 0; give both, or neither": data.negatives == 0,
-        f"mine_every {data.mine_every} would have no effect: the training has {args.max_steps} steps": 0
-        < args.max_steps
-        <= data.mine_every,
+        f"mine_every {data.mine_every} would have no effect: the training has {steps} steps": (
+            steps <= data.mine_every
+        ),
         "negatives that are mined on the way have no teacher_scores; leave out teacher or mine_every": (
             objective.teacher != "none"
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,8 @@ def train(
     said += checks.check_terms(known, path, objective, layout=model.layout, latent_steps=model.latent_steps)
     said += checks.check_batches(known, same_dataset=data.same_dataset)
     said += checks.check_saving(objective, args)
-    checks.check_mining(data, objective, args)
+    order = _order(known, data, args)
+    checks.check_mining(data, objective, steps=_steps(order, args))
     figures = figures_of(evaluation, thinks=model.layout != "instruct", mixture=objective.mixture)
     checks.check_evaluation(args, measured=figures)
     collection = open_collection(evaluation)
@@ -133,6 +135,7 @@ def train(
             base=base,
             ema_decay=model.ema_decay,
             callbacks=list(callbacks),
+            order=order,
             **_batches(embedder, known, data, objective, args, mined, excluded),
         )
         newest = newest_checkpoint(output)
@@ -227,6 +230,28 @@ def _of_an_adapter(
     return Embedder(backbone, layout, tokenizer, name=Path(folder).name)
 
 
+def _order(examples: Sequence[Example], data: DataArguments, args: TrainingArguments) -> ExampleOrder:
+    return ExampleOrder(
+        examples,
+        args.per_device_train_batch_size,
+        world_size=args.world_size,
+        seed=_data_seed(args),
+        same_dataset=data.same_dataset,
+        group_size=data.negatives + 1,
+        batch_size_scale=data.batch_size_scale,
+        weights=data.weights,
+        drop_last=args.dataloader_drop_last,
+    )
+
+
+def _steps(order: ExampleOrder, args: TrainingArguments) -> int:
+    """Return how many optimiser steps the Trainer will take."""
+    if args.max_steps > 0:
+        return args.max_steps
+    in_an_epoch = -(-len(order) // (args.world_size * args.gradient_accumulation_steps))
+    return math.ceil(args.num_train_epochs * in_an_epoch)
+
+
 def _batches(
     embedder: Embedder,
     examples: Sequence[Example],
@@ -236,7 +261,7 @@ def _batches(
     corpus: Sequence[Document],
     excluded: Exclusions,
 ) -> dict[str, Any]:
-    """Return JointTrainer's arguments about the data, their order and the passes of a step.
+    """Return JointTrainer's arguments about the data and the passes of a step.
 
     `corpus` is where negatives are mined, beside the documents of the examples.
     """
@@ -271,17 +296,6 @@ def _batches(
         "train_dataset": dataset,
         "data_collator": collator,
         "miner": miner,
-        "order": ExampleOrder(
-            examples,
-            args.per_device_train_batch_size,
-            world_size=args.world_size,
-            seed=seed,
-            same_dataset=data.same_dataset,
-            group_size=data.negatives + 1,
-            batch_size_scale=data.batch_size_scale,
-            weights=data.weights,
-            drop_last=args.dataloader_drop_last,
-        ),
         "own_thoughts": own if objective.own_thoughts else None,
         "grad_cache": data.grad_cache,
     }
