@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -356,6 +357,9 @@ def test_a_command_goes_on_after_it_or_the_head_was_killed(stage, dies, here, se
         victim.kill()
         said = running.communicate(timeout=300)[1].decode()
         assert running.returncode != 0, said
+    if dies == "head":
+        told = r"^error: Ray's head at \S+:\d+ \(this machine\) is gone, .*; what was done is kept: "
+        assert re.search(told + r".*run the same command again$", said, re.MULTILINE), said
     print({"dies": dies, "code": running.returncode, "said": said[-1000:]})
     # Ray ends what it began, also without the command; on a busy machine that takes minutes
     _, alive = psutil.wait_procs(begun, timeout=300)

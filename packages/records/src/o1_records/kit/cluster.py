@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -41,6 +42,7 @@ ATTEMPTS = 8
 _SEEN_LATE = 30.0  # seconds that a network file system may take to show a file that another machine wrote
 _LOOK = 0.2  # seconds between two looks for a wish to stop
 _STORE = 512 * 1024**2  # bytes of a local Ray's object store: blocks travel through files
+_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # how long Ray waits for a head that comes back
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -414,7 +416,8 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         except ModuleNotFoundError as error:
             raise MissingExtraError(cluster.package, "ray", "Spreading work over a cluster") from error
         if ray.is_initialized():  # by the caller, in a notebook say
-            yield ray
+            with _head_watched(ray, cluster):
+                yield ray
             return
         ray._raylet.Config.initialize("")  # where Ray was imported before, it read the environment then
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -426,12 +429,54 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
                 raise InputError(f"cannot reach {where}: {error}") from error
         try:
-            yield ray
+            with _head_watched(ray, cluster):
+                yield ray
         finally:
             ray.shutdown()
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
+
+
+@contextlib.contextmanager
+def _head_watched(ray: Any, cluster: Cluster) -> Iterator[None]:
+    """Say on stderr that the head is away: Ray waits, and then ends this process without a word."""
+    address: str = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    patience = float(os.environ.get(_PATIENCE, 60))
+    over = threading.Event()
+
+    def watch() -> None:
+        answered = time.monotonic()
+        while not over.wait(min(1.0, patience / 10)):
+            if _answers(host.strip("[]"), int(port)):
+                answered = time.monotonic()
+            elif time.monotonic() - answered > min(10.0, patience / 2):
+                where = f"the cluster given as {cluster.address}" if cluster.address else "this machine"
+                sys.stderr.write(
+                    f"error: Ray's head at {address} ({where}) is gone, and Ray ends this command if it does "
+                    f"not come back within {patience:g} s; what was done is kept: run the same command again"
+                    f"{', once that cluster is up again' if cluster.address else ''}\n"
+                )
+                sys.stderr.flush()
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def _answers(host: str, port: int) -> bool:
+    """Return whether something listens at an address."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _room(ray: Any, cluster: Cluster) -> int:
