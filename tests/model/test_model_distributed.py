@@ -17,7 +17,7 @@ JOBS = [
     *(f"{n}:{case}" for n in (1, 2) for case in ("direct", "cached", "lora", "accumulated")),
     *("4:cached", "4:lora", "2:resumed", "2:fsdp-adamw-resumed", "1:moved", "4:moved", "4:fsdp-adamw-moved"),
     *("1:partial", "2:partial", "4:partial"),
-    *("1:mixture", "2:mixture", "1:mined", "2:mined"),
+    *("1:mixture", "2:mixture", "1:latent", "2:latent", "2:fsdp-latent"),
     *("2:fsdp", "2:fsdp-adamw", "2:fsdp-lora", "2:fsdp-direct", "2:nan"),
 ]
 
@@ -67,6 +67,15 @@ def test_gradient_weights_and_terms_are_equal_on_any_number_of_processes(trainin
             assert second == pytest.approx(first, rel=1e-4, abs=2e-5)
         for rank in range(1, processes):
             assert relative_error(tensors(together, "weights"), tensors(together, "weights", rank)) == 0
+
+
+@pytest.mark.parametrize("case", ["latent", "fsdp-latent"])
+def test_latent_steps_train_on_two_processes_as_on_one(trainings, case):
+    alone, together = trainings / "1:latent", trainings / f"2:{case}"
+    for kind in ("gradients", "weights"):
+        assert relative_error(tensors(alone, kind), tensors(together, kind)) <= 1e-5
+    for first, second in zip(terms(alone), terms(together), strict=True):
+        assert second == pytest.approx(first, rel=1e-4, abs=2e-5)
 
 
 def test_all_processes_mine_the_negatives_of_one(trainings):

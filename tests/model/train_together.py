@@ -40,6 +40,7 @@ FSDP = {
 # a checkpoint after the first step, from which another training takes the second
 STOPPED = {"save_strategy": "steps", "save_steps": 1}
 REDAPTER = Objective(temperature=0.1, redapter_from=1)
+LATENT = Objective(temperature=0.1, distil_weight=1.0, align_weight=1.0)
 CASES = {
     "direct": {},
     "cached": {"grad_cache": True},
@@ -48,8 +49,10 @@ CASES = {
     # 13 examples: a batch of 8 and one of 5, which 2 and 4 processes fill up with copies
     "partial": {"grad_cache": True, "examples": 13, "objective": REDAPTER, "thought_dropout": 0.3},
     "mixture": {"grad_cache": True, "objective": Objective(temperature=0.1, mixture_weight=1.0)},
+    "latent": {"grad_cache": True, "objective": LATENT, "latent_steps": 3},
     "mined": {"grad_cache": True, "mined": True},
     "fsdp": {"grad_cache": True, "arguments": FSDP},
+    "fsdp-latent": {"grad_cache": True, "objective": LATENT, "latent_steps": 3, "arguments": FSDP},
     "fsdp-lora": {"grad_cache": True, "lora": True, "objective": REDAPTER, "arguments": FSDP},
     "fsdp-direct": {"arguments": FSDP},
     "resumed": {"grad_cache": True, "arguments": STOPPED},
@@ -135,7 +138,9 @@ def trainer_of(folder, case, out, processes):
         **{"save_strategy": "no", "optim": "sgd", **settings.get("arguments", {})},
     )
     torch.manual_seed(0)
-    embedder = Embedder.from_backbone(folder, query_length=12, thought_length=12)
+    embedder = Embedder.from_backbone(
+        folder, query_length=12, thought_length=12, latent_steps=settings.get("latent_steps", 0)
+    )
     if settings.get("lora"):
         add_lora(embedder.backbone, Lora(rank=4, alpha=8, dropout=0.0))
         for name, parameter in embedder.backbone.named_parameters():
