@@ -464,7 +464,8 @@ class _Hunt:
 
     def _window(self, asked: _Asked, doc_ids: Sequence[str]) -> list[str]:
         """Return the documents at ranks first to last of those that are not hidden."""
-        free = [name for name in doc_ids if name not in asked.hidden]
+        hidden = asked.hidden
+        free = [name for name in doc_ids if name not in hidden]
         return free[self._mining.first - 1 : self._mining.last]
 
     def _opinions(

@@ -180,12 +180,14 @@ def _side(encoder: Any, encode_side: Any, loading: Loading, pool: Any, prompt: s
     """Return what embeds texts with a prompt, on one device or by a pool of processes with one each."""
     from o1_records.kit.onednn import fast_linear
 
+    # a pool distributes the texts itself; a table of vectors has no layers, and pads nothing
+    table = loading.batch is None and type(encoder[0]).__name__ == "StaticEmbedding"
+
     def encode(texts: list[str]) -> NDArray[np.float32]:
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        # a pool distributes the texts itself
         all_at_once = [list(range(len(texts)))]
         most = loading.tokens(encoder.device)
-        for places in all_at_once if pool else by_length(tokens_of(encoder, texts), most):
+        for places in all_at_once if pool or table else by_length(tokens_of(encoder, texts), most):
             with fast_linear():
                 vectors = encode_side(
                     [texts[place] for place in places],

@@ -28,8 +28,8 @@ Vector = NDArray[np.float32]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS encoder (number INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE NOT NULL);
 CREATE TABLE IF NOT EXISTS vector (
-    encoder INTEGER NOT NULL, text BLOB NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (encoder, text)) WITHOUT ROWID;
+    encoder INTEGER NOT NULL, text BLOB NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS vector_of_text ON vector (encoder, text);
 """
 _REMEDY = "if the disk is full, free space and run again; if the file is damaged, remove it"
 _AT_A_TIME = 500
