@@ -249,7 +249,8 @@ def _steps(order: ExampleOrder, args: TrainingArguments) -> int:
     if args.max_steps > 0:
         return args.max_steps
     in_an_epoch = -(-len(order) // (args.world_size * args.gradient_accumulation_steps))
-    return math.ceil(args.num_train_epochs * in_an_epoch)
+    steps: int = math.ceil(args.num_train_epochs * in_an_epoch)
+    return steps
 
 
 def _batches(
