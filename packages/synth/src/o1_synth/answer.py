@@ -99,6 +99,8 @@ def split_reasoning(content: str) -> tuple[str, str]:
         if content.startswith(opening):
             reasoning, _, answer = content.removeprefix(opening).partition(closing)
             return answer.strip(), reasoning.strip()
+        if closing not in content:
+            continue
         found = re.search(rf"(?<![{_QUOTES}]){re.escape(closing)}(?![{_QUOTES}])", content)
         if found and opening not in content[: found.start()]:
             return content[found.end() :].strip(), content[: found.start()].strip()

@@ -64,9 +64,10 @@ def is_echo(query: str, text: str) -> bool:
     That is fewer than 4 words of content that the query does not have, and less than half of its own.
     """
     asked = {_stem(word) for word in words(query)}
-    said = {_stem(word) for word in words(text) if word not in _FILLERS} - _FILLERS
+    told = words(text)
+    said = {_stem(word) for word in told if word not in _FILLERS} - _FILLERS
     new = said - asked
-    return bool(words(text)) and len(new) < _NEW_WORDS and len(new) < _NEW_SHARE * len(said)
+    return bool(told) and len(new) < _NEW_WORDS and len(new) < _NEW_SHARE * len(said)
 
 
 def leaks(passage: str, text: str, query: str = "") -> bool:
@@ -116,6 +117,8 @@ def is_loop(text: str) -> bool:
 
 def is_other_script(query: str, text: str) -> bool:
     """Whether a text is mostly in another script than its query. Languages of one script count as equal."""
+    if query[:_LETTERS].isascii() and text[:_LETTERS].isascii():
+        return False
     asked, said = _scripts(query), _scripts(text)
     if asked.total() < 3 or said.total() < 20:
         return False
@@ -337,6 +340,7 @@ class Siblings:
             del self._running[key]
 
 
+@lru_cache(maxsize=65_536)
 def _stem(word: str) -> str:
     """Return a word without the endings that a repeated query changes."""
     for ending in ("ing", "ies", "ed", "es", "s"):
@@ -346,10 +350,7 @@ def _stem(word: str) -> str:
 
 
 def _scripts(text: str) -> Counter[str]:
-    head = text[:_LETTERS]
-    if head.isascii():  # five times as fast
-        return Counter(LATIN=sum(map(str.isalpha, head)))
-    return Counter(_script(letter) for letter in head if letter.isalpha())
+    return Counter(_script(letter) for letter in text[:_LETTERS] if letter.isalpha())
 
 
 @lru_cache(maxsize=4096)

@@ -317,6 +317,8 @@ class _Repeats:
 
     def add(self, messages: list[Message], said: Sequence[str]) -> bool:
         """Take the texts that answer a prompt; return whether the model does not sample."""
+        if self._sampled:
+            return False
         prompt = hashlib.sha256(msgspec.json.encode(messages)).hexdigest()
         for text in said:
             if self._sampled:

@@ -151,6 +151,8 @@ class Prompt:
 
     def exemplars(self, query: Query, sample: int = 0) -> list[Exemplar]:
         """Return up to `exemplar_count` exemplars, drawn by query_id and sample; none answers the query."""
+        if not self._pool:
+            return []
         banned = set().union(*(self._positives.get(key, ()) for key in _query_keys(query)))
         rng = random.Random(f"{self.seed}\0{query.query_id}" + (f"\0{sample}" if sample else ""))
         left = math.inf if self.exemplar_tokens is None else self.exemplar_tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from o1_synth.job.draw import Drawn, draw
 RecordT = TypeVar("RecordT", bound=Record)
 RecordIn = TypeVar("RecordIn", bound=Record, contravariant=True)
 
-_COMMIT_EVERY = 0.1  # seconds
+_COMMIT_EVERY, _COMMIT_AT_LEAST = 0.1, 1.0  # seconds
+_COMMIT_SHARE = 0.05  # of the time, at most, the disk keeps all answers waiting
 _VARIABLE = re.compile(r"[\w-]*\d[\w-]*")  # a number or an id in an error, which is another every time
 
 
@@ -65,13 +67,16 @@ class Asking(Generic[RecordT]):
         self._all_asked = False
         self._until = None if self.deadline is None else asyncio.get_running_loop().time() + self.deadline
         workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
-        pending = set(workers)
+        pending, pause = set(workers), _COMMIT_EVERY
         try:
             while pending:
                 done, pending = await asyncio.wait(
-                    pending, timeout=_COMMIT_EVERY, return_when=asyncio.FIRST_EXCEPTION
+                    pending, timeout=pause, return_when=asyncio.FIRST_EXCEPTION
                 )
+                began = time.monotonic()
                 self.books.commit()
+                took = time.monotonic() - began
+                pause = min(max(_COMMIT_EVERY, took / _COMMIT_SHARE), _COMMIT_AT_LEAST)
                 for task in done:
                     task.result()
         finally:

@@ -1,7 +1,7 @@
 """The scheduler: asks an expert for every (query, sample), many at a time, and keeps every outcome.
 
 A fixed number of workers take requests from one lazy list, so memory does not grow with the number of
-queries. Outcomes are committed ten times a second; a killed run loses only what was in flight. Inside a
+queries. Outcomes are committed ten times a second, on a slow disk once; a killed run loses no more. Inside a
 running event loop (a notebook) the work gets a loop and a thread of its own.
 """
 
