@@ -6,7 +6,7 @@
 Queries are drawn from the test split of a BEIR folder, exemplars from its train split. Lines of JSON: of the
 texts of a template, how many the checks refuse and for what (`scaffold`, `leak` of an exemplar, `refusal`,
 `echo`, ...), and how many max_tokens cut off; then the same job with the checks made and failures redrawn,
-how many samples have no thought after that, and all tokens so far.
+how many samples have no thought after that, or gave only near-copies of others, and all tokens so far.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> None:
             fault = checks.fault(queries[thought.query_id], thought.text, ended, sample)
             faults[fault or "good"] += 1
         counts = {"template": name, "checks": made is not None, "thoughts": summary.thoughts}
+        counts["near_copies"] = summary.exhausted
         spent = summary.spent.completion_tokens
         print(json.dumps({**counts, **faults, "without": summary.failures, "tokens": spent}), flush=True)
 
