@@ -73,7 +73,7 @@ def same_adapters(parameters: Any) -> list[Any]:
     return trained
 
 
-def ours(*, cached: bool) -> Callable[[Path, Size], Work]:
+def ours(*, cached: bool, chunk_tokens: int = 2048) -> Callable[[Path, Size], Work]:
     def start(folder: Path, size: Size) -> Work:
         import torch
 
@@ -91,7 +91,10 @@ def ours(*, cached: bool) -> Callable[[Path, Size], Work]:
         trained = same_adapters(embedder.backbone.named_parameters())
         optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0)
         collator = JointCollator(
-            tokenizer=embedder.tokenizer, layout=embedder.layout, negatives=size["group"] - 1
+            tokenizer=embedder.tokenizer,
+            layout=embedder.layout,
+            negatives=size["group"] - 1,
+            chunk_tokens=chunk_tokens,
         )
         batches = [
             collator(
@@ -190,6 +193,9 @@ JOB = Job(
     sides={
         "ours": Side(ours(cached=False), ["o1-model", "peft", "torch"], "float32"),
         "ours, GradCache": Side(ours(cached=True), ["o1-model", "peft", "torch"], "float32"),
+        "ours, GradCache of 512 tokens": Side(
+            ours(cached=True, chunk_tokens=512), ["o1-model", "peft", "torch"], "float32"
+        ),
         "sentence-transformers, cached": Side(sentence_transformers(cached=True), NEEDS, "float32"),
         "sentence-transformers": Side(sentence_transformers(cached=False), NEEDS, "float32"),
     },
