@@ -19,7 +19,10 @@ nox.options.sessions = ["lint", "types", "tests", "integration", "docs", "build"
 
 ROOT = Path(__file__).parent
 PACKAGES = ["records", "synth", "vote", "model", "index", "bench"]
-TEST_TOOLS = ["pytest", "hypothesis"]
+TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
+# two files of tests at a time, each on one core
+TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
 
 # What `tests(package)` may import: the package, what it declares, and the extras without which
 # it does nothing here (FAISS comes as faiss-cpu or faiss-gpu, never as a base dependency).
@@ -99,7 +102,9 @@ def tests(session: nox.Session, package: str) -> None:
         f"tests/{package}",
         "-m",
         ALONE,
+        *TWO_AT_A_TIME,
         *session.posargs,
+        env=ONE_CORE,
     )
 
 
@@ -109,16 +114,11 @@ def integration(session: nox.Session) -> None:
     pytest = [everything(session), "-m", "pytest"]
     # tests/peers imports what only `nox -s peers` installs
     everywhere = ["tests", "--ignore", "tests/peers"]
-    session.run(*pytest, *everywhere, "-m", f"extra and {AT_HAND}", *session.posargs, external=True)
-    session.run(
-        *pytest,
-        "tests/integration",
-        "tests/faults",
-        "-m",
-        AT_HAND,
-        *session.posargs,
-        external=True,
-    )
+    for tests in (
+        [*everywhere, "-m", f"extra and {AT_HAND}"],
+        ["tests/integration", "tests/faults", "-m", AT_HAND],
+    ):
+        session.run(*pytest, *tests, *TWO_AT_A_TIME, *session.posargs, env=ONE_CORE, external=True)
 
 
 @nox.session
@@ -232,7 +232,7 @@ def peers(session: nox.Session) -> None:
     others += ["pytrec_eval-terrier", "langchain-openai>=1.7", "llama-index-embeddings-openai>=0.7"]
     packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
     install(session, *TEST_TOOLS, *others, *packages)
-    session.run("pytest", "tests/peers", "-m", "peers", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "tests/peers", "-m", "peers", *session.posargs, env=ONE_CORE)
 
 
 @nox.session
@@ -265,7 +265,7 @@ def engines(session: nox.Session) -> None:
         "-m",
         "engines",
         *session.posargs,
-        env={"OMP_NUM_THREADS": "1"},
+        env=ONE_CORE,
     )
 
 
