@@ -17,7 +17,7 @@ JOBS = [
     *(f"{n}:{case}" for n in (1, 2) for case in ("direct", "cached", "lora", "accumulated")),
     *("4:cached", "4:lora", "2:resumed", "2:fsdp-adamw-resumed", "1:moved", "4:moved", "4:fsdp-adamw-moved"),
     *("1:partial", "2:partial", "4:partial"),
-    *("1:mixture", "2:mixture", "1:latent", "2:latent", "2:fsdp-latent"),
+    *("1:mixture", "2:mixture", "1:mined", "2:mined", "1:latent", "2:latent", "2:fsdp-latent"),
     *("2:fsdp", "2:fsdp-adamw", "2:fsdp-lora", "2:fsdp-direct", "2:nan"),
 ]
 

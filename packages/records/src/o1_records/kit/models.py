@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from o1_records.files import InputError, quoted, sha256_file
+from o1_records.files import InputError, sha256_file
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -87,7 +87,7 @@ def model_folder(
             raise InputError(f"{path}: is a folder; a revision ({revision!r}) belongs to a hub id")
         return path
     if not is_hub_id(name):
-        raise InputError(f"{quoted(name)} is neither a folder nor a model id of the hub")
+        raise InputError(f"{name!r} is neither a folder nor a model id of the hub")
     cached = cached_folder(name, revision)
     if cached is not None and any(cached.rglob("*.safetensors")):  # else a download was cut short
         return cached
@@ -124,7 +124,7 @@ def loading(name: str | Path, kind: str) -> Iterator[None]:
         OSError, ValueError, KeyError, RuntimeError, AssertionError, safetensors.SafetensorError
     ) as error:  # fmt: skip
         first_line = str(error).strip().partition("\n")[0]
-        raise InputError(f"{quoted(str(name))} cannot be loaded as {kind}: {first_line}") from error
+        raise InputError(f"{str(name)!r} cannot be loaded as {kind}: {first_line}") from error
 
 
 def _refuse_unreachable_hub(model: str, address: str) -> None:
@@ -138,6 +138,6 @@ def _refuse_unreachable_hub(model: str, address: str) -> None:
         return
     except OSError as error:
         raise InputError(
-            f"{quoted(model)} is not a folder, is not cached, and {address} cannot be reached ({error}); "
+            f"{model!r} is not a folder, is not cached, and {address} cannot be reached ({error}); "
             "give the folder of a model"
         ) from error

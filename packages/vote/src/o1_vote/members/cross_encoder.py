@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from o1_records import InputError, quoted
+from o1_records import InputError
 from o1_records.kit.models import loading as explained
 from o1_records.kit.models import model_digest
 from o1_records.kit.sentences import safe
@@ -56,13 +56,11 @@ class CrossEncoderMember:
                 str(folder), device=device, max_length=loading.max_length, **safe(getattr(torch, dtype))
             )
         if self._model.num_labels != 1:
-            raise InputError(
-                f"{quoted(str(model))} has {self._model.num_labels} labels; a member needs one score"
-            )
+            raise InputError(f"{str(model)!r} has {self._model.num_labels} labels; a member needs one score")
         architectures = self._model.config.architectures or []
         if architectures and all(name.endswith(_HEADLESS) for name in architectures):
             raise InputError(
-                f"{quoted(str(model))} is not a cross-encoder ({', '.join(architectures)} has no trained "
+                f"{str(model)!r} is not a cross-encoder ({', '.join(architectures)} has no trained "
                 "score of a pair); for a model of embeddings give st:MODEL"
             )
         self._documents = documents if isinstance(documents, Mapping) else documents_by_id(documents)
