@@ -321,3 +321,21 @@ def test_trainings_that_cannot_align_or_keep_a_cache_are_refused(tmp_path, plain
         start(aligned, examples=EXAMPLES[1:2] * 2)
     with pytest.raises(InputError, match="not kept with activation_checkpointing"):
         start(Objective(), activation_checkpointing=True)
+
+
+@torch.no_grad()
+def test_a_longer_row_of_a_batch_pushes_no_token_out_of_the_window():
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, **SIZES, "num_key_value_heads": 2}
+    lm = hf.AutoModelForCausalLM.from_config(hf.MistralConfig(**sizes, sliding_window=24)).eval()
+    grow_vocabulary(lm, tokenizer)
+    layout = new_layout(tokenizer, query_length=8, thought_length=20, document_length=8, latent_steps=STEPS)
+    backbone = Backbone(lm, layout.control_ids).eval()
+    reader, row = Reader(backbone, layout, 0, 10_000), query_row(layout, [5, 6, 7])
+    longest, longer = (query_row(layout, [5, 6, 7], [8] * count) for count in (13, 14))
+    assert len(longest.ids) + STEPS - 1 == 24
+    np.testing.assert_allclose(reader.read([row, longest])[:1], reader.read([row]), atol=1e-6)
+    with pytest.raises(InputError, match="a row of 25 tokens, but the model takes 24"):
+        reader.read([row, longer])
+    assert layout.longest == 8 + 3 + 20 + 3 + STEPS - 1

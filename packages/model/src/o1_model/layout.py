@@ -144,8 +144,7 @@ class Layout(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def longest(self) -> int:
         """The number of tokens of the longest possible row, prompts left out, latent thoughts among them."""
         thought = self.thought_length + 3 if self.thinks else 0
-        own = max(self.query_length, self.document_length) + 3 + self.latent_tokens
-        return max(self.query_length + 3 + thought, own)
+        return max(self.query_length + thought, self.document_length) + 3 + self.latent_tokens
 
     @property
     def control_ids(self) -> tuple[int, ...]:

@@ -209,7 +209,7 @@ def _refuse_longer_rows(backbone: Backbone, layout: Layout) -> None:
     if layout.name == "instruct":
         longest -= 3 - (layout.bos is not None) - (layout.emb is not None)
     if most is not None and longest > most:
-        window = " in a window, which latent steps look back through" if most == backbone.window else ""
+        window = " in a window, which latent steps look back through" if most != backbone.positions else ""
         raise InputError(
             f"the layout has rows of up to {longest} tokens, the model takes {most}{window}; "
             "lower query_length, thought_length or document_length"

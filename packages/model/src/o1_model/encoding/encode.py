@@ -92,9 +92,7 @@ class Reader:
 
     def refuse_longer(self, rows: Sequence[Row], room: int = 0) -> None:
         """Raise InputError for a row that is longer than the model takes, with `room` for more tokens."""
-        after = self.layout.latent_tokens
-        lengths = (len(row.ids) + max(room, after if row.first == row.last else 0) for row in rows)
-        longest = max(lengths, default=0)
+        longest = max((len(row.ids) for row in rows), default=0) + max(room, self.layout.latent_tokens)
         most = most_tokens(self.backbone, self.layout)
         if most is not None and longest > most:
             raise InputError(
@@ -121,7 +119,8 @@ def refuse_broken(vectors: Vectors | Tensor, names: Sequence[str] | None = None)
 def most_tokens(backbone: Backbone, layout: Layout) -> int | None:
     """Return the number of tokens that a row may have, if the model bounds it.
 
-    With latent steps a window of local attention bounds it too: they look back from the end of the batch.
+    With latent steps a window of local attention bounds it too: they look back from the end of the batch, so
+    that its longest row, which may have a thought, leaves room for them.
     """
     limits = (backbone.positions, backbone.window if layout.latent_steps else None)
     return min((most for most in limits if most is not None), default=None)
