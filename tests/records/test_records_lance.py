@@ -4,10 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from o1_records import Document, InputError, Query, read_jsonl, sha256_file, write_jsonl
+from o1_records import Document, InputError, Query, parquet, read_jsonl, sha256_file, write_jsonl
 from o1_records.__main__ import main
 
 lance = pytest.importorskip("lance")
@@ -35,6 +36,15 @@ def test_convert_goes_both_ways(tmp_path):
     assert (tmp_path / "back.jsonl").read_bytes() == (tmp_path / "q.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(("named", "name"), [("lance", "q.columns"), ("parquet", "q.lance")])
+def test_a_format_that_the_name_denies_is_refused(tmp_path, capsys, named, name):
+    write_jsonl(tmp_path / "q.jsonl", QUERIES[:2])
+    way = ["convert", "--type", "query", "--to", named, str(tmp_path / "q.jsonl"), str(tmp_path / name)]
+    assert main(way) == 4
+    assert f"{name}: is not {named} by its name" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_refused_records_leave_what_was_there(tmp_path):
     path = tmp_path / "q.lance"
     write_jsonl(path, QUERIES)
@@ -46,6 +56,32 @@ def test_refused_records_leave_what_was_there(tmp_path):
     write_jsonl(path, QUERIES[:1])
     assert list(read_jsonl(path, Query)) == QUERIES[:1]
     assert sha256_file(path) != digest
+
+
+def test_what_ends_a_writing_is_raised_as_it_is_and_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "q.lance"
+    write_jsonl(path, QUERIES[:3])
+    with pytest.raises(InputError, match=r"^\S*q\.lance: repeated key \('q0',\); nothing was written$"):
+        parquet.write(path, [QUERIES[0], QUERIES[0]], Query)
+
+    def stopped():
+        yield QUERIES[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parquet.write(path, stopped(), Query)
+    rename = Path.rename
+
+    def fails_for_the_new(self, target):
+        if self.name == "new":
+            raise OSError("the disk went away")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new)
+    with pytest.raises(OSError, match="the disk went away"):
+        write_jsonl(path, QUERIES[:1])
+    assert list(read_jsonl(path, Query)) == QUERIES[:3]
+    assert [each.name for each in tmp_path.iterdir()] == ["q.lance"]
 
 
 def test_bad_rows_damage_and_missing_folders_are_named(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,28 +76,46 @@ def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
                 writer.write_table(table)
         return
     lance = _lance()
+    raised: list[BaseException] = []
+
+    def batches() -> Iterator[Any]:
+        try:
+            for table in tables:
+                yield from table.to_batches()
+        except (Exception, KeyboardInterrupt) as error:  # Lance would raise an error of its own instead
+            raised.append(error)
+            raise
+
     with _atomic_folder(Path(path)) as folder:
-        batches = (batch for table in tables for batch in table.to_batches())
-        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        reader = pa.RecordBatchReader.from_batches(schema, batches())
         try:
             lance.write_dataset(reader, str(folder), schema)
         except _LANCE_ERRORS as error:
+            if raised:
+                raise raised[0] from None
             raise InputError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its place once it is filled; on any error, `path` stays as it was."""
+    """A folder that takes the place of `path` once it is filled; on any error, `path` stays as it was.
+
+    A kill between the two renames leaves the new and the old one in the temporary folder beside `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    new, old = beside / "new", beside / "old"
     try:
-        yield partial
+        yield new
+        for written in (new, *new.rglob("*")):
+            sync_folder(written)
         if path.exists():
             path.rename(old)
-        partial.rename(path)
+        new.rename(path)
     finally:
-        for rest in (partial, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(beside, ignore_errors=True)
     sync_folder(path.parent)
 
 

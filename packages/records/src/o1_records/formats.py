@@ -90,6 +90,8 @@ FORMATS: dict[str, Format] = {
 
 def format_of(path: Path, named: str | None) -> str:
     """Return the format that was named, or the one that the file's name shows (jsonl, parquet, lance)."""
+    if named in ("parquet", "lance") and (named == "lance") != (path.suffix == ".lance"):
+        raise InputError(f"{path}: is not {named} by its name: those that end in .lance are Lance, no others")
     if named is not None:
         return named
     suffix = Path(plain_name(path)).suffix.removeprefix(".")

@@ -1,7 +1,7 @@
 """Queries, documents, judgements and runs from a BEIR folder or a file, whichever is given.
 
-What a file holds its first line says, not its name: so pipes are read too. Only Parquet, and a run that is
-one JSON object, are told by their names.
+What a file holds its first line says, not its name: so pipes are read too. Only Parquet, Lance, and a
+run that is one JSON object, are told by their names.
 """
 
 from __future__ import annotations
