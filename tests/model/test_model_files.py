@@ -6,7 +6,7 @@ import pytest
 
 from o1_model.training.arguments import DataArguments, parse
 from o1_model.training.files import chosen_examples, read_files
-from o1_records import Document, Example, InputError, Query, write_jsonl
+from o1_records import Document, Example, InputError, MissingExtraError, Query, write_jsonl
 
 
 def examples(prefix, count, **settings):
@@ -153,3 +153,9 @@ def test_a_line_that_is_nothing_known_is_named(tmp_path):
     (tmp_path / "e.jsonl").write_text('{"question": "x"}\n')
     with pytest.raises(InputError, match=r"e\.jsonl:1: .*question"):
         read_files(DataArguments(str(tmp_path / "e.jsonl")))
+
+
+def test_a_lance_folder_is_one_file(tmp_path):
+    (tmp_path / "nq.lance").mkdir()
+    with pytest.raises((InputError, MissingExtraError), match=r"nq\.lance: .*not found|a Lance folder needs"):
+        read_files(DataArguments([str(tmp_path / "nq.lance")]))

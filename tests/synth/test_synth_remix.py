@@ -33,7 +33,7 @@ from o1_synth.expert import Reason
 from o1_synth.remix import Domain, annotate, clean, mine, read_domain, write
 from o1_synth.remix.annotate import Judgement, Pairs, score_of
 from o1_synth.remix.clean import CleanPrompt
-from o1_synth.remix.mine import hits_of_run
+from o1_synth.remix.mine import _digest, hits_of_run
 from o1_synth.remix.write import (
     LENGTHS,
     LEVELS,
@@ -717,3 +717,13 @@ def test_the_domains_that_come_with_it_are_those_of_bright():
         assert domain.name == name and domain.instruction.startswith("Given a")
     with pytest.raises(InputError, match=r"no table \[chemistry\]; it has 'biology'"):
         read_domain(None, "chemistry")
+
+
+def test_a_corpus_in_lance_is_known_by_what_is_in_it(tmp_path):
+    corpus = tmp_path / "corpus.lance"
+    (corpus / "data").mkdir(parents=True)
+    digests = set()
+    for content in (b"one", b"two"):
+        (corpus / "data" / "rows").write_bytes(content)
+        digests.add(_digest(corpus))
+    assert len(digests) == 2

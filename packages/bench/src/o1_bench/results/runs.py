@@ -34,7 +34,7 @@ from o1_records import (
     read_jsonl,
     write_jsonl,
 )
-from o1_records.files import plain_name
+from o1_records.files import is_folder, plain_name
 
 
 class Scored(NamedTuple):
@@ -135,7 +135,7 @@ def score_run(
 
 def refuse_idle_split(qrels: str | Path, split: str | None) -> None:
     """Raise InputError for a split of a TREC file, which has none."""
-    if split and Path(qrels).is_file():
+    if split and Path(qrels).exists() and not is_folder(qrels):
         raise InputError(f"--split has no effect on {qrels}, which is a file of judgements; leave it out")
 
 
@@ -262,7 +262,7 @@ def _values(
 
 
 def _is_result(path: Path) -> bool:
-    return path.is_dir() or path.name == RESULT or (path.suffix == ".json" and not _is_json_run(path))
+    return is_folder(path) or path.name == RESULT or (path.suffix == ".json" and not _is_json_run(path))
 
 
 def _is_run(path: Path) -> bool:

@@ -10,6 +10,7 @@ from o1_index.fusion import FUSIONS, LEXICAL, WEIGHT, fused_hits, hybrid
 from o1_index.index import open_index
 from o1_index.vectors import open_vectors
 from o1_records import InputError, Thought, open_documents, open_qrels, open_queries, read_jsonl, trec
+from o1_records.files import is_folder
 from o1_records.kit.command import EVERYTHING, reads
 
 
@@ -37,7 +38,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search twice, fuse, write; the run appears whole or not at all."""
-    if args.qrels and args.qrels.is_dir() and not args.split:
+    if args.qrels and is_folder(args.qrels) and not args.split:
         raise InputError(f"--qrels {args.qrels} is a folder; name its judgements with --split, such as dev")
     found = hybrid(
         open_index(args.index, mmap=args.mmap, device=args.device),

@@ -98,7 +98,7 @@ def open_thinker(
 def is_file_of_thoughts(thinker: str | Path) -> bool:
     """Return whether a thinker by this name is a file: any that is no packed model has thoughts."""
     path = Path(thinker)
-    return path.exists() and not is_folder(path) and path.suffix != ".gguf"
+    return (path.is_file() and path.suffix != ".gguf") or (path.is_dir() and not is_folder(path))
 
 
 def _refuse(

@@ -15,7 +15,7 @@ import msgspec
 
 from o1_model.training.arguments import DataArguments, named_file
 from o1_records import Example, InputError, quoted, read_jsonl
-from o1_records.files import plain_name
+from o1_records.files import is_folder, plain_name
 from o1_records.flagembedding import Extra
 from o1_records.flagembedding import read as read_flagembedding
 from o1_records.lines import checked_lines
@@ -79,7 +79,7 @@ def chosen_examples(files: Sequence[ExampleFile], data: DataArguments, *, seed: 
 
 def _named_files(values: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
     for name, path in map(named_file, values):
-        if name or not path.is_dir():
+        if name or not is_folder(path):
             yield name or _stem(path), path, bool(name)
             continue
         inside = sorted(p for p in path.iterdir() if plain_name(p).endswith(_SUFFIXES))

@@ -28,6 +28,7 @@ from o1_records import (
     read_jsonl,
     sha256_file,
 )
+from o1_records.files import is_folder
 from o1_records.kit.command import BEIR
 from o1_records.kit.job import Job
 from o1_records.kit.models import digest_of_files
@@ -160,7 +161,7 @@ def mine_files(
 def _digest(path: str | Path) -> str:
     """Return the digest of a file, or of what is read in a BEIR folder."""
     path = Path(path)
-    if not path.is_dir():
+    if not is_folder(path):
         return sha256_file(path)
     files = {file for pattern in BEIR for file in path.glob(pattern) if file.is_file()}
     return digest_of_files({file.relative_to(path).as_posix(): sha256_file(file) for file in files})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from o1_records import Example, InputError, Record, open_documents, open_qrels, open_queries, quoted
+from o1_records.files import is_folder
 from o1_records.kit.text import SHINGLE, is_unspaced, runs, words
 from o1_vote.curation.sieve import Kind, Place, Removal, Sieved, sieve
 
@@ -130,7 +131,7 @@ def read_test_set(
         raise InputError(f"{queries}: has no test query, so nothing could be found; give another")
     if qrels is None:
         return
-    if corpus is None and not Path(queries).is_dir():
+    if corpus is None and not is_folder(queries):
         raise InputError(f"{queries}: is no BEIR folder, so its corpus is not known; give the corpus, too")
     relevant = {qrel.doc_id for qrel in open_qrels(qrels, split) if qrel.relevance >= relevance}
     if not relevant:
