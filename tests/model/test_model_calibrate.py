@@ -108,6 +108,15 @@ def test_thoughts_of_documents_are_weighed_by_themselves_and_together(collection
 
 
 @pytest.mark.extra
+def test_queries_think_beside_documents_where_that_gains_more(collection):
+    known = [comment(f"d{n:02}", words_of(1000 + n, 3)) for n in range(N)]  # the query, word by word
+    half = GivenThoughts(oracle()[N // 2 :])
+    found = calibrate(None, half, collection, search="bm25", document_thoughts=known[: N // 2])
+    assert min(found.document_weight, found.mixture.weight) > 0
+    assert found.gains["both"].mean > max(found.gains[kind].mean for kind in ("queries", "documents"))
+
+
+@pytest.mark.extra
 def test_thoughts_of_documents_that_say_nothing_change_no_document(collection, checkpoint):
     noise = [comment(f"d{n:02}", words_of(9000 + n, 4)) for n in range(N)]
     for search, model in (("bm25", None), ("dense", checkpoint)):

@@ -4,7 +4,8 @@ Every candidate (style, samples, tokens, reading, weight, weight for documents) 
 folds of the queries: the best candidate of four folds is measured on the fifth, so that the gain that is
 reported is one on queries that chose nothing. The controls run at the same settings. Where the interval of
 the gain over no thought, or over a control, reaches 0, the weight becomes 0. The same holds for thoughts of
-documents, which are decided on first.
+documents, which are decided on first. Where documents think, queries think too if their thoughts surely gain
+by themselves and gain more, on average, beside those of the documents.
 """
 
 from __future__ import annotations
@@ -249,13 +250,18 @@ def _calibrated(
     about_documents = ""
     if len(document_weights) > 1:
         controls["other document"] = _other_documents(corpus, judged, table, alone)
-        about_documents = _refused(table.held_out(alone), base, controls)
-    allowed = kinds["queries"] if about_documents else list(rows)
+        about_documents = _refused(table.held_out(alone), {"no thought": base, **controls})
+    thinking_documents = len(document_weights) > 1 and not about_documents
+    allowed = [row for row in rows if bool(table.choices[row].document_weight) == thinking_documents]
     alone = [row for row in allowed if not table.choices[row].weight]
     choice = table.best(allowed)
     thoughts, documents = table.held_out(allowed), table.held_out(alone)
     of_queries = _controls(corpus, judged, table, allowed, texts) if choice.weight else {}
-    why = _refused(thoughts, documents, of_queries) if choice.weight else "no weight is better than 0"
+    why = "no weight is better than 0"
+    if choice.weight:
+        why = _refused(held_out["queries"], {"no thought": base}) or _refused(thoughts, of_queries)
+    if not why and thoughts.mean() <= documents.mean():
+        why = f"held out, they gain {thoughts.mean() - documents.mean():+.4f} where documents think: no more"
     controls |= of_queries
     used = table.best(alone) if why else choice
     gains = {
@@ -429,10 +435,10 @@ def _other_documents(corpus: Corpus, judged: Judged, table: _Table, rows: Sequen
     return values
 
 
-def _refused(values: Floats, without: Floats, controls: Mapping[str, Floats]) -> str:
-    """Return why thoughts are not to be used, "" if they gain over none and over every control."""
-    for name, others in {"no thought": without, **controls}.items():
-        gain = gain_of(values - others)
+def _refused(values: Floats, others: Mapping[str, Floats]) -> str:
+    """Return why thoughts are not to be used, "" if they surely gain over each of the others."""
+    for name, theirs in others.items():
+        gain = gain_of(values - theirs)
         if gain.low <= 0:
             interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
             return f"held out, they gain {gain.mean:+.4f} over {name} ({interval}): not surely above 0"
