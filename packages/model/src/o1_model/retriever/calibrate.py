@@ -251,18 +251,18 @@ def _calibrated(
     if len(document_weights) > 1:
         controls["other document"] = _other_documents(corpus, judged, table, alone)
         about_documents = _refused(table.held_out(alone), {"no thought": base, **controls})
-    thinking_documents = len(document_weights) > 1 and not about_documents
-    allowed = [row for row in rows if bool(table.choices[row].document_weight) == thinking_documents]
+    why = "no weight is better than 0"
+    if table.best(kinds["queries"]).weight:
+        of_queries = _controls(corpus, judged, table, kinds["queries"], texts)
+        why = _refused(held_out["queries"], {"no thought": base, **of_queries})
+        controls |= of_queries
+    documents_think = len(document_weights) > 1 and not about_documents
+    allowed = [row for row in rows if bool(table.choices[row].document_weight) == documents_think]
     alone = [row for row in allowed if not table.choices[row].weight]
     choice = table.best(allowed)
     thoughts, documents = table.held_out(allowed), table.held_out(alone)
-    of_queries = _controls(corpus, judged, table, allowed, texts) if choice.weight else {}
-    why = "no weight is better than 0"
-    if choice.weight:
-        why = _refused(held_out["queries"], {"no thought": base}) or _refused(thoughts, of_queries)
-    if not why and thoughts.mean() <= documents.mean():
+    if not why and not (choice.weight and thoughts.mean() > documents.mean()):
         why = f"held out, they gain {thoughts.mean() - documents.mean():+.4f} where documents think: no more"
-    controls |= of_queries
     used = table.best(alone) if why else choice
     gains = {
         query.query_id: float(gain) for query, gain in zip(judged.queries, thoughts - documents, strict=True)
