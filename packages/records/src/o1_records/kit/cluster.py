@@ -441,7 +441,10 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
 @contextlib.contextmanager
 def _head_watched(ray: Any, cluster: Cluster) -> Iterator[None]:
     """Say on stderr that the head is away: Ray waits, and then ends this process without a word."""
-    address: str = ray.get_runtime_context().gcs_address
+    address: str = getattr(ray.get_runtime_context(), "gcs_address", "")
+    if not address:  # of a Ray client, which is told of it
+        yield
+        return
     host, _, port = address.rpartition(":")
     patience = float(os.environ.get(_PATIENCE, 60))
     over = threading.Event()

@@ -22,7 +22,7 @@ from o1_synth.job.draw import Drawn, draw
 RecordT = TypeVar("RecordT", bound=Record)
 RecordIn = TypeVar("RecordIn", bound=Record, contravariant=True)
 
-_COMMIT_EVERY, _COMMIT_AT_LEAST = 0.1, 1.0  # seconds
+_COMMIT_EVERY, _LONGEST_PAUSE = 0.1, 1.0  # seconds
 _COMMIT_SHARE = 0.05  # of the time, at most, the disk keeps all answers waiting
 _VARIABLE = re.compile(r"[\w-]*\d[\w-]*")  # a number or an id in an error, which is another every time
 
@@ -76,7 +76,7 @@ class Asking(Generic[RecordT]):
                 began = time.monotonic()
                 self.books.commit()
                 took = time.monotonic() - began
-                pause = min(max(_COMMIT_EVERY, took / _COMMIT_SHARE), _COMMIT_AT_LEAST)
+                pause = min(max(_COMMIT_EVERY, took / _COMMIT_SHARE), _LONGEST_PAUSE)
                 for task in done:
                     task.result()
         finally:
