@@ -34,13 +34,17 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, help="what o1-model confirm wrote")
     parser.add_argument("--picture", type=Path, help="SVG: gain of the mixture against tokens a query")
+    parser.add_argument("--names", nargs="+", help="of the thinkers in the picture, one for each file")
     args = parser.parse_args()
     found = [msgspec.json.decode(path.read_bytes(), type=Confirmation) for path in args.files]
     compared = compare(found)
     print(table(found, compared))
     print(verdict(found, compared))
+    if args.names and len(args.names) != len(found):
+        parser.error(f"{len(args.names)} names for {len(found)} files")
     if args.picture:
-        args.picture.write_text(picture(found, compared), encoding="utf-8")
+        names = args.names or [each.thinker for each in found]
+        args.picture.write_text(picture(found, names, compared), encoding="utf-8")
 
 
 def compare(found: Sequence[Confirmation]) -> dict[tuple[int, str], tuple[Comparison, float]]:
@@ -101,17 +105,21 @@ def verdict(found: Sequence[Confirmation], compared: dict[tuple[int, str], tuple
     )
 
 
-def picture(found: Sequence[Confirmation], compared: dict[tuple[int, str], tuple[Comparison, float]]) -> str:
-    """One point a file: tokens a query to the right, gain upwards, the interval as a line."""
+def picture(
+    found: Sequence[Confirmation],
+    thinker_of: Sequence[str],
+    compared: dict[tuple[int, str], tuple[Comparison, float]],
+) -> str:
+    """One point a file: tokens a query to the right, gain and interval upwards; 0 where it is not to think."""
     width, height, left, bottom = 640, 360, 60, 40
-    points = [
-        (each.tokens, compared[place, MIXTURE][0], f"{each.collection} {each.search}", each.thinker)
-        for place, each in enumerate(found)
-        if (place, MIXTURE) in compared
-    ]
-    most = max((tokens for tokens, *_ in points), default=1) * 1.15
-    low = min([0.0, *(test.low for _, test, *_ in points)]) - 0.01
-    high = max([0.0, *(test.high for _, test, *_ in points)]) + 0.01
+    points = []
+    for place, each in enumerate(found):
+        test = compared[place, MIXTURE][0] if (place, MIXTURE) in compared else None
+        gain = (test.difference, test.low, test.high) if test else (0.0, 0.0, 0.0)
+        points.append((each.tokens, gain, f"{each.collection} {each.search}", thinker_of[place]))
+    most = max((tokens for tokens, *_ in points), default=1) * 1.25
+    low = min([0.0, *(gain[1] for _, gain, *_ in points)]) - 0.01
+    high = max([0.0, *(gain[2] for _, gain, *_ in points)]) + 0.01
 
     def x(tokens: float) -> float:
         return left + (width - left - 10) * tokens / most
@@ -119,15 +127,15 @@ def picture(found: Sequence[Confirmation], compared: dict[tuple[int, str], tuple
     def y(gain: float) -> float:
         return (height - bottom) * (high - gain) / (high - low)
 
-    thinkers = sorted({thinker for *_, thinker in points})
+    thinkers = list(dict.fromkeys(thinker_of))
     colours = ["#4269d0", "#ff725c", "#3ca951", "#a463f2", "#efb118"]
     marks = [
-        f'<line x1="{x(tokens):.1f}" x2="{x(tokens):.1f}" y1="{y(test.low):.1f}" y2="{y(test.high):.1f}" '
+        f'<line x1="{x(tokens):.1f}" x2="{x(tokens):.1f}" y1="{y(gain[1]):.1f}" y2="{y(gain[2]):.1f}" '
         f'stroke="{colours[thinkers.index(thinker) % 5]}"/>'
-        f'<circle cx="{x(tokens):.1f}" cy="{y(test.difference):.1f}" r="4" '
+        f'<circle cx="{x(tokens):.1f}" cy="{y(gain[0]):.1f}" r="4" '
         f'fill="{colours[thinkers.index(thinker) % 5]}"><title>{name}</title></circle>'
-        f'<text x="{x(tokens) + 6:.1f}" y="{y(test.difference) - 4:.1f}" font-size="10">{name}</text>'
-        for tokens, test, name, thinker in points
+        f'<text x="{x(tokens) + 6:.1f}" y="{y(gain[0]) - 4:.1f}" font-size="10">{name}</text>'
+        for tokens, gain, name, thinker in points
     ]
     legend = [
         f'<text x="{left + 10}" y="{14 + 13 * n}" font-size="11" fill="{colours[n % 5]}">{thinker}</text>'
