@@ -110,7 +110,7 @@ def picture(
     thinker_of: Sequence[str],
     compared: dict[tuple[int, str], tuple[Comparison, float]],
 ) -> str:
-    """One point a file: tokens a query to the right, gain and interval upwards; 0 where it is not to think."""
+    """One point a file: tokens a query to the right, gain and interval upwards; 0 where not to think."""
     width, height, left, bottom = 640, 360, 60, 40
     points = []
     for place, each in enumerate(found):
