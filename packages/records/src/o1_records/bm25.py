@@ -284,7 +284,7 @@ class _Counted:
         self._lengths, self._terms = array("q"), array("i")
         self._done = 0  # documents whose terms are counted
         # (term << 32 | row, ascending; how often the document has the term), part by part
-        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
 
     def add(self, terms: list[int]) -> None:
         """Take the next document."""
@@ -299,14 +299,19 @@ class _Counted:
         keys = (np.array(self._terms, dtype=np.int64) << 32) | np.repeat(rows, lengths)
         keys.sort()
         starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
-        self._parts.append((keys[starts], np.diff(np.append(starts, len(keys)))))
+        times = np.diff(np.append(starts, len(keys)))
+        self._parts.append((keys[starts], times.astype(np.int32)))
         self._done, self._terms = len(self._lengths), array("i")
 
     def postings(self, terms: int, k1: float, b: float) -> dict[str, Any]:
-        """Return bm25s's matrix: what each term adds to the documents that have it, by term, then row."""
+        """Return bm25s's matrix: what each term adds to the documents that have it, by term, then row.
+
+        What was counted is given up on the way, so that it is not held twice.
+        """
         self._count()
-        counts = [np.bincount(keys >> 32, minlength=terms) for keys, _ in self._parts]
-        documents, having = len(self._lengths), np.sum(counts, axis=0)
+        documents, having = len(self._lengths), np.zeros(terms, dtype=np.int64)
+        for keys, _ in self._parts:
+            having += np.bincount(keys >> 32, minlength=terms)
         rarity = np.array([math.log(1 + (documents - n + 0.5) / (n + 0.5)) for n in having.tolist()])
         lengths = np.array(self._lengths, dtype=np.float64)
         held_back = k1 * ((1 - b) + b * lengths / lengths.mean())
@@ -314,7 +319,10 @@ class _Counted:
         data = np.empty(starts[-1], dtype=np.float32)
         indices = np.empty(starts[-1], dtype=np.int32)
         free = starts[:-1].copy()
-        for own, (keys, times) in zip(counts, self._parts, strict=True):
+        self._parts.reverse()
+        while self._parts:
+            keys, times = self._parts.pop()
+            own = np.bincount(keys >> 32, minlength=terms)
             # the places of a term's documents in this part follow those of the parts before
             places = np.repeat(free - (np.cumsum(own) - own), own) + np.arange(len(keys))
             term, row = keys >> 32, keys & 0xFFFFFFFF
