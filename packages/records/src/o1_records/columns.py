@@ -37,7 +37,7 @@ def has_columns(path: str | Path) -> bool:
 
 def read_columns(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the rows in their order, with the fields that are null; of a Lance folder, its newest version."""
-    pa = pyarrow()
+    pa = pyarrow(path)
     Path(path).stat()  # a name of nothing is no damaged file
     try:
         if Path(path).suffix == ".lance":
@@ -53,7 +53,7 @@ def read_columns(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def write_columns(path: str | Path, lines: Callable[[], Iterable[bytes]]) -> None:
     """Write JSON objects as rows; `lines` is called twice, first for the types of the columns."""
-    pa = pyarrow()
+    pa = pyarrow(path)
 
     def batches() -> Iterator[Any]:
         remaining = iter(lines())
@@ -69,7 +69,7 @@ def write_columns(path: str | Path, lines: Callable[[], Iterable[bytes]]) -> Non
 
 def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
     """Write Arrow tables of one schema to a file or a Lance folder that appears whole or not at all."""
-    pa = pyarrow()
+    pa = pyarrow(path)
     if Path(path).suffix != ".lance":
         with atomic_write(path) as file, pa.parquet.ParquetWriter(file, schema) as writer:
             for table in tables:
@@ -119,13 +119,16 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def pyarrow() -> Any:
-    """Return pyarrow with its Parquet. Raises MissingExtraError."""
+def pyarrow(path: str | Path = "x.parquet") -> Any:
+    """Return pyarrow with its Parquet. Raises MissingExtraError, with the extra that such a file needs."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError("o1-records", "parquet", "a file of columns") from error
+        extra, what = (
+            ("lance", "Lance folder") if Path(path).suffix == ".lance" else ("parquet", "Parquet file")
+        )
+        raise MissingExtraError("o1-records", extra, f"a {what}") from error
     return pyarrow
 
 
