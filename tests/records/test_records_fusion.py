@@ -47,7 +47,9 @@ def test_a_query_of_one_run_alone_keeps_its_order():
 
 
 @pytest.mark.parametrize("method", SCALES)
-@given(st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5, width=16), min_size=1))
+@given(  # apart by more than float32, in which `rank` compares, makes equal
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-320, 320).map(lambda n: n / 64), min_size=1)
+)
 def test_a_single_run_keeps_its_order(method, scores):
     assert order(fused([{"q": scores}], method=method)["q"])[0] in {
         doc_id for doc_id, score in scores.items() if score == max(scores.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from o1_records import Document, InputError, Query, parquet, read_jsonl, sha256_file, write_jsonl
+from o1_records import Document, InputError, Query, read_jsonl, sha256_file, write_jsonl
 from o1_records.__main__ import main
 
 lance = pytest.importorskip("lance")
@@ -59,6 +59,8 @@ def test_refused_records_leave_what_was_there(tmp_path):
 
 
 def test_what_ends_a_writing_is_raised_as_it_is_and_leaves_what_was_there(tmp_path, monkeypatch):
+    from o1_records import parquet
+
     path = tmp_path / "q.lance"
     write_jsonl(path, QUERIES[:3])
     with pytest.raises(InputError, match=r"^\S*q\.lance: repeated key \('q0',\); nothing was written$"):
