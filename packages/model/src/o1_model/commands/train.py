@@ -41,4 +41,14 @@ def run(args: Namespace) -> int:
         logging.getLogger("o1_model").setLevel(logging.INFO)
     with logging_redirect_tqdm():
         train(model, data, training, objective=objective, evaluation=evaluation, new_job=training.new_job)
+    _leave_the_others()
     return 0
+
+
+def _leave_the_others() -> None:
+    """End the group of processes together: one that ends before the others may be aborted by its threads."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
