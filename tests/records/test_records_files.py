@@ -29,7 +29,7 @@ from o1_records import (
     write_jsonl,
 )
 from o1_records.bm25 import BM25
-from o1_records.files import PlainErrors
+from o1_records.files import PlainErrors, is_file, is_folder
 from o1_records.vectors import Encoder, VectorSet, VectorWriter
 
 SCORES = st.dictionaries(
@@ -416,3 +416,13 @@ def test_exception_itself_is_an_error_of_its_place_and_its_subclasses_pass():
         with pytest.raises(type(error)) as raised, PlainErrors("here"):
             raise error
         assert raised.value is error
+
+
+def test_a_file_can_be_read_again_and_a_lance_folder_is_one(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "folder.lance"):
+        (tmp_path / name).mkdir()
+    names = ("file", "pipe", "folder", "folder.lance", "none")
+    assert [name for name in names if is_file(tmp_path / name)] == ["file", "folder.lance"]
+    assert [name for name in names if is_folder(tmp_path / name)] == ["folder"]

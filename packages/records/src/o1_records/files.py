@@ -92,9 +92,14 @@ def is_folder(path: str | Path) -> bool:
     return Path(path).suffix != ".lance" and Path(path).is_dir()
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether a name is that of a file that can be read again, no pipe; a `.lance` folder is one."""
+    return Path(path).is_file() or (Path(path).is_dir() and not is_folder(path))
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the hex digest of a file, read in blocks, or of what a `.lance` folder holds."""
-    if Path(path).suffix == ".lance" and Path(path).is_dir():
+    if is_file(path) and Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         digests = (f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
         return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from o1_records import InputError, atomic_write, sha256_file
-from o1_records.files import is_folder
+from o1_records.files import is_file
 from o1_vote.tally import RULES, Counting
 
 SUFFIX = ".settings.json"
@@ -71,7 +71,7 @@ def read_settings(ballots: str | Path) -> Settings | None:
     Raises InputError where they belong to other ballots, or cannot be read.
     """
     path = beside(ballots)
-    if not path.is_file() or not Path(ballots).exists() or is_folder(ballots):
+    if not path.is_file() or not is_file(ballots):
         return None
     try:
         settings = msgspec.json.decode(path.read_bytes(), type=Settings)

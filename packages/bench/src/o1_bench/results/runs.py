@@ -34,7 +34,7 @@ from o1_records import (
     read_jsonl,
     write_jsonl,
 )
-from o1_records.files import is_folder, plain_name
+from o1_records.files import is_file, is_folder, plain_name
 
 
 class Scored(NamedTuple):
@@ -135,7 +135,7 @@ def score_run(
 
 def refuse_idle_split(qrels: str | Path, split: str | None) -> None:
     """Raise InputError for a split of a TREC file, which has none."""
-    if split and Path(qrels).exists() and not is_folder(qrels):
+    if split and is_file(qrels):
         raise InputError(f"--split has no effect on {qrels}, which is a file of judgements; leave it out")
 
 

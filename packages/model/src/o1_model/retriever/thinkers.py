@@ -18,7 +18,7 @@ from o1_model.retriever.trained import read_trained
 from o1_model.thinking.decode import stream_number
 from o1_model.thinking.settings import Thinking
 from o1_records import InputError, Query, Source, Thought, open_queries, read_jsonl, sha256_file
-from o1_records.files import is_folder
+from o1_records.files import is_file
 from o1_records.keys import same_query
 from o1_records.kit.http import Address, address, is_address, post
 from o1_records.kit.models import model_folder
@@ -97,8 +97,7 @@ def open_thinker(
 
 def is_file_of_thoughts(thinker: str | Path) -> bool:
     """Return whether a thinker by this name is a file: any that is no packed model has thoughts."""
-    path = Path(thinker)
-    return (path.is_file() and path.suffix != ".gguf") or (path.is_dir() and not is_folder(path))
+    return is_file(thinker) and Path(thinker).suffix != ".gguf"
 
 
 def _refuse(
