@@ -288,11 +288,39 @@ def test_servers_that_cannot_be_one_are_refused(addresses):
     ]:
         with serving(other) as address, pytest.raises(InputError, match=message):
             Servers([addresses[0], address])
+
+
+def test_a_document_on_two_servers_is_said_with_both_and_is_not_the_fault_of_the_request(addresses):
+    """Neither is taken: they may differ, and nothing says which of them is out of date."""
+    older = build(np.stack([VECTORS[1], VECTORS[399]]), [IDS[1], "other"])
     with contextlib.ExitStack() as stack:
-        copy = stack.enter_context(serving(build(VECTORS[:3], IDS[:3])))
-        servers = stack.enter_context(Servers([addresses[0], copy]))
-        with pytest.raises(InputError, match="documents are in two shards"):
-            servers.search(QUERIES, NAMES, k=ROWS)
+        copy = stack.enter_context(serving(older))
+        front = stack.enter_context(serving(stack.enter_context(Servers([addresses[0], copy]))))
+        said = (
+            f"document '{IDS[1]}' is in {addresses[0]} and in {copy}; a document belongs to one: remove it "
+            "from the other (`o1-index remove --index FOLDER --ids FILE`), and start that server again"
+        )
+        asked = {"vectors": QUERIES.tolist(), "k": ROWS}
+        for path, body in [
+            ("/search", asked),
+            ("/search", {**asked, "partial": True}),
+            ("/fetch", {"ids": IDS[:3]}),
+        ]:
+            assert post(front, body, path) == (502, {"error": said})
+        assert post(front, {"ids": ["other", IDS[0]]}, "/fetch")[0] == 200
+
+
+def test_also_where_each_server_found_it_for_another_query():
+    newer, older = build(np.eye(2), ["a", "b"]), build(np.eye(2)[::-1], ["a", "c"])
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(serving(index)) for index in (newer, older)]
+        servers = stack.enter_context(Servers(both))
+        with pytest.raises(ServerError, match=f"^document 'a' is in {both[0]} and in {both[1]}; "):
+            servers.search(np.eye(2), ["p", "q"], k=1)
+        assert [hit.doc_id for hit in servers.search(np.eye(2)[1:], ["q"], k=2, only={"b", "c"})] == [
+            "b",
+            "c",
+        ]
 
 
 def test_a_search_that_cannot_be_done_is_refused_before_it_is_sent(together):

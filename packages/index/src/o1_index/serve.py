@@ -6,7 +6,8 @@ POST /search  {"vectors": [[0.1, ...], ...], "k": 10, "where": "year >= 2020"}
 POST /fetch   {"ids": ["a", "b"]}
           ->  {"documents": [{"doc_id": "a", "vector": [0.1, ...], "payload": {"year": 2021}}]}
 ```
-What a client got wrong is answered with status 422, a server of a part that does not answer with 502.
+What a client got wrong is answered with status 422; a server of a part that does not answer, or that has a
+document of another one, with 502.
 Requests are searched at the same time, each on a thread of its own. Needs the `[serve]` extra (Starlette,
 uvicorn).
 """
@@ -73,7 +74,8 @@ def answer(index: Served, asked: SearchRequest) -> dict[str, Any]:
     """Search, and return the body of the answer.
 
     Raises InputError for vectors of another dimension, and whatever else `Index.search` refuses; ServerError
-    where a server of a part does not answer, unless a partial answer was asked for.
+    where a server of a part does not answer, unless a partial answer was asked for, and where two of them
+    have the same document.
     """
     widths = {len(vector) for vector in asked.vectors}
     if widths != {index.dim}:

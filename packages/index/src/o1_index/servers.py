@@ -11,11 +11,12 @@ index of all documents, wherever the indexes are exact.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import operator
 import urllib.error
 import urllib.request
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from o1_index.documents import Excluded, Where, refuse_text, unique
 from o1_index.hits import Hits, Scores
 from o1_index.index import Fetched
-from o1_index.sharding import merged_hits
+from o1_index.sharding import merged_hits, refuse_shared
 from o1_index.store.manifest import Settings
 from o1_index.vector_store import in_order, refuse_unlike
 from o1_index.vectors import Metric, Vectors, as_numpy, checked
@@ -47,7 +48,7 @@ Answer = TypeVar("Answer")
 
 
 class ServerError(InputError):
-    """A server did not answer, or not as `o1-index serve` does."""
+    """A server did not answer, or not as `o1-index serve` does, or has a document of another one."""
 
 
 class _About(msgspec.Struct):
@@ -177,7 +178,8 @@ class Servers:
 
         Raises:
             InputError: as `Index.search` does.
-            ServerError: a server does not answer, and `missing` was not given; or none answers.
+            ServerError: a server does not answer, and `missing` was not given; none answers; or two of them
+                found the same document.
         """
         k = operator.index(k)
         if not 1 <= k <= MOST_HITS:
@@ -203,26 +205,31 @@ class Servers:
                     raise ServerError(f"{address}: answers other queries than were asked for")
                 answers[address] += results.results
             answers = {address: found for address, found in answers.items() if address not in (missing or ())}
-        found = [_arrays(results) for results in answers.values()]
+        found = {address: _arrays(results) for address, results in answers.items()}
         stored = {
             hit.doc_id: hit.payload
             for results in answers.values()
             for result in results
             for hit in result.hits
         }
-        return merged_hits(names, found, k, stored)
+        with _in_one_place():
+            return merged_hits(names, found, k, stored)
 
     def fetch(self, ids: Sequence[str]) -> Fetched:
         """Return those of the documents that are there, in the order asked for.
 
-        Raises InputError as `Index.fetch` does, ServerError where a server does not answer.
+        Raises InputError as `Index.fetch` does, ServerError where a server does not answer or two of them
+        have the same document.
         """
         names = unique(ids)
         parts: list[Fetched] = []
+        homes: dict[str, str] = {}
         for start in range(0, len(names), MOST_HITS):
             asked = {"ids": names[start : start + MOST_HITS]}
             for address, answer in self._each("/fetch", asked, _Documents, self.addresses, None).items():
                 there = answer.documents
+                with _in_one_place():
+                    refuse_shared(homes, address, [each.doc_id for each in there])
                 if any(len(each.vector) != self.dim for each in there):
                     raise ServerError(f"{address}: has vectors of other dimensions now; start this anew")
                 vectors = np.array([each.vector for each in there], dtype=np.float32)
@@ -295,6 +302,15 @@ def _ask(address: str, path: str, content: bytes | None, answer: type[Answer], t
     except (OSError, http.client.HTTPException) as error:  # the latter: it broke off
         why = str(getattr(error, "reason", "") or error or type(error).__name__)
         raise ServerError(f"{address}: does not answer ({why}); its documents cannot be searched") from error
+
+
+@contextlib.contextmanager
+def _in_one_place() -> Iterator[None]:
+    """Say of a document that two servers have that it is their fault, and not that of the request."""
+    try:
+        yield
+    except InputError as error:
+        raise ServerError(f"{error}, and start that server again") from error
 
 
 def _arrays(results: Sequence[_Found]) -> tuple[NDArray[np.object_], Scores]:

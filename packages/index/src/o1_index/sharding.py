@@ -13,7 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -224,6 +224,7 @@ class ShardProcesses:
         groups = [paths[number::count] for number in range(count)]
         # a pool each, so that a shard is always asked for where it is open
         self._pools = [_processes(1, count, initializer=_open, initargs=(group, mmap)) for group in groups]
+        self._places = [" or ".join(map(str, group)) for group in groups]
         try:
             about = [pool.submit(_about) for pool in self._pools]
             found = [each.result() for each in about]
@@ -278,24 +279,44 @@ class ShardProcesses:
         asked: list[Future[tuple[NDArray[np.object_], Scores]]] = [
             pool.submit(_search, as_numpy(query_vectors), list(query_ids), options) for pool in self._pools
         ]
-        return merged_hits(query_ids, [each.result() for each in asked], k)
+        found = [each.result() for each in asked]
+        return merged_hits(query_ids, dict(zip(self._places, found, strict=True)), k)
 
 
 def merged_hits(
     query_ids: Sequence[str],
-    answers: Sequence[tuple[NDArray[np.object_], Scores]],
+    answers: Mapping[str, tuple[NDArray[np.object_], Scores]],
     k: int,
     payloads: Mapping[str, Payload] | None = None,
 ) -> Hits:
     """Return the k best of what several indexes found, as `Hits.arrays` of each, in the one total order.
 
-    `payloads` are those of the hits by id, if they are wanted. Raises InputError where a query has a document
-    of two indexes.
+    Args:
+        query_ids: one id for each row.
+        answers: what was found, by the name of the place where it was.
+        k: hits a query.
+        payloads: those of the hits by id, if they are wanted.
+
+    Raises InputError for a document that was found in two places.
     """
     names = _Names(payloads or {})
-    rows = names.rows_of(np.concatenate([ids for ids, _ in answers], axis=1))
-    scores = np.concatenate([scores for _, scores in answers], axis=1)
+    rows = names.rows_of({place: ids for place, (ids, _) in answers.items()})
+    scores = np.concatenate([scores for _, scores in answers.values()], axis=1)
     return Hits(list(query_ids), names, *best(names, rows, scores, k))
+
+
+def refuse_shared(homes: dict[str, str], place: str, names: Iterable[str]) -> None:
+    """Add the ids that are in a place to `homes`, which says where each is.
+
+    Raises InputError for one that is elsewhere, too: the two may differ, and one is out of date then.
+    """
+    for name in names:
+        home = homes.setdefault(name, place)
+        if home != place:
+            raise InputError(
+                f"document {quoted(name)} is in {home} and in {place}; a document belongs to one: remove it "
+                "from the other (`o1-index remove --index FOLDER --ids FILE`)"
+            )
 
 
 class _Names:
@@ -305,22 +326,16 @@ class _Names:
         self.names: NDArray[np.object_] = np.zeros(0, dtype=object)
         self._payloads = payloads
 
-    def rows_of(self, ids: NDArray[np.object_]) -> Rows:
-        """Return ids [queries, any] as rows, -1 for None. Raises InputError where a query has one twice."""
-        rows: dict[str, int] = {}
-        found = np.full(ids.shape, -1, dtype=np.int64)
-        for query, names in enumerate(ids.tolist()):
-            there = [name for name in names if name is not None]
-            if len(set(there)) < len(there):
-                twice = sorted(name for name in set(there) if there.count(name) > 1)
-                raise InputError(
-                    f"documents are in two shards: {quoted(twice[:10])}; a document belongs to one"
-                )
-            for place, name in enumerate(names):
-                if name is not None:
-                    found[query, place] = rows.setdefault(name, len(rows))
+    def rows_of(self, answers: Mapping[str, NDArray[np.object_]]) -> Rows:
+        """Return the ids [queries, any] of each place, side by side, as rows; -1 for None."""
+        homes: dict[str, str] = {}
+        for place, ids in answers.items():
+            refuse_shared(homes, place, ids[ids != None].tolist())  # noqa: E711  # element by element
+        rows = {name: row for row, name in enumerate(homes)}
         self.names = np.array(list(rows), dtype=object)
-        return found
+        together = np.concatenate(list(answers.values()), axis=1)
+        found = [[-1 if name is None else rows[name] for name in names] for names in together.tolist()]
+        return np.array(found, dtype=np.int64).reshape(together.shape)
 
     def texts(self, rows: Rows) -> NDArray[np.object_]:
         """Return the ids of rows [any]."""
