@@ -175,6 +175,26 @@ def test_ids_that_clash_between_files_are_named_with_their_places(folder, capsys
     assert "(one.jsonl:2, two.jsonl:3)" in line
 
 
+@pytest.mark.extra
+@pytest.mark.parametrize("suffix", ["parquet", "lance"])
+def test_so_they_are_where_the_files_have_columns(folder, capsys, suffix):
+    pytest.importorskip("pyarrow" if suffix == "parquet" else "lance")
+    write(f"one.{suffix}", [Query(query_id="b", text="sort"), Query(query_id="a", text="open a file")])
+    write("two.jsonl", [Query(query_id="a", text="y")])
+    words = [
+        f"one.{suffix}",
+        "two.jsonl",
+        "--type",
+        "query",
+        "--out",
+        "kept.jsonl",
+        "--reasons",
+        "gone.jsonl",
+    ]
+    line = refused(folder, capsys, "dedup", *words)
+    assert f"two.jsonl: another file has the key ('a',) too (one.{suffix}:2, two.jsonl:1)" in line
+
+
 def test_a_duplicate_of_the_same_id_is_removed_not_refused(folder):
     for name in ("one.jsonl", "two.jsonl"):
         write(name, [Query(query_id="a", text="open a file")])

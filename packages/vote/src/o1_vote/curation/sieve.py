@@ -21,10 +21,10 @@ from o1_records import (
     refuse_overwriting,
     write_jsonl,
 )
-from o1_records.files import open_input
+from o1_records.files import is_file
 from o1_records.jsonl import decode_line
 from o1_records.keys import KeySet
-from o1_records.lines import numbered_lines
+from o1_records.lines import checked_lines
 from o1_records.types import Count, NonBlank
 
 
@@ -142,12 +142,9 @@ def _clash(files: Sequence[str | Path], last: str, kind: Kind, record: Record) -
     )
 
 
-def _places(file: str | Path, kind: Kind, key: object) -> Iterator[str]:
-    if not Path(file).is_file():  # a pipe was read already
-        return
+def _places(file: str | Path, kind: Kind, key: object) -> list[str]:
+    if not is_file(file):  # a pipe was read already
+        return []
     decoder = msgspec.json.Decoder(kind.record)
-    with open_input(file) as lines:
-        for number, line in numbered_lines(lines, file):
-            place = f"{file}:{number}"
-            if decode_line(decoder, line, place).key == key:
-                yield place
+    keys = checked_lines(file, lambda line, place: (place, decode_line(decoder, line, place).key))
+    return [place for place, own in keys if own == key]
