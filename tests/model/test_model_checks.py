@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from o1_model import Embedder
+from o1_model.training.arguments import DataArguments, ModelArguments
 from o1_model.training.checks import (
     WITHOUT_EFFECT,
     check_batches,
     check_evaluation,
     check_examples,
     check_saving,
+    check_starts,
     check_terms,
     lengths,
     place,
@@ -29,6 +31,7 @@ from o1_model.training.checks import (
 )
 from o1_model.training.data import JointCollator
 from o1_model.training.objective import Objective
+from o1_model.training.train import train
 from o1_records import Document, Example, InputError, Query, Source, Thought, read_jsonl, write_jsonl
 
 
@@ -252,6 +255,22 @@ def test_a_resume_that_would_not_be_exact_is_told(tmp_path):
         check_saving(Objective(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_steps=25))
         == []
     )
+
+
+@pytest.mark.parametrize("name", ["redapter_from", "own_thoughts_from"])
+def test_a_term_that_starts_after_the_last_step_is_refused_before_the_model_is_loaded(name, tmp_path):
+    own = {"own_thoughts": 0.5} if name == "own_thoughts_from" else {}
+    check_starts(Objective(**own, **{name: 2}), steps=3)
+    # 12 examples in batches of 4, two a step: 2 steps an epoch, the second of one batch
+    epochs = {"num_train_epochs": 1.5, "gradient_accumulation_steps": 2, "save_strategy": "no"}
+    with pytest.raises(InputError, match=f"^{name} 3 would have no effect: the training has 3 steps, "):
+        train(
+            ModelArguments(str(tmp_path / "no-model")),
+            DataArguments("none", negatives=0),
+            TrainingArguments(str(tmp_path / "out"), per_device_train_batch_size=4, use_cpu=True, **epochs),
+            objective=Objective(**own, **{name: 3}),
+            examples=[example(number, text=f"open file {number}") for number in range(12)],
+        )
 
 
 PIECES = [

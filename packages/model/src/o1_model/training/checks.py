@@ -201,6 +201,17 @@ def check_saving(objective: Objective, args: TrainingArguments) -> list[str]:
     ]
 
 
+def check_starts(objective: Objective, *, steps: int) -> None:
+    """Raise InputError for a term of the loss that would start after the last of so many steps."""
+    for name in ("redapter_from", "own_thoughts_from"):
+        start = getattr(objective, name)
+        if start and start >= steps:
+            raise InputError(
+                f"{name} {start} would have no effect: the training has {steps} steps, counted from 0; "
+                "start earlier, train longer, or leave that term out"
+            )
+
+
 def check_mining(data: DataArguments, objective: Objective, *, steps: int) -> None:
     """Raise InputError for a mining without effect in so many steps, or that does not go with the rest."""
     if not data.mine_every:
