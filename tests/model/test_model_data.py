@@ -229,6 +229,25 @@ def test_a_query_that_two_examples_ask_has_the_positives_of_both(llama):
     assert wrong[p].tolist() == wrong[r].tolist() == [False, False, True]
 
 
+def test_where_queries_and_documents_are_numbered_apart_no_negative_is_lost():
+    """Query 17 was given document 17 as a negative; only a text says that a document is the query itself."""
+
+    def numbered(text, *negatives):
+        read = Document(doc_id="3", text="read it")
+        return Example(query=Query(query_id="17", text=text), positives=(read,), negatives=negatives)
+
+    other = numbered("open a zip", Document(doc_id="17", text="sort keys"))
+    assert Exclusions([other]).of(other) == {document_key(other.positives[0])}
+    assert Exclusions([other]).check([other]) == []
+    # as in ArguAna: mined with the query itself among its hits
+    query = numbered("sort keys", Document(doc_id="17", text="Sort  keys", title="Keys"))
+    (said,) = Exclusions([query]).check([query])
+    assert said.startswith("1 negatives of 1 examples")
+    # a document that nobody gave it is the query, as in elections, mining and measuring
+    alone, elsewhere = numbered("open a zip"), Document(doc_id="17", text="sort keys")
+    assert document_key(elsewhere) in Exclusions([alone], [elsewhere]).of(alone)
+
+
 TEXTS = ["open a zip", "Open  a ZIP", "read it", "read", "sort"]
 
 
@@ -264,7 +283,7 @@ def test_no_negative_is_a_known_positive_or_the_query_itself(llama, seed, proces
 
     def negative(example, text):
         """Whether any document of this text is a positive, or the query by its text or its id."""
-        query, own = example.query, [d.doc_id for d in example.positives]
+        query, own = example.query, [d.doc_id for d in (*example.positives, *example.negatives)]
         same = [d for d in documents if d.full_text == text]
         positive = any(
             d.full_text == text for e in examples if asks(e.query) == asks(query) for d in e.positives

@@ -326,8 +326,9 @@ class Exclusions:
     """Tell which documents are no negatives of a query, wherever they stand: for the collator and the miner.
 
     They are the positives of every example whose query asks the same (`same_query`), and the document that is
-    the query itself: by its doc_id (`itself`), or by a text equal to the query's (`same_text`), under its
-    title or without.
+    the query itself: by a text equal to the query's (`same_text`), under its title or without, or by its
+    doc_id, unless a document of the example has that (`itself`: where queries and documents are numbered
+    apart, document 17 may well be a negative of query 17).
 
     Args:
         examples: what is trained on.
@@ -362,7 +363,8 @@ class Exclusions:
         keys = {document_key(document) for document in example.positives}
         keys |= self._shared.get(same_query(query), frozenset())
         keys |= self._worded.get(same_text(query.text), frozenset())
-        for doc_id in itself(query.query_id, {document.doc_id for document in example.positives}):
+        given = {document.doc_id for document in (*example.positives, *example.negatives)}
+        for doc_id in itself(query.query_id, given):
             keys |= self._named.get(doc_id, frozenset())
         return frozenset(keys)
 
