@@ -468,6 +468,20 @@ def test_what_a_model_refuses_is_one_error(folder, model, capsys):
     assert capsys.readouterr().err == "error: no such device: abacus\n"
 
 
+@pytest.mark.extra
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "lance"])
+def test_a_run_of_hit_records_is_a_run_in_columns_too(collection, tmp_path, suffix):
+    """A Lance folder was taken for a model."""
+    pytest.importorskip({"jsonl": "json", "parquet": "pyarrow", "lance": "lance"}[suffix])
+    hits = [*rank("q0", {"d1": 2.0, "d4": 1.0}), *rank("q1", {"d1": 1.0})]
+    write_run(tmp_path / "mine.trec", hits)
+    write_jsonl(tmp_path / f"mine.{suffix}", hits)
+    (expected,) = run_model(tmp_path / "mine.trec", task(collection, tmp_path / "trec"))
+    (found,) = run_model(tmp_path / f"mine.{suffix}", task(collection, tmp_path / suffix))
+    assert found.metrics == expected.metrics
+    assert (found.system.note, len(found.metrics) > 0) == ("a run that was given", True)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -128,3 +128,12 @@ def test_a_killed_writer_leaves_what_was_there(tmp_path):
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert list(read_jsonl(path, Query)) == QUERIES
+
+
+def test_extra_fields_beside_a_folder_are_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = '{"query": "q", "pos": ["p"], "neg": [], "type": "kept"}\n'
+    Path("in.jsonl").write_text(row)
+    assert main(["convert", "--from", "flagembedding", "in.jsonl", "ours.lance"]) == 0
+    assert main(["convert", "--to", "flagembedding", "ours.lance", "back.jsonl"]) == 0
+    assert '"type":"kept"' in Path("back.jsonl").read_text()

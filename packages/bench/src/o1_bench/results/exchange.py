@@ -26,7 +26,7 @@ from o1_bench.results.mteb import write_task_result
 from o1_bench.results.result import QRELS, RUN, Result, find_results, load_result
 from o1_bench.score import from_dict, means, score, to_dict
 from o1_records import Hit, InputError, atomic_write, open_run, quoted
-from o1_records.files import plain_name
+from o1_records.files import is_file, plain_name
 from o1_records.inputs import json_scores
 from o1_records.trec import read_qrels, read_run
 
@@ -73,7 +73,7 @@ def find_run(path: Path, collection: str) -> Path:
     It is called after the collection (`beir-fiqa-test.trec`), or as FlagEmbedding and BRIGHT's code call it.
     Raises InputError where there is none, or more than one.
     """
-    if path.is_file():
+    if is_file(path):
         return path
     names = [f"{slug(collection)}{form}" for form in _FORMS]
     names += [f"{_flag_name(collection)}{form}" for form in _FORMS]

@@ -34,6 +34,7 @@ from o1_bench.running.rerank import Reranked, Reranker
 from o1_bench.running.retrieve import Appended, Fused, bm25, from_run
 from o1_bench.running.task import Task, slug
 from o1_records import Document, InputError, MissingExtraError, Query, Thought, read_jsonl
+from o1_records.files import is_file, is_folder
 from o1_records.kit.http import is_address
 from o1_records.kit.models import CONFIGS, cached_folder, is_hub_id, model_folder
 from o1_records.mixture import Mixture, Reading
@@ -190,7 +191,7 @@ def open_system(
     if is_address(model):
         return _Endpoint(model, options, name)
     of_model = any((path / config).exists() for config in CONFIGS)
-    if path.is_file() or (path.is_dir() and not of_model and has_runs(path)):
+    if is_file(path) or (is_folder(path) and not of_model and has_runs(path)):
         return _GivenRuns(path, name)
     opened = _registered(model, options)
     if opened is None:

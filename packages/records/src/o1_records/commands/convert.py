@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from o1_records.commands.validate import quarantine_of, told_refused
-from o1_records.files import InputError, InputWarning, quoted
+from o1_records.files import InputError, InputWarning, is_file, quoted
 from o1_records.flagembedding import Extra, read_extras, write_extras
 from o1_records.formats import FORMATS, RECORD_TYPES, format_of, read, record_type_of, write
 from o1_records.kit.command import at_least, reads, writes
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             beside, given = _beside(args.input), {}
             if args.extra:
                 given = read_extras(args.extra)
-            elif args.input.is_file() and beside.exists():
+            elif is_file(args.input) and beside.exists():
                 given = read_extras(beside, of=args.input)
             records = _told_unused(records, given, args.extra or beside)
             writing["extra"] = given
