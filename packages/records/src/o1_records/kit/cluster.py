@@ -15,6 +15,7 @@ and asks only for what is missing. Needs Ray (`[ray]`) and a folder that all mac
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import math
@@ -27,6 +28,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -43,6 +45,7 @@ _SEEN_LATE = 30.0  # seconds that a network file system may take to show a file 
 _LOOK = 0.2  # seconds between two looks for a wish to stop
 _STORE = 512 * 1024**2  # bytes of a local Ray's object store: blocks travel through files
 _PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # how long Ray waits for a head that comes back
+_SOONER = 0.9  # the share of it that we wait
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -345,18 +348,23 @@ def _seen(path: Path) -> bytes:
             time.sleep(_LOOK)
 
 
-@contextlib.contextmanager
-def _passed_on(stop: threading.Event | None, folder: Path) -> Iterator[None]:
+def _passed_on(stop: threading.Event | None, folder: Path) -> AbstractContextManager[None]:
     """Tell the workers once the user asks to stop."""
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while stop is not None and not over.wait(_LOOK):
             if stop.is_set():
                 (folder / "stop").touch()
                 return
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    return _beside(watch)
+
+
+@contextlib.contextmanager
+def _beside(watch: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `watch` in a thread meanwhile; it ends when the event that it is given is set."""
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=[over], daemon=True)
     watcher.start()
     try:
         yield
@@ -408,7 +416,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         os.environ.setdefault(name, value)
     if not cluster.address and "RAY_AUTH_MODE" not in os.environ:
         # nobody else may use it, and nothing is written to the home folder
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=_token())
     try:
         try:
             import ray
@@ -438,39 +446,42 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             del os.environ[name]
 
 
-@contextlib.contextmanager
-def _head_watched(ray: Any, cluster: Cluster) -> Iterator[None]:
-    """Say on stderr that the head is away: Ray waits, and then ends this process without a word."""
+@functools.cache
+def _token() -> str:
+    """Return the token of every Ray that this process starts: Ray itself reads it once, and keeps it."""
+    return secrets.token_hex(32)
+
+
+def _head_watched(ray: Any, cluster: Cluster) -> AbstractContextManager[None]:
+    """End this process with code 4 and one line on stderr where the head does not come back.
+
+    Ray itself would wait for it, and then end this process with code 1 and without a word.
+    """
     address: str = getattr(ray.get_runtime_context(), "gcs_address", "")
     if not address:  # of a Ray client, which is told of it
-        yield
-        return
+        return contextlib.nullcontext()
     host, _, port = address.rpartition(":")
-    patience = float(os.environ.get(_PATIENCE, 60))
-    over = threading.Event()
+    patience = _SOONER * float(os.environ.get(_PATIENCE, 60))
 
-    def watch() -> None:
-        answered = time.monotonic()
+    def watch(over: threading.Event) -> None:
+        answered, told = time.monotonic(), False
         while not over.wait(min(1.0, patience / 10)):
+            away = time.monotonic() - answered
             if _answers(host.strip("[]"), int(port)):
-                answered = time.monotonic()
-            elif time.monotonic() - answered > min(10.0, patience / 2):
+                answered, told = time.monotonic(), False
+            elif away > patience:
+                os._exit(4)  # as Ray does: whatever asks the head hangs, and so would an orderly end
+            elif away > min(10.0, patience / 2) and not told:
                 where = f"the cluster given as {cluster.address}" if cluster.address else "this machine"
                 sys.stderr.write(
-                    f"error: Ray's head at {address} ({where}) is gone, and Ray ends this command if it does "
-                    f"not come back within {patience:g} s; what was done is kept: run the same command again"
+                    f"error: Ray's head at {address} ({where}) is gone, and this command ends if it does not "
+                    f"come back within {patience:g} s; what was done is kept: run the same command again"
                     f"{', once that cluster is up again' if cluster.address else ''}\n"
                 )
                 sys.stderr.flush()
-                return
+                told = True
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watching.join()
+    return _beside(watch)
 
 
 def _answers(host: str, port: int) -> bool:
