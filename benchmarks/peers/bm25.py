@@ -1,7 +1,14 @@
-"""BM25, indexing and searching: `o1_records.bm25` against bm25s, with the same stemmer and stop words."""
+"""BM25, indexing and searching: `o1_records.bm25` against bm25s, with the same words, and against Lucene.
+
+Lucene runs in Pyserini, with its own English stemmer and stop words and lengths rounded to a byte, so its ten
+best documents are compared and not its scores. O1_LUCENE_PYTHON names the Python of an environment with
+pyserini, pyjnius and numpy, beside a Java that this Pyserini takes.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,11 +67,24 @@ def our_searching(folder: Path, size: Size) -> Work:
     texts = read(folder)
     index = our_index(texts)
     asked = [Query(query_id=f"{n:05}", text=text) for n, text in enumerate(queries(texts, size))]
-    return lambda: {"scores": _table([hit.score for hit in index.search([query], DEPTH)] for query in asked)}
+
+    def work() -> Arrays:
+        found = [list(index.search([query], DEPTH)) for query in asked]
+        return {
+            "scores": _table([hit.score for hit in hits] for hits in found),
+            "best": _best([int(hit.doc_id) for hit in hits] for hits in found),
+        }
+
+    return work
 
 
 def _table(rows) -> np.ndarray:
     return np.array([[*row, *[0.0] * (DEPTH - len(row))] for row in rows], dtype=np.float32)
+
+
+def _best(rows) -> np.ndarray:
+    """Rows of the ten best documents of each query; -1 where there are fewer."""
+    return np.array([[*row[:10], *[-1] * (10 - len(row))] for row in rows])
 
 
 def their_tokens(texts: list[str]):
@@ -113,18 +133,86 @@ def their_searching(backend: str) -> Callable[[Path, Size], Work]:
     return start
 
 
-def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
-    own = found["ours"]["scores"]
-    if not own.any():
-        raise Disagreement("no document has a score above 0")
-    return {
-        side: refuse_difference(f"{side}: scores", own, theirs["scores"], 1e-3)
-        for side, theirs in found.items()
-        if side != "ours"
+def index_with_lucene(folder: Path, texts: list[str]) -> Path:
+    """Index passages with one thread, in a new folder that is returned."""
+    from pyserini.pyclass import autoclass
+
+    collection = folder / "for-lucene"
+    if not collection.exists():
+        collection.mkdir()
+        with open(collection / "passages.jsonl", "w", encoding="utf-8") as file:
+            for row, text in enumerate(texts):
+                file.write(json.dumps({"id": str(row), "contents": text}) + "\n")
+    index = Path(tempfile.mkdtemp(dir=folder))
+    settings = {
+        "-collection": "JsonCollection",
+        "-generator": "DefaultLuceneDocumentGenerator",
+        "-threads": "1",
+        "-input": str(collection),
+        "-index": str(index),
+    }
+    autoclass("io.anserini.index.IndexCollection").main([word for pair in settings.items() for word in pair])
+    return index
+
+
+def lucene_searcher(index: Path):
+    from pyserini.pyclass import autoclass
+
+    searcher = autoclass("io.anserini.search.SimpleSearcher")(str(index))
+    searcher.set_bm25(K1, B)
+    return searcher
+
+
+def lucene_indexing(folder: Path, size: Size) -> Work:
+    texts = read(folder)
+    index_with_lucene(folder, texts)  # Java compiles what it runs often
+    return lambda: {
+        "documents": np.array(lucene_searcher(index_with_lucene(folder, texts)).get_total_num_docs())
     }
 
 
+def lucene_searching(folder: Path, size: Size) -> Work:
+    texts = read(folder)
+    searcher = lucene_searcher(index_with_lucene(folder, texts))
+    asked = queries(texts, size)
+
+    def work() -> Arrays:
+        return {"best": _best([int(hit.docid) for hit in searcher.search(text, DEPTH)] for text in asked)}
+
+    work()
+    return work
+
+
+def agree(found: dict[str, Arrays], size: Size) -> dict[str, str]:
+    own = found["ours"]["scores"]
+    if not own.any():
+        raise Disagreement("no document has a score above 0")
+    told = {}
+    for side, theirs in found.items():
+        if side == "ours":
+            continue
+        if "scores" in theirs:
+            told[side] = refuse_difference(f"{side}: scores", own, theirs["scores"], 1e-3)
+        elif "documents" in theirs:
+            if theirs["documents"] != size["documents"]:
+                raise Disagreement(f"{side} has {theirs['documents']} of {size['documents']} documents")
+            told[side] = "as many documents"
+        else:
+            told[side] = same_best(side, found["ours"]["best"], theirs["best"])
+    return told
+
+
+def same_best(side: str, own: np.ndarray, theirs: np.ndarray) -> str:
+    """Compare the ten best of each query; Disagreement below 80 %, which another stemmer explains."""
+    shared = sum(len(set(a[a >= 0]) & set(b[b >= 0])) for a, b in zip(own, theirs, strict=True))
+    share = shared / (own >= 0).sum()
+    if share < 0.8:
+        raise Disagreement(f"{side} has {share:.0%} of the ten best")
+    return f"{share:.0%} of the ten best"
+
+
 NEEDS = ["bm25s", "PyStemmer"]
+LUCENE = ["pyserini", "pyjnius"]
 SIZES = {"full": {"documents": 40_000, "queries": 200}, "smoke": {"documents": 300, "queries": 10}}
 
 INDEXING = Job(
@@ -136,6 +224,7 @@ INDEXING = Job(
     sides={
         "ours": Side(our_indexing, ["o1-records", *NEEDS], "float32"),
         "bm25s": Side(their_indexing, NEEDS, "float32"),
+        "Pyserini (Lucene)": Side(lucene_indexing, LUCENE, "float32", "O1_LUCENE_PYTHON"),
     },
     prepare=prepare,
     agree=agree,
@@ -152,6 +241,7 @@ SEARCHING = Job(
         "ours": Side(our_searching, ["o1-records", *NEEDS], "float32"),
         "bm25s": Side(their_searching("numpy"), NEEDS, "float32"),
         "bm25s with numba": Side(their_searching("numba"), [*NEEDS, "numba"], "float32"),
+        "Pyserini (Lucene)": Side(lucene_searching, LUCENE, "float32", "O1_LUCENE_PYTHON"),
     },
     prepare=prepare,
     agree=agree,
