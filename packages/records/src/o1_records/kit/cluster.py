@@ -469,9 +469,10 @@ def _head_watched(ray: Any, cluster: Cluster) -> AbstractContextManager[None]:
             away = time.monotonic() - answered
             if _answers(host.strip("[]"), int(port)):
                 answered, told = time.monotonic(), False
-            elif away > patience:
+            elif told and away > patience:
                 os._exit(4)  # as Ray does: whatever asks the head hangs, and so would an orderly end
-            elif away > min(10.0, patience / 2) and not told:
+            elif not told and away > min(10.0, patience / 2):
+                told = True
                 where = f"the cluster given as {cluster.address}" if cluster.address else "this machine"
                 sys.stderr.write(
                     f"error: Ray's head at {address} ({where}) is gone, and this command ends if it does not "
@@ -479,7 +480,6 @@ def _head_watched(ray: Any, cluster: Cluster) -> AbstractContextManager[None]:
                     f"{', once that cluster is up again' if cluster.address else ''}\n"
                 )
                 sys.stderr.flush()
-                told = True
 
     return _beside(watch)
 
