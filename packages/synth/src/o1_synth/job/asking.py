@@ -7,17 +7,18 @@ books are the notes of a block.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from o1_records import InputError, Record
 from o1_synth.checks import Checking, Known
-from o1_synth.expert import ExpertOn
-from o1_synth.job.draw import Drawn, draw
+from o1_synth.expert import ExpertOn, NoThought, Reply
+from o1_synth.job.draw import Drawing, Drawn
 
 RecordT = TypeVar("RecordT", bound=Record)
 RecordIn = TypeVar("RecordIn", bound=Record, contravariant=True)
@@ -31,7 +32,7 @@ class Books(Protocol[RecordIn]):
     """What happened so far."""
 
     def begin(self, record: RecordIn, samples: int) -> AbstractContextManager[Known]:
-        """Count a request that begins; the context holds what is known of its record while it runs."""
+        """Count a request that begins; the context holds what is known of its record until it is settled."""
 
     def end(self, drawn: Drawn, *, more: bool) -> None:
         """Keep what came of a request; `more` says whether there are others. Raises InputError to end all."""
@@ -41,8 +42,21 @@ class Books(Protocol[RecordIn]):
 
 
 @dataclass
+class _Request(Generic[RecordT]):
+    """A request that is not settled: what is drawn, the replies to be judged, what holds the known texts."""
+
+    drawing: Drawing[RecordT]
+    held: AbstractContextManager[Known]
+    replies: Sequence[Reply | NoThought] = ()
+
+
+@dataclass
 class Asking(Generic[RecordT]):
     """Asks an expert for all that remains, many requests at a time, and has every outcome kept.
+
+    A worker goes on to its next request before the answer to its last one is judged. Answers are judged in
+    the order they came in, one at a time, between whatever else the loop has to do; as many as there are
+    workers may wait for it.
 
     Args:
         expert: whom to ask.
@@ -64,45 +78,101 @@ class Asking(Generic[RecordT]):
 
     async def work(self, concurrency: int) -> None:
         """Ask until everything is asked for, the deadline has come or it is stopped."""
-        self._all_asked = False
         self._until = None if self.deadline is None else asyncio.get_running_loop().time() + self.deadline
-        workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
-        pending, pause = set(workers), _COMMIT_EVERY
+        self._all_asked, self._unsettled, self._most_waiting = False, 0, concurrency
+        self._answered: deque[_Request[RecordT]] = deque()
+        self._again: deque[_Request[RecordT]] = deque()
+        self._news, self._settled = asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
+        asked: asyncio.Future[Any] = asyncio.gather(*tasks)
+        tasks.append(asyncio.create_task(self._keep()))
+        ends: set[asyncio.Future[Any]] = {asked, tasks[-1]}
         try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=pause, return_when=asyncio.FIRST_EXCEPTION
-                )
-                began = time.monotonic()
-                self.books.commit()
-                took = time.monotonic() - began
-                pause = min(max(_COMMIT_EVERY, took / _COMMIT_SHARE), _LONGEST_PAUSE)
-                for task in done:
-                    task.result()
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
-            for task in workers:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(asked, *tasks, return_exceptions=True)
+            while self._answered:  # an error ends it, or Ctrl-C: what was answered is kept all the same
+                with contextlib.suppress(InputError):
+                    self._settle()
             self.books.commit(last=True)
 
     async def _worker(self) -> None:
         """Take one request after another from the list that all workers share."""
-        while not self._over() and (request := next(self.todo, None)):
-            record, samples, first = request
-            with self.books.begin(record, len(samples)) as known:
-                drawn = await draw(
-                    self.expert,
-                    record,
-                    samples,
-                    checks=self.checks,
-                    redraws=self.redraws,
-                    first=first,
-                    known=known,
-                    deadline=self._until,
-                )
-            self.books.end(drawn, more=not self._all_asked)
+        while request := await self._next():
+            request.replies = await request.drawing.ask(self._until)
+            self._answered.append(request)
+            self._news.set()
+            failed = any(isinstance(it, NoThought) for it in request.replies)  # which may end the run
+            while self._answered and (failed or len(self._answered) > self._most_waiting):
+                self._settle()
             await asyncio.sleep(0)  # an expert that never waits must not keep the others waiting
-        self._all_asked = True
+
+    async def _next(self) -> _Request[RecordT] | None:
+        """Return what to ask for next, None where nothing is left; waits where some may be drawn again."""
+        while True:
+            if self._again:
+                return self._again.popleft()
+            if not self._over() and (request := next(self.todo, None)):
+                return self._begun(*request)
+            self._all_asked = True
+            if not self._unsettled:
+                return None
+            self._settled.clear()
+            await self._settled.wait()
+
+    def _begun(self, record: RecordT, samples: tuple[int, ...], first: int) -> _Request[RecordT]:
+        held = self.books.begin(record, len(samples))
+        known = held.__enter__()  # until it is settled, which another task does
+        self._unsettled += 1
+        drawing = Drawing(
+            self.expert,
+            record,
+            samples,
+            checks=self.checks,
+            redraws=self.redraws,
+            first=first,
+            known=known,
+        )
+        return _Request(drawing, held)
+
+    async def _keep(self) -> None:
+        """Settle what was answered, one request in each turn of the loop, and commit, until it is cancelled.
+
+        A transaction waits for the disk, and all answers for it, so it begins when no answer waits, or late.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _COMMIT_EVERY
+        loop.call_at(due, self._news.set)
+        while True:
+            began = loop.time()
+            if began >= due + (_COMMIT_EVERY if self._answered else 0):
+                self.books.commit()
+                took = loop.time() - began
+                due = loop.time() + min(max(_COMMIT_EVERY, took / _COMMIT_SHARE), _LONGEST_PAUSE)
+                loop.call_at(due, self._news.set)
+            elif self._answered:
+                self._settle()
+                await asyncio.sleep(0)
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    def _settle(self) -> None:
+        """Settle the request that was answered first, or have it drawn again."""
+        request = self._answered.popleft()
+        drawn = request.drawing.settle(request.replies)
+        if drawn is None:
+            self._again.append(request)
+        else:
+            request.held.__exit__(None, None, None)
+            self._unsettled -= 1
+            self.books.end(drawn, more=not self._all_asked)
+        if self._again or not self._unsettled:
+            self._settled.set()
 
     def _over(self) -> bool:
         late = self._until is not None and asyncio.get_running_loop().time() >= self._until

@@ -1,6 +1,6 @@
 """One request: samples of a query are asked for, checked, drawn again where they fail, and become outcomes.
 
-`draw` touches neither the journal nor the scheduler, so that another driver can call it as well.
+Neither the journal nor the scheduler is touched here, so that another driver can draw as well.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import msgspec
 
@@ -85,6 +85,75 @@ class Drawn:
     unanswered: str = ""
 
 
+class Drawing(Generic[RecordT]):
+    """One request: samples of a record are asked for until every one of them has an outcome.
+
+    `ask` is one draw of those that have none, `settle` judges what came of it; in between other requests may
+    begin. Arguments as those of `draw`.
+    """
+
+    def __init__(
+        self,
+        expert: ExpertOn[RecordT],
+        record: RecordT,
+        samples: Sequence[int],
+        *,
+        checks: Checking[RecordT] | None = None,
+        redraws: int = 0,
+        first: int = 0,
+        known: Known | None = None,
+    ) -> None:
+        self._expert, self._record, self._key, self._checks = expert, record, key_of(record), checks
+        self._left, self._number, self._last = samples, first, first + redraws
+        self._known = known or Known()
+        self._settled: dict[int, Outcome] = {}
+        self._rejected: dict[int, Rejected] = {}
+        self._drawn = Drawn()
+
+    async def ask(self, deadline: float | None = None) -> Sequence[Reply | NoThought]:
+        """Return a reply for each sample that has no outcome. Raises InputError where none can succeed."""
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                return await self._replies()
+        except TimeoutError as error:
+            late = NoThought(Reason.DEADLINE, "in flight at the deadline of the run", asked=False)
+            none = late if limit.expired() else NoThought(Reason.TIMEOUT, str(error), asked=False)
+            return [none] * len(self._left)
+
+    def settle(self, replies: Sequence[Reply | NoThought]) -> Drawn | None:
+        """Judge what `ask` returned; return what came of all, or None where some are asked for again."""
+        _count(replies, self._drawn)
+        again = []
+        for sample, reply in zip(self._left, replies, strict=True):
+            made = _judged(self._record, self._key, sample, reply, self._checks, self._known)
+            if isinstance(made, Outcome):
+                self._settled[sample] = made
+                continue
+            if made.reason in REDRAWN:
+                kept = _kept(self._key, sample, reply)
+                self._rejected[sample] = Rejected(self._key, sample, self._number + 1, kept)
+            if made.reason in REDRAWN and self._number < self._last:
+                again.append(sample)
+            else:
+                self._settled[sample] = failure_of(self._key, sample, made)
+        self._left, self._number = again, self._number + 1
+        if again:
+            return None
+        self._drawn.outcomes, self._drawn.rejected = [*self._settled.values()], [*self._rejected.values()]
+        return self._drawn
+
+    async def _replies(self) -> Sequence[Reply | NoThought]:
+        try:
+            if len(self._left) == 1:
+                return [await self._expert.think(self._record, self._left[0], self._number)]
+            together = cast("GroupExpert[RecordT]", self._expert)
+            return await together.think_together(self._record, self._left, self._number)
+        except NoThought as none:
+            # the tokens of a request that failed as a whole count once
+            rest = NoThought(none.reason, none.detail, asked=none.asked)
+            return [none, *[rest] * (len(self._left) - 1)]
+
+
 async def draw(
     expert: ExpertOn[RecordT],
     query: RecordT,
@@ -110,50 +179,10 @@ async def draw(
 
     Raises InputError where no sample can succeed.
     """
-    key, drawn, settled = key_of(query), Drawn(), dict[int, Outcome]()
-    rejected: dict[int, Rejected] = {}
-    known = known or Known()
-    left = samples
-    try:
-        async with asyncio.timeout_at(deadline) as limit:
-            for number in range(first, first + redraws + 1):
-                replies = await _replies(expert, query, left, number)
-                _count(replies, drawn)
-                again = []
-                for sample, reply in zip(left, replies, strict=True):
-                    made = _judged(query, key, sample, reply, checks, known)
-                    if isinstance(made, Outcome):
-                        settled[sample] = made
-                        continue
-                    if made.reason in REDRAWN:
-                        rejected[sample] = Rejected(key, sample, number + 1, _kept(key, sample, reply))
-                    if made.reason in REDRAWN and number < first + redraws:
-                        again.append(sample)
-                    else:
-                        settled[sample] = failure_of(key, sample, made)
-                left = again
-                if not left:
-                    break
-    except TimeoutError as error:
-        late = NoThought(Reason.DEADLINE, "in flight at the deadline of the run")
-        none = late if limit.expired() else NoThought(Reason.TIMEOUT, str(error))
-        for sample in samples:
-            settled.setdefault(sample, failure_of(key, sample, none))
-    drawn.outcomes, drawn.rejected = list(settled.values()), list(rejected.values())
+    drawing = Drawing(expert, query, samples, checks=checks, redraws=redraws, first=first, known=known)
+    while (drawn := drawing.settle(await drawing.ask(deadline))) is None:
+        pass
     return drawn
-
-
-async def _replies(
-    expert: ExpertOn[RecordT], query: RecordT, samples: Sequence[int], number: int
-) -> Sequence[Reply | NoThought]:
-    try:
-        if len(samples) == 1:
-            return [await expert.think(query, samples[0], number)]
-        return await cast("GroupExpert[RecordT]", expert).think_together(query, samples, number)
-    except NoThought as none:
-        # the tokens of a request that failed as a whole count once
-        rest = NoThought(none.reason, none.detail, asked=none.asked)
-        return [none, *[rest] * (len(samples) - 1)]
 
 
 def _count(replies: Sequence[Reply | NoThought], drawn: Drawn) -> None:
