@@ -64,6 +64,19 @@ def test_the_order_of_rows_is_the_order_of_vectors(llama, order):
     np.testing.assert_allclose(shuffled, vectors[order], atol=1e-6)
 
 
+def test_short_rows_are_not_padded_to_a_long_one(llama):
+    rows = [document_row(llama.layout, [4] * length) for length in [3, 4, 5, 6] * 4 + [150]]
+    rows = [document_row(llama.layout, [4 + n, *row.ids]) for n, row in enumerate(rows)]  # all different
+    shapes = []
+    hook = llama.backbone.lm.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    Reader(llama.backbone, llama.layout, 0).read(rows)
+    hook.remove()
+    assert sum(shapes) <= 1.25 * sum(len(row.ids) for row in rows)
+    assert len(shapes) <= 4
+
+
 def test_equal_rows_are_read_once(llama):
     widths = []
     llama.backbone.lm.base_model.register_forward_pre_hook(

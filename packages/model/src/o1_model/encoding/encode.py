@@ -30,6 +30,7 @@ Vectors = NDArray[np.float32]
 REMEDY = "the weights are damaged, or their dtype overflows (float16 does; try bfloat16 or float32)"
 
 CPU_BATCH_TOKENS = 2048  # larger activations fall out of the caches
+CPU_REAL, CPU_SPARE = 0.8, 64  # share of a batch that is no padding, unless that is fewer tokens in all
 GPU_BATCH_TOKENS = 65_536
 
 
@@ -83,9 +84,13 @@ class Reader:
             self.tokens_read += int(steps_aside(batch).sum()) * self.layout.latent_tokens
             bar.update(len(group))
 
-        default = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        lengths, on_cpu = [len(row.ids) for row in unique], device.type == "cpu"
+        tokens = self.batch_tokens or (CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS)
+        # on a CPU every token of padding takes time, and so does another batch, as much as some tokens
+        padding = len(lengths) * max(lengths, default=0) - sum(lengths)
+        real = CPU_REAL if on_cpu and padding > CPU_SPARE else 0.0
         with fast_linear(), tqdm(total=len(unique), unit="row", desc="embed", disable=not pace.bar) as bar:
-            within_memory([len(row.ids) for row in unique], self.batch_tokens or default, run, rows=pace.rows)
+            within_memory(lengths, tokens, run, real=real, rows=pace.rows)
         order = np.array([place[row.ids] for row in rows], dtype=np.intp)
         found: Vectors = vectors.cpu().numpy()[order]
         return found
