@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Arrays, Job, Side, Size, Work, cpu_has, main, minilm, passages, refuse_difference
+from harness import Arrays, Job, Side, Size, Work, main, minilm, passages, refuse_difference
 
 
 def prepare(folder: Path, size: Size) -> None:
@@ -127,7 +127,7 @@ def agree_in_bfloat16(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
 
 NEEDS = ["sentence-transformers", "bm25s", "torch"]
 OURS = ["o1-vote", *NEEDS]
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "file": __file__,
     "what": "{queries} queries x {samples} thoughts, {documents} documents, BM25 and MiniLM",
     "unit": "queries",
@@ -154,9 +154,10 @@ HALF = Job(
         "one at a time": Side(one_at_a_time("bfloat16"), NEEDS, "bfloat16"),
     },
     agree=agree_in_bfloat16,
+    needs="avx512_bf16",
     **ABOUT,
 )
-JOBS = (JOB, HALF) if cpu_has("avx512_bf16") else (JOB,)
+JOBS = (JOB, HALF)
 
 if __name__ == "__main__":
     main(*JOBS)

@@ -32,7 +32,8 @@ Size = Mapping[str, Any]
 """Numbers that say how large a job is."""
 Arrays = dict[str, np.ndarray]
 """What a side found; no objects."""
-Work = Callable[[], Arrays]
+Work = Callable[[], "Arrays | Callable[[], Arrays]"]
+"""The work; returns what was found, or what reads it from where the work left it, which is not timed."""
 
 SETTLE = 0.3
 """Seconds before each turn, for threads of the other sides that still spin."""
@@ -93,6 +94,7 @@ class Job:
         goal: how many times as fast as the best peer this is meant to be.
         repeats: turns of each side.
         smoke_sides: the only ones that `smoke` runs, where others take long whatever the size.
+        needs: instructions, as Linux names them, without which no side is run.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Job:
     goal: float = 1.0
     repeats: int = 2
     smoke_sides: Sequence[str] = ()
+    needs: str = ""
 
 
 @dataclass
@@ -182,6 +185,8 @@ def run(job: Job, *, smoke: bool = False, size: Size | None = None, repeats: int
         _look_up(row, job.sides[row.side])
         if smoke and (job.sides[row.side].python or row.side not in (job.smoke_sides or job.sides)):
             row.skipped = row.skipped or "not a part of --smoke"
+        if job.needs and not cpu_has(job.needs):
+            row.skipped = f"the processor has no {job.needs}"
     present = [row for row in rows if not row.skipped]
     if rows[0].skipped or len(present) < (1 if smoke else 2):
         return rows
@@ -246,7 +251,7 @@ class _Here:
     def __init__(self, job: Job, side: str, folder: str, size: Size) -> None:
         self._side, self._name, self._folder, self._size = job.sides[side], side, Path(folder), size
         self._work: Work = dict
-        self._result: Arrays = {}
+        self._result: Arrays | Callable[[], Arrays] = {}
 
     def ask(self, what: str) -> dict[str, Any]:
         if what == "start":
@@ -257,7 +262,8 @@ class _Here:
             cpu, began = _cpu_seconds(), time.perf_counter()
             self._result = self._work()
             return {"seconds": time.perf_counter() - began, "cpu": _cpu_seconds() - cpu}
-        np.savez(self._folder / f"{self._name}.npz", **self._result)  # type: ignore[arg-type]
+        found = self._result() if callable(self._result) else self._result
+        np.savez(self._folder / f"{self._name}.npz", **found)  # type: ignore[arg-type]
         return {"peak_mb": _peak_mb()}
 
     def close(self) -> None:

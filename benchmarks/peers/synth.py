@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def serving(size: Size) -> str:
 _SERVERS: list[subprocess.Popen[str]] = []  # a Popen that is forgotten closes the stdin of its server
 
 
-def ours(_folder: Path, size: Size) -> Work:
+def ours(folder: Path, size: Size) -> Work:
     from o1_records import Query, Thought, read_jsonl
     from o1_synth import ChatExpert, Checks, Job, think
 
@@ -43,18 +44,17 @@ def ours(_folder: Path, size: Size) -> Work:
     # what the server says differs from sample to sample only in the seed: no sample is drawn twice
     checks = Checks(names=("refusal", "echo", "loop", "language"))
 
-    def work() -> Arrays:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "thoughts.jsonl"
-            think(
-                (Query(query_id=f"q{number:07}", text=text) for number, text in enumerate(texts)),
-                ChatExpert(base_url, "echo", stream=False),
-                out=out,
-                samples=size["samples"],
-                concurrency=size["concurrency"],
-                job=Job(checks=checks),
-            )
-            return answers([thought.text for thought in read_jsonl(out, Thought)])
+    def work() -> Callable[[], Arrays]:
+        out = Path(tempfile.mkdtemp(dir=folder)) / "thoughts.jsonl"
+        think(
+            (Query(query_id=f"q{number:07}", text=text) for number, text in enumerate(texts)),
+            ChatExpert(base_url, "echo", stream=False),
+            out=out,
+            samples=size["samples"],
+            concurrency=size["concurrency"],
+            job=Job(checks=checks),
+        )
+        return lambda: answers([thought.text for thought in read_jsonl(out, Thought)])
 
     return work
 
@@ -80,7 +80,11 @@ def plain(_folder: Path, size: Size) -> Work:
             await asyncio.gather(*(worker() for _ in range(size["concurrency"])))
         return found
 
-    return lambda: answers(asyncio.run(every()))
+    def work() -> Callable[[], Arrays]:
+        found = asyncio.run(every())
+        return lambda: answers(found)
+
+    return work
 
 
 def answers(texts: list[str]) -> Arrays:

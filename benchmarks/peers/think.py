@@ -1,7 +1,8 @@
 """Thoughts of a language model: ours against transformers' `generate`, llama.cpp and vLLM.
 
 Prompts are token ids: an instruction that all share, and a question. Several samples of each, at a
-temperature and of one length; before that, greedy continuations, whose tokens have to agree. O1_LLM is the
+temperature and of one length; before that, greedy continuations, whose tokens have to agree. A job compares
+sides of one precision; bfloat16 is measured where the processor has instructions for it. O1_LLM is the
 folder of a causal language model (else a Qwen2 of 25 M random parameters); O1_LLAMA_PYTHON has
 llama-cpp-python and reads $O1_LLM.gguf, in the precision that this file has; O1_VLLM_PYTHON has vLLM.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from harness import Arrays, Disagreement, Job, Side, Size, Work, main
 
 TEMPERATURE, TOP_P = 0.7, 0.9
-AGREEING = {"float32": 0.8, "that of the file": 0.25}
+AGREEING = {"float32": 0.8, "bfloat16": 0.4, "that of the file": 0.25}
 """The least share of greedy tokens before the first that differs: at a near tie the last bit decides."""
 
 
@@ -60,30 +62,35 @@ def result(greedy: Any, sampled: Any, size: Size) -> Arrays:
     return {"greedy": np.array(greedy), "sampled": thoughts}
 
 
-def loaded(folder: Path) -> Any:
+def loaded(folder: Path, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(llm(folder), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(llm(folder), dtype=getattr(torch, dtype)).eval()
 
 
-def ours(folder: Path, size: Size) -> Work:
-    from o1_model import Thinking
-    from o1_model.thinking.generate import Ends, generate
+def ours(dtype: str) -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        from o1_model import Thinking
+        from o1_model.thinking.generate import Ends, generate
+        from o1_records.kit.onednn import fast_linear
 
-    lm, prompts = loaded(folder), prompts_of(folder)
-    ends, banned = Ends(()), _ends(lm)
-    greedy = Thinking(samples=1, max_tokens=size["greedy"], temperature=0)
-    said = [own[0].token_ids for own in generate(lm, prompts, greedy, ends, banned=banned)]
-    thinking = Thinking(
-        samples=size["samples"], max_tokens=size["tokens"], temperature=TEMPERATURE, top_p=TOP_P
-    )
+        lm, prompts = loaded(folder, dtype), prompts_of(folder)
+        ends, banned = Ends(()), _ends(lm)
+        greedy = Thinking(samples=1, max_tokens=size["greedy"], temperature=0)
+        thinking = Thinking(
+            samples=size["samples"], max_tokens=size["tokens"], temperature=TEMPERATURE, top_p=TOP_P
+        )
 
-    def work() -> Arrays:
-        found = generate(lm, prompts, thinking, ends, banned=banned)
-        return result(said, [each.token_ids for own in found for each in own], size)
+        def said(how: Thinking) -> list[tuple[int, ...]]:
+            with fast_linear():  # as `o1_model.retriever.instruct` does
+                found = generate(lm, prompts, how, ends, banned=banned)
+            return [each.token_ids for own in found for each in own]
 
-    return work
+        first = said(greedy)
+        return lambda: result(first, said(thinking), size)
+
+    return start
 
 
 def _ends(lm: Any) -> list[int]:
@@ -92,25 +99,28 @@ def _ends(lm: Any) -> list[int]:
     return [] if eos is None else eos if isinstance(eos, list) else [eos]
 
 
-def transformers(folder: Path, size: Size) -> Work:
-    import torch
+def transformers(dtype: str) -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        import torch
 
-    lm, prompts = loaded(folder), prompts_of(folder)
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(own)) + own for own in prompts])
-    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
-    shared: dict[str, Any] = {
-        "input_ids": ids, "attention_mask": mask, "pad_token_id": 0, "suppress_tokens": _ends(lm) or None,
-    }  # fmt: skip
+        lm, prompts = loaded(folder, dtype), prompts_of(folder)
+        width = max(map(len, prompts))
+        ids = torch.tensor([[0] * (width - len(own)) + own for own in prompts])
+        mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
+        shared: dict[str, Any] = {
+            "input_ids": ids, "attention_mask": mask, "pad_token_id": 0, "suppress_tokens": _ends(lm) or None,
+        }  # fmt: skip
 
-    def generated(tokens: int, **how: Any) -> list[list[int]]:
-        with torch.inference_mode():
-            found = lm.generate(**shared, max_new_tokens=tokens, min_new_tokens=tokens, **how)
-        return found[:, width:].tolist()
+        def said(tokens: int, **how: Any) -> list[list[int]]:
+            with torch.inference_mode():
+                found = lm.generate(**shared, max_new_tokens=tokens, min_new_tokens=tokens, **how)
+            return found[:, width:].tolist()
 
-    said = generated(size["greedy"], do_sample=False)
-    how = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
-    return lambda: result(said, generated(size["tokens"], num_return_sequences=size["samples"], **how), size)
+        first = said(size["greedy"], do_sample=False)
+        how = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+        return lambda: result(first, said(size["tokens"], num_return_sequences=size["samples"], **how), size)
+
+    return start
 
 
 def llama_cpp(folder: Path, size: Size) -> Work:
@@ -153,69 +163,102 @@ def _configured(folder: Path) -> list[int]:
     return [] if eos is None else eos if isinstance(eos, list) else [eos]
 
 
-def vllm(folder: Path, size: Size) -> Work:
-    os.environ |= {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "HF_HUB_OFFLINE": "1",
+def vllm(dtype: str) -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        os.environ |= {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "HF_HUB_OFFLINE": "1",
+        }
+        from vllm import LLM, SamplingParams
+
+        prompts = [{"prompt_token_ids": own} for own in prompts_of(folder)]
+        model = LLM(
+            llm(folder), dtype=dtype, max_model_len=256, skip_tokenizer_init=True,
+            max_num_seqs=size["queries"] * size["samples"],
+        )  # fmt: skip
+        same = {"ignore_eos": True, "detokenize": False, "top_k": 0}
+
+        def said(**how: Any) -> list[list[int]]:
+            asked = SamplingParams(**same, **how)
+            return [
+                list(each.token_ids)
+                for own in model.generate(prompts, asked, use_tqdm=False)
+                for each in own.outputs
+            ]
+
+        greedy = said(temperature=0.0, max_tokens=size["greedy"])
+        how = {
+            "temperature": TEMPERATURE, "top_p": TOP_P, "max_tokens": size["tokens"], "n": size["samples"],
+        }  # fmt: skip
+        return lambda: result(greedy, said(**how), size)
+
+    return start
+
+
+def agreeing(precisions: Mapping[str, str]) -> Callable[[dict[str, Arrays], Size], dict[str, str]]:
+    """Return what compares the greedy tokens of sides with ours, by the precision of each."""
+
+    def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
+        own = found["ours"]["greedy"]
+        told = {}
+        for side in found.keys() - {"ours"}:
+            same = np.cumprod(own == found[side]["greedy"], axis=1).mean()
+            if same < AGREEING[precisions[side]]:
+                raise Disagreement(f"{side}: only {same:.3f} of the greedy tokens are the same")
+            told[side] = f"{same:.1%} of greedy tokens before a difference"
+        return told
+
+    return agree
+
+
+def job(name: str, dtype: str, more: Mapping[str, Side], **about: Any) -> Job:
+    """Return the job of one precision; `more` are sides beside those that have it."""
+    sides = {
+        "ours": Side(ours(dtype), OURS, dtype),
+        "transformers": Side(transformers(dtype), ["transformers", "torch"], dtype),
+        "vLLM": Side(vllm(dtype), ["vllm-cpu"], dtype, "O1_VLLM_PYTHON"),
+        **more,
     }
-    from vllm import LLM, SamplingParams
-
-    prompts = [{"prompt_token_ids": own} for own in prompts_of(folder)]
-    model = LLM(
-        llm(folder), dtype="float32", max_model_len=256, skip_tokenizer_init=True,
-        max_num_seqs=size["queries"] * size["samples"],
-    )  # fmt: skip
-    same = {"ignore_eos": True, "detokenize": False, "top_k": 0}
-
-    def said(**how: Any) -> list[list[int]]:
-        asked = SamplingParams(**same, **how)
-        return [
-            list(each.token_ids)
-            for own in model.generate(prompts, asked, use_tqdm=False)
-            for each in own.outputs
-        ]
-
-    greedy = said(temperature=0.0, max_tokens=size["greedy"])
-    how = {"temperature": TEMPERATURE, "top_p": TOP_P, "max_tokens": size["tokens"], "n": size["samples"]}
-    return lambda: result(greedy, said(**how), size)
+    # what is compared with ours in bfloat16 cannot agree better than bfloat16 does
+    precisions = {
+        name: dtype if side.precision == "float32" else side.precision for name, side in sides.items()
+    }
+    return Job(
+        name=name,
+        file=__file__,
+        what="{queries} prompts x {samples} samples x {tokens} tokens",
+        unit="tokens",
+        items=lambda size: size["queries"] * size["samples"] * size["tokens"],
+        sides=sides,
+        prepare=prepare,
+        agree=agreeing(precisions),
+        smoke={"queries": 2, "samples": 2, "tokens": 4, "greedy": 3, "threads": 1, "layers": 1},
+        goal=5,
+        **about,
+    )
 
 
-def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
-    own = found["ours"]["greedy"]
-    told = {}
-    for side, theirs in found.items():
-        if side == "ours":
-            continue
-        same = np.cumprod(own == theirs["greedy"], axis=1).mean()
-        if same < AGREEING[JOB.sides[side].precision]:
-            raise Disagreement(f"{side}: only {same:.3f} of the greedy tokens are the same")
-        told[side] = f"{same:.1%} of greedy tokens before a difference"
-    return told
-
-
-JOB = Job(
-    name="think",
-    file=__file__,
-    what="{queries} prompts x {samples} samples x {tokens} tokens",
-    unit="tokens",
-    items=lambda size: size["queries"] * size["samples"] * size["tokens"],
-    sides={
-        "ours": Side(ours, ["o1-model", "torch"], "float32"),
-        "transformers": Side(transformers, ["transformers", "torch"], "float32"),
+OURS = ["o1-model", "torch"]
+JOB = job(
+    "think",
+    "float32",
+    {
         "llama.cpp, one at a time": Side(
             llama_cpp, ["llama_cpp_python"], "that of the file", "O1_LLAMA_PYTHON"
-        ),
-        "vLLM": Side(vllm, ["vllm-cpu"], "float32", "O1_VLLM_PYTHON"),
+        )
     },
-    prepare=prepare,
-    agree=agree,
-    full={"queries": 6, "samples": 3, "tokens": 24, "greedy": 6, "threads": 2, "layers": 6},
-    smoke={"queries": 2, "samples": 2, "tokens": 4, "greedy": 3, "threads": 1, "layers": 1},
-    goal=5,
+    full={"queries": 8, "samples": 3, "tokens": 32, "greedy": 6, "threads": 2, "layers": 6},
 )
-JOBS = (JOB,)
+HALF = job(
+    "think, bfloat16",
+    "bfloat16",
+    {"ours, float32": Side(ours("float32"), OURS, "float32")},
+    full={"queries": 64, "samples": 3, "tokens": 64, "greedy": 6, "threads": 2, "layers": 6},
+    needs="avx512_bf16",
+)
+JOBS = (JOB, HALF)
 
 if __name__ == "__main__":
     main(*JOBS)
