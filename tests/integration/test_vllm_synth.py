@@ -28,7 +28,8 @@ from o1_synth.template import read_template
 
 pytestmark = pytest.mark.vllm
 
-SAMPLES, TOKENS, AT_ONCE, CONCURRENCY = 3, 100, 8, 32
+# 500 thoughts: a quick machine says some 80 a second, and the job is to be interrupted at about 40
+SAMPLES, TOKENS, AT_ONCE, CONCURRENCY = 10, 100, 8, 32
 OPTIONS = {"dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": AT_ONCE}
 OPTIONS |= {"disable_log_stats": False}
 OPTIONS |= {"block_size": 32}  # shorter than a prompt, so that the prefix cache has something to keep
