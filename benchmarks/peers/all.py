@@ -1,4 +1,4 @@
-"""Every job against its peers: a table, a picture, and the figures as JSON; about ten minutes on two cores.
+"""Every job against its peers: a table, a picture, and the figures as JSON; 25 minutes on two cores.
 
     python benchmarks/peers/all.py --out peers            # peers.md, peers.json, peers.svg
     python benchmarks/peers/all.py --out docs/peers --page docs/performance.md   # its figures, too
