@@ -96,6 +96,16 @@ def test_a_timeout_of_an_experts_own_is_not_the_deadline_of_the_run():
     assert ends(asyncio.run(ask(60, 0.01))) == {0: "deadline"}
 
 
+def test_after_the_deadline_no_request_goes_out():
+    expert = Scripted({(0, 0): "a thought"})
+
+    async def ask():
+        return await draw(expert, QUERY, [0], deadline=asyncio.get_running_loop().time())
+
+    assert ends(asyncio.run(ask())) == {0: "deadline"}
+    assert expert.requests == []
+
+
 def test_an_error_that_no_sample_can_escape_ends_the_request():
     class Hopeless(Scripted):
         async def think(self, query, sample, draw=0):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
-from o1_records import Document, Example, Qrel, Query, Thought, read_jsonl, write_jsonl
-from o1_synth import ChatExpert, Checks, Job, Prompt, Retry, think
+from o1_records import Document, Example, Qrel, Query, Source, Thought, read_jsonl, write_jsonl
+from o1_synth import ChatExpert, Checks, Job, Prompt, Reply, Retry, think
 from o1_synth.__main__ import main
 from o1_synth.job.draw import Failure
 from o1_synth.prompt import examples_of
@@ -194,3 +195,39 @@ def test_a_copied_exemplar_is_a_leak_and_so_is_an_invented_further_example(serve
     reasons = {it.query_id: it.reason for it in read_jsonl(summary.failures_path, Failure)}
     assert reasons == {"q0": "leak", "q1": "scaffold", "q2": "leak"}
     assert [it.query_id for it in read_jsonl(tmp_path / "t.jsonl", Thought)] == ["q3"]
+
+
+class Broken(Checks):
+    """The checks of a user, which half of the answers break."""
+
+    def fault(self, query, text, finish_reason, sample=0):
+        if sample % 2:
+            raise ZeroDivisionError
+        return super().fault(query, text, finish_reason, sample)
+
+
+class AllAtOnce:
+    """Answers when so many are asked that nobody else will be."""
+
+    source = Source(model="m")
+
+    def __init__(self, asked):
+        self.left, self.all_are_here = asked, asyncio.Event()
+
+    async def think(self, query, sample, draw=0):
+        self.left -= 1
+        if not self.left:
+            self.all_are_here.set()
+        await self.all_are_here.wait()
+        return Reply(text=GOOD.format(seed=sample), source=self.source)
+
+    async def close(self):
+        pass
+
+
+def test_what_was_answered_is_kept_where_a_check_breaks(tmp_path):
+    out = tmp_path / "t.jsonl"
+    with pytest.raises(ZeroDivisionError):
+        think(QUERIES[:1], AllAtOnce(8), out=out, samples=8, concurrency=8, job=Job(checks=Broken()))
+    summary = think(QUERIES[:1], AllAtOnce(4), out=out, samples=8, concurrency=8, job=Job(checks=Checks()))
+    assert (summary.thoughts, summary.asked) == (8, 4)

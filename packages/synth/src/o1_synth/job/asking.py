@@ -95,10 +95,14 @@ class Asking(Generic[RecordT]):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(asked, *tasks, return_exceptions=True)
-            while self._answered:  # an error ends it, or Ctrl-C: what was answered is kept all the same
-                with contextlib.suppress(InputError):
-                    self._settle()
-            self.books.commit(last=True)
+            try:
+                # an error ends it, or Ctrl-C, and goes on to the caller; what was answered is kept, unless a
+                # part of it is to be drawn again
+                while self._answered:
+                    with contextlib.suppress(Exception):
+                        self._settle()
+            finally:
+                self.books.commit(last=True)
 
     async def _worker(self) -> None:
         """Take one request after another from the list that all workers share."""

@@ -112,11 +112,13 @@ class Drawing(Generic[RecordT]):
 
     async def ask(self, deadline: float | None = None) -> Sequence[Reply | NoThought]:
         """Return a reply for each sample that has no outcome. Raises InputError where none can succeed."""
+        late = NoThought(Reason.DEADLINE, "in flight at the deadline of the run", asked=False)
+        if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+            return [late] * len(self._left)  # before a request goes out, and is paid for
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 return await self._replies()
         except TimeoutError as error:
-            late = NoThought(Reason.DEADLINE, "in flight at the deadline of the run", asked=False)
             none = late if limit.expired() else NoThought(Reason.TIMEOUT, str(error), asked=False)
             return [none] * len(self._left)
 
