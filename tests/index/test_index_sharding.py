@@ -140,6 +140,8 @@ def test_indexes_that_were_built_otherwise_are_not_merged(folder):
         pytest.raises(InputError, match=rf"document 'c' is in {folder}/abc and in {folder}/cde; a document"),
     ):
         together.search(np.eye(3), list("xyz"), k=3)
+    with pytest.raises(InputError, match=rf"{folder}/abc: given twice"):
+        ShardProcesses([folder / "abc", folder / "abc"], processes=2)
 
 
 def test_machines_that_share_a_folder_build_its_shards_between_them(folder):

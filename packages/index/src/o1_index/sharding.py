@@ -217,9 +217,11 @@ class ShardProcesses:
     def __init__(self, folders: Sequence[str | Path], *, processes: int, mmap: bool = False) -> None:
         """Open each shard in one of the processes.
 
-        Raises InputError as `Shards` does.
+        Raises InputError as `Shards` does, and for a folder that is given twice.
         """
         paths = [Path(folder) for folder in folders]
+        if twice := [path for number, path in enumerate(paths) if path in paths[:number]]:
+            raise InputError(f"{twice[0]}: given twice; its documents are searched once")
         count = min(processes, len(paths))
         groups = [paths[number::count] for number in range(count)]
         # a pool each, so that a shard is always asked for where it is open
