@@ -128,7 +128,7 @@ def test_thoughts_that_nothing_reads_cannot_be_dropped(tmp_path, plain_models):
 
 RESUMED = {
     "draws, dropped thoughts and Redapter's start": (
-        Objective(temperature=0.1, redapter_from=6), {"thought_dropout": 0.3}
+        Objective(temperature=0.1, redapter_from=3), {"thought_dropout": 0.3}
     ),
     "own thoughts in the mixture": (
         Objective(**{**vars(MIXTURE), "own_thoughts": 0.5, "own_thoughts_every": 2}), {}
@@ -148,7 +148,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     assert [line["loss"] for line in log(parts)] == pytest.approx([line["loss"] for line in log(whole)])
     if objective.redapter_from is not None:
         started = ["intensity_mean" in line for line in log(parts)]
-        assert started == [False] * 6 + [True] * 2
+        assert started == [False] * 3 + [True] * 5  # counted on, not anew
 
 
 # --- retrieval mixes as training did ------------------------------------------------------------------
