@@ -183,8 +183,8 @@ def test_what_one_engine_does_with_each_request(counting_llama):
             await expert.think(too_long, 0)
         assert refused.value.reason == Reason.REJECTED
 
-        together = await expert.think_together(first, range(SAMPLES))
-        assert len({reply.text for reply in together}) == SAMPLES
+        together = await expert.think_together(first, range(3))
+        assert len({reply.text for reply in together}) == 3
         assert set(" ".join(reply.text for reply in together).split()) <= counting_llama.words("q0")
         alone = await asyncio.gather(*(expert.think(first, sample) for sample in (0, 0, 1)))
         assert alone[0] == alone[1] != alone[2]
