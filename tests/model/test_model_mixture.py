@@ -1,6 +1,8 @@
 """Training what retrieval uses, thoughts mixed into queries; and turns that draw the same after a resume."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,7 +130,7 @@ def test_thoughts_that_nothing_reads_cannot_be_dropped(tmp_path, plain_models):
 
 RESUMED = {
     "draws, dropped thoughts and Redapter's start": (
-        Objective(temperature=0.1, redapter_from=3), {"thought_dropout": 0.3}
+        Objective(temperature=0.1, redapter_from=6), {"thought_dropout": 0.3}
     ),
     "own thoughts in the mixture": (
         Objective(**{**vars(MIXTURE), "own_thoughts": 0.5, "own_thoughts_every": 2}), {}
@@ -141,14 +143,17 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     tmp_path, plain_models, objective, of_data
 ):
     whole = run(tmp_path / "whole", plain_models["llama"], 8, objective, of_data=of_data)
-    run(tmp_path / "parts", plain_models["llama"], 4, objective, of_data=of_data)
+    # what a training that is killed after step 4 leaves
+    left = Path(shutil.copytree(whole / "checkpoint-4", tmp_path / "parts" / "checkpoint-4"))
+    before = (left / "trainer_state.json").stat().st_mtime_ns
     parts = run(tmp_path / "parts", plain_models["llama"], 8, objective, of_data=of_data)
+    assert (left / "trainer_state.json").stat().st_mtime_ns == before, "it began anew"
     first, second = (Embedder.from_pretrained(folder).backbone.state_dict() for folder in (whole, parts))
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
     assert [line["loss"] for line in log(parts)] == pytest.approx([line["loss"] for line in log(whole)])
     if objective.redapter_from is not None:
         started = ["intensity_mean" in line for line in log(parts)]
-        assert started == [False] * 3 + [True] * 5  # counted on, not anew
+        assert started == [False] * 6 + [True] * 2
 
 
 # --- retrieval mixes as training did ------------------------------------------------------------------
