@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from o1_index.documents import Excluded, Where, refuse_text, unique
 from o1_index.hits import Hits, Scores
 from o1_index.index import Fetched
-from o1_index.sharding import merged_hits, refuse_shared
+from o1_index.sharding import merged_hits, refuse_shared, refuse_twice
 from o1_index.store.manifest import Settings
 from o1_index.vector_store import in_order, refuse_unlike
 from o1_index.vectors import Metric, Vectors, as_numpy, checked
@@ -113,8 +113,7 @@ class Servers:
         self.addresses = [_address(each) for each in addresses]
         if not self.addresses:
             raise InputError("give the address of at least one server")
-        if twice := {each for each in self.addresses if self.addresses.count(each) > 1}:
-            raise InputError(f"{sorted(twice)[0]}: given twice; its documents are searched once")
+        refuse_twice(self.addresses)
         self._timeout = timeout
         self._pool = ThreadPoolExecutor(AT_A_TIME * len(self.addresses), thread_name_prefix="shard")
         try:

@@ -220,8 +220,7 @@ class ShardProcesses:
         Raises InputError as `Shards` does, and for a folder that is given twice.
         """
         paths = [Path(folder) for folder in folders]
-        if twice := [path for number, path in enumerate(paths) if path in paths[:number]]:
-            raise InputError(f"{twice[0]}: given twice; its documents are searched once")
+        refuse_twice(list(map(str, paths)))
         count = min(processes, len(paths))
         groups = [paths[number::count] for number in range(count)]
         # a pool each, so that a shard is always asked for where it is open
@@ -305,6 +304,12 @@ def merged_hits(
     rows = names.rows_of({place: ids for place, (ids, _) in answers.items()})
     scores = np.concatenate([scores for _, scores in answers.values()], axis=1)
     return Hits(list(query_ids), names, *best(names, rows, scores, k))
+
+
+def refuse_twice(places: Sequence[str]) -> None:
+    """Raise InputError for a folder, or the address of a server, that is given twice."""
+    if twice := sorted({place for place in places if places.count(place) > 1}):
+        raise InputError(f"{twice[0]}: given twice; its documents are searched once")
 
 
 def refuse_shared(homes: dict[str, str], place: str, names: Iterable[str]) -> None:
