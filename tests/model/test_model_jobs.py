@@ -185,7 +185,7 @@ def test_the_function_writes_what_the_model_thinks(embedder, here):
 
 
 def test_what_stopped_goes_on_and_thinks_about_nothing_twice(embedder, here, monkeypatch):
-    monkeypatch.setattr(jobs, "CHUNK", 1)
+    monkeypatch.setattr(jobs, "CHECKPOINT_CHUNK", 1)
     stop, asked, own = threading.Event(), [], Embedder.think
 
     def think_and_stop(self, queries, thinking):
@@ -208,7 +208,7 @@ def test_what_stopped_goes_on_and_thinks_about_nothing_twice(embedder, here, mon
 
 
 def test_an_interrupted_command_says_how_to_go_on(checkpoint, here, monkeypatch, capsys):
-    monkeypatch.setattr(jobs, "CHUNK", 1)
+    monkeypatch.setattr(jobs, "CHECKPOINT_CHUNK", 1)
     own = Embedder.think
 
     def interrupted(self, queries, thinking):

@@ -31,7 +31,13 @@ from o1_model.layout import FILE_NAME, Layout
 from o1_model.retriever.identity import without_place
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import CheckpointThinker, open_thinker, thoughts_by_query
+from o1_model.retriever.thinkers import (
+    CHECKPOINT_CHUNK,
+    CheckpointThinker,
+    chunk_of,
+    open_thinker,
+    thoughts_by_query,
+)
 from o1_model.thinking.decoder import Decoder
 from o1_model.thinking.engines import Engine
 from o1_model.thinking.gate import Gate, Point, calibrate, curve, read_margins, refuse_budget
@@ -64,8 +70,6 @@ from o1_records.vectors import Encoder, VectorSet, VectorWriter, refuse_other_or
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256  # queries that are thought about together, in batches of similar length; lost at most by a kill
-OTHERS_CHUNK = 32  # the same for instruct models and servers, which are larger
 WINDOW = 1024  # documents that are sorted by length, so that those of a chunk need little padding
 CPU_SHARD_ROWS, GPU_SHARD_ROWS = 1024, 8192
 BUDGETS = [tenth / 10 for tenth in range(11)]
@@ -159,7 +163,7 @@ def think(
             thinker = open_thinker(model, style, **loading)
             thinking = thinking or thinker.usual
             made_from = {name: _plain(value) for name, value in without_place(thinker.fingerprint).items()}
-            chunk, make, cut = OTHERS_CHUNK, partial(thinker.think, thinking=thinking), Counter[str]()
+            chunk, make, cut = chunk_of(thinker), partial(thinker.think, thinking=thinking), Counter[str]()
             on_cluster = partial(_think_there, name, style, there, thinking, None, made_from)
         else:
             if style is not None:
@@ -170,7 +174,7 @@ def think(
             on_cluster = partial(_think_there, name, None, there, thinking, engine, _made_by(embedder))
             during.enter_context(_thinking_by(embedder.decoder, engine, cache))
             cut = during.enter_context(embedder.counting())
-            chunk, make = CHUNK, partial(thoughts_by_query, embedder, thinking=thinking)
+            chunk, make = CHECKPOINT_CHUNK, partial(thoughts_by_query, embedder, thinking=thinking)
         made_from |= {name: str(value) for name, value in vars(thinking).items()} | {"queries": source}
         job = during.enter_context(Job(out, made_from, schema=_THOUGHTS, new_job=new_job))
         if job.finished:
@@ -256,7 +260,7 @@ def think_about_documents(
         if job.finished:
             _say(f"{out} is complete; nothing to do", progress)
         else:
-            missing = _missing(job, _by_length(asked()), OTHERS_CHUNK)
+            missing = _missing(job, _by_length(asked()), chunk_of(opened))
             made = _thought_here(partial(opened.think, thinking=thinking), missing, stop)
             thought_about = _kept(job, made, total, "document", progress)
             if thought_about < total:
@@ -610,7 +614,7 @@ def _embed_by(
 
     thinks = role == "query" and known is None and retriever.thinks
     with VectorWriter(out, encoder=encoder, source=source, new_job=new_job) as writer:
-        rows = shard_rows or (OTHERS_CHUNK if thinks else CPU_SHARD_ROWS)
+        rows = shard_rows or (chunk_of(retriever.thinker) if thinks else CPU_SHARD_ROWS)
         write_shards(writer, items(), partial(map, encode), shard_rows=rows, total=total, progress=progress)
         return writer.close()
 

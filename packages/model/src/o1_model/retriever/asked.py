@@ -18,7 +18,7 @@ from o1_model.retriever.instruct import Instruct, VLLMInstruct
 from o1_model.retriever.judged import LEAST_QUERIES, Judged
 from o1_model.retriever.retriever import Texts
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.thinkers import GivenThoughts, open_thinker
+from o1_model.retriever.thinkers import GivenThoughts, chunk_of, open_thinker
 from o1_model.thinking.settings import Thinking
 from o1_records import Document, DocumentThought, InputError, Query, Thought, read_jsonl
 from o1_records.kit.controls import copied_thoughts, empty_thoughts, filler_thoughts, shuffled_thoughts
@@ -26,8 +26,6 @@ from o1_records.kit.job import Job
 from o1_records.styles import Style
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 32  # queries thought about at a time; lost at most by a kill
 
 _THOUGHTS = (
     "CREATE TABLE IF NOT EXISTS thoughts "
@@ -112,10 +110,11 @@ class AskedThoughts:
         ) as bar:
             for each in self._asked:
                 left = [query for query in self._queries if (each.key, query.query_id) not in self._kept]
-                for start in range(0, len(left), CHUNK):
+                at_once = chunk_of(each.thinker)
+                for start in range(0, len(left), at_once):
                     if stop is not None and stop.is_set():
                         return False
-                    chunk = left[start : start + CHUNK]
+                    chunk = left[start : start + at_once]
                     made = each.thinker.think(chunk, each.thinking)
                     self._keep(each.key, chunk, made)
                     bar.update(len(chunk))

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from o1_model.thinking.decode import Told, filled, nucleus, select, spread, stream
+from o1_model.thinking.decode import Told, blocks, filled, nucleus, select, spread, stream
 from o1_model.thinking.engines import Written
 from o1_model.thinking.settings import Thinking
 
@@ -71,7 +71,7 @@ def generate(
     said: list[list[int]] = [[] for _ in range(len(draws))]
     finished = [False] * len(draws)
     for step in range(longest):
-        chosen = _choose(logits.float().index_fill_(1, never, float("-inf")), draws[live, step], thinking)
+        chosen = _choose(logits, never, draws[live, step], thinking)
         going = torch.ones_like(live, dtype=torch.bool)
         rows = zip(live.tolist(), chosen.tolist(), torch.isin(chosen, last).tolist(), strict=True)
         for place, (row, token, ended) in enumerate(rows):
@@ -151,11 +151,19 @@ def _forward(
 
 
 def _choose(
-    logits: Float[Tensor, "rows vocab"], draws: Float[Tensor, "rows tries"], thinking: Thinking
+    logits: Float[Tensor, "rows vocab"],
+    never: Int[Tensor, "banned"],
+    draws: Float[Tensor, "rows tries"],
+    thinking: Thinking,
 ) -> Int[Tensor, "rows"]:
-    if thinking.temperature < 1e-6:  # a smaller one overflows
-        return logits.argmax(dim=-1)
-    return nucleus(logits / thinking.temperature, draws, thinking.top_p)
+    chosen = []
+    for some, tries in blocks(logits, draws):
+        allowed = some.float().index_fill(1, never, float("-inf"))
+        if thinking.temperature < 1e-6:  # a smaller one overflows
+            chosen.append(allowed.argmax(dim=-1))
+        else:
+            chosen.append(nucleus(allowed.div_(thinking.temperature), tries, thinking.top_p))
+    return torch.cat(chosen)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
