@@ -240,8 +240,8 @@ def peers_speed(session: nox.Session) -> None:
     """Speed, memory and agreement beside the strongest peers (benchmarks/peers): a table and a picture.
 
     Peers that cannot live beside these versions have a Python of their own: O1_OPENVINO_PYTHON,
-    O1_ONNX_PYTHON, O1_INFINITY_PYTHON, O1_LLAMA_PYTHON, O1_VLLM_PYTHON and O1_LUCENE_PYTHON name them;
-    docs/performance.md says how to make them.
+    O1_ONNX_PYTHON, O1_INFINITY_PYTHON, O1_VLLM_PYTHON and O1_LUCENE_PYTHON name them. O1_LLAMA_SERVER is
+    llama.cpp's server. docs/performance.md says how to make them.
     """
     others = ["ranx>=0.3.21", "pytrec_eval-terrier", "usearch>=2.26", "hnswlib>=0.8", "mteb>=2.26"]
     others += ["datasets>=5", "peft", "aiohttp"]

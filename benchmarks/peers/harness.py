@@ -63,12 +63,14 @@ class Side:
         packages: the distributions it needs; their versions are shown.
         precision: the class of numbers it computes with.
         python: the environment variable with the Python that has these packages, where this one cannot.
+        program: the environment variable with a program that it starts; its `--version` is shown.
     """
 
     start: Callable[[Path, Size], Work]
     packages: Sequence[str]
     precision: str = ""
     python: str = ""
+    program: str = ""
 
     @property
     def interpreter(self) -> str | None:
@@ -183,7 +185,8 @@ def run(job: Job, *, smoke: bool = False, size: Size | None = None, repeats: int
     rows = [Row(job.name, name) for name in job.sides]
     for row in rows:
         _look_up(row, job.sides[row.side])
-        if smoke and (job.sides[row.side].python or row.side not in (job.smoke_sides or job.sides)):
+        elsewhere = job.sides[row.side].python or job.sides[row.side].program
+        if smoke and (elsewhere or row.side not in (job.smoke_sides or job.sides)):
             row.skipped = row.skipped or "not a part of --smoke"
         if job.needs and not cpu_has(job.needs):
             row.skipped = f"the processor has no {job.needs}"
@@ -220,7 +223,10 @@ def run(job: Job, *, smoke: bool = False, size: Size | None = None, repeats: int
 
 
 def _look_up(row: Row, side: Side) -> None:
-    """Note the versions of a side's packages, or why it cannot run."""
+    """Note the versions of a side's packages and program, or why it cannot run."""
+    if side.program and side.program not in os.environ:
+        row.skipped = f"{side.program} is not set"
+        return
     if side.interpreter is None:
         row.skipped = f"{side.python} names no Python that has {', '.join(side.packages)}"
         return
@@ -236,6 +242,10 @@ def _look_up(row: Row, side: Side) -> None:
                 found[name] = None
     missing = [name for name, own in found.items() if own is None]
     row.versions = {name: own for name, own in found.items() if own}
+    if side.program:
+        command = [os.environ[side.program], "--version"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        row.versions[Path(command[0]).name] = (told.stdout + told.stderr).strip().splitlines()[0]
     row.skipped = f"not installed: {', '.join(missing)}" if missing else ""
 
 

