@@ -16,7 +16,7 @@ from o1_model import Embedder, Thinking
 from o1_model.backbone import Backbone
 from o1_model.encoding.encode import within_memory
 from o1_model.layout import prompt_row, query_row, text_ids
-from o1_model.thinking.decode import TRIES, filled, nucleus
+from o1_model.thinking.decode import TRIES, blocks, filled, nucleus
 from o1_model.thinking.engines import VLLM, CompletionServer, Written, refuse_not_causal
 from o1_model.thinking.settings import HOTTEST
 from o1_records import InputError, MissingExtraError, Query
@@ -288,6 +288,15 @@ def test_the_last_draw_is_inside_the_nucleus():
     draws = torch.full((1, TRIES), 0.99)
     logits = torch.log(torch.tensor([[0.5, 0.4, 0.1]]))
     assert nucleus(logits, draws, 0.6).tolist() == [1]
+
+
+def test_the_rows_of_a_large_vocabulary_are_drawn_a_few_at_a_time():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 2**17, generator=generator) * 3
+    draws = torch.rand(9, TRIES, generator=generator)
+    parts = [nucleus(*part, 0.9) for part in blocks(logits, draws)]
+    assert [len(part) for part in parts] == [4, 4, 1]
+    assert torch.equal(torch.cat(parts), nucleus(logits, draws, 0.9))
 
 
 class SameAgain:
