@@ -57,7 +57,7 @@ for argument in "$@"; do
   done
   [ -f "$work/mined.jsonl" ] || o1-vote mine --examples "$last" --corpus "$learnt" --member bm25 --split-identifiers --count 1 \
     --out "$work/mined.jsonl" --reasons "$work/mined.reasons.jsonl"
-  examples+=("$work/mined.jsonl")
+  examples+=("$(basename "$collection")=$work/mined.jsonl")
 done
 
 for seed in ${SEEDS:-0 1 2}; do

@@ -1,6 +1,8 @@
 """`runs/retriever.sh` from end to end on tiny models: both trainings, each calibrated and confirmed."""
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,16 +51,17 @@ def test_an_embedder_is_trained_with_and_without_thoughts_and_measured(tmp_path)
         **{"FLAGS": "--use_cpu --max_steps 2", "HF_HUB_OFFLINE": "1"},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    command = ["bash", str(SCRIPT), f"{tmp_path / 'toy'}:keywords"]
+    shutil.copytree(tmp_path / "toy", tmp_path / "more")
+    command = ["bash", str(SCRIPT), f"{tmp_path / 'toy'}:keywords", f"{tmp_path / 'more'}:snippet"]
     subprocess.run(command, env=environment, check=True)
     learnt = {example.query.query_id for example in read_jsonl(out / "toy" / "mined.jsonl", Example)}
     assert learnt
     assert "train00" not in learnt
-    for kind in ("thoughts-0", "plain-0"):
-        found = msgspec.json.decode((out / kind / "toy.test.json").read_bytes(), type=Confirmation)
+    for kind, name in itertools.product(("thoughts-0", "plain-0"), ("toy", "more")):
+        found = msgspec.json.decode((out / kind / f"{name}.test.json").read_bytes(), type=Confirmation)
         assert {row.name for row in found.rows} >= {"no thought"}
         assert set(found.query_ids) == {f"test{n:02}" for n in range(N)}
     again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert again.stdout == ""  # all of it is there
-    other = subprocess.run([*command, "more:keywords"], env=environment, check=False, capture_output=True)
+    other = subprocess.run([*command, "others:keywords"], env=environment, check=False, capture_output=True)
     assert (other.returncode, b"other settings" in other.stderr) == (4, True)
