@@ -67,7 +67,8 @@ for seed in ${SEEDS:-0 1 2}; do
     if [ $kind = plain ]; then  # v_q alone
       terms=(--embed_weight 1 --thought_weight 0 --mixture_weight 0 --distil_weight 0 --distil_from thought)
     fi
-    [ -d "$model/model" ] || o1-model train "$here/retriever.yaml" --model_name_or_path "$EMBEDDER" \
+    # its card is written last
+    [ -f "$model/model/README.md" ] || o1-model train "$here/retriever.yaml" --model_name_or_path "$EMBEDDER" \
       --train_data "${examples[@]}" --seed "$seed" --output_dir "$model/model" "${terms[@]}" "${flags[@]}"
     for argument in "$@"; do
       collection=${argument%%:*}

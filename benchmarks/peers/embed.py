@@ -102,8 +102,8 @@ def agree_in_bfloat16(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
 
 def prepare_judged(folder: Path, size: Size) -> None:
     """Write documents, queries, and which documents are relevant to each query."""
-    scifact = Path(os.environ.get("O1_DATA", "")) / "scifact"
-    if (scifact / "corpus.jsonl").exists():
+    data = os.environ.get("O1_DATA")
+    if data and (scifact := Path(data) / "scifact").exists():
         from o1_records import open_documents, open_qrels, open_queries
 
         relevant: dict[str, list[str]] = {}
@@ -234,7 +234,7 @@ INT8 = Job(
     agree=agree_in_ndcg,
     full={"documents": 1024, "words": 90, "batch": 32},
     needs="avx512_vnni",
-    **ABOUT | {"what": "{documents} documents of SciFact, MiniLM", "prepare": prepare_judged},
+    **ABOUT | {"what": "{documents} judged documents, MiniLM", "prepare": prepare_judged},
 )
 JOBS = (JOB, HALF, INT8)
 

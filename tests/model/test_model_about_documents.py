@@ -87,14 +87,14 @@ def test_what_was_thought_is_not_thought_again(thinker, chat_model, tmp_path):
             self.asked += 1
             return self.asked > 1
 
-    many = [Document(doc_id=f"d{n}", text="word " * (n % 7 + 1)) for n in range(40)]
+    many = [Document(doc_id=f"d{n}", text="word " * (n % 7 + 1)) for n in range(140)]
     first = think_about_documents(thinker, many, {"max_tokens": 2}, out=out, stop=Stops())
-    assert (first.thought_about, first.finished) == (32, False)
+    assert (first.thought_about, first.finished) == (128, False)
     assert not out.exists()
     before = thinker.tokens
     again = think_about_documents(thinker, many, {"max_tokens": 2}, out=out)
     assert again.finished
-    assert 0 < thinker.tokens - before <= 2 * 8
+    assert 0 < thinker.tokens - before <= 2 * 12
     assert list(written(out)) == [each.doc_id for each in many if each.doc_id in written(out)]
 
 
