@@ -9,7 +9,7 @@
 #
 #   SEEDS="0 1 2"     trainings of each kind
 #   TRAIN=train DEV=dev TEST=test OUT=results/retriever
-#   FLAGS=            more flags of `o1-model train`, such as "--bf16"
+#   FLAGS=            more flags of `o1-model train`, such as "--bf16 --use_cpu" without a GPU
 #
 # Training queries that are near copies of DEV or TEST queries of any collection are left out, and so are those
 # without a hard negative. OUT/KIND-SEED/COLLECTION.dev.json and .test.json are the calibration and what

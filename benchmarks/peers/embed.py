@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def ours_judged(dtype: str) -> Callable[[Path, Size], Work]:
         model = Embedder.from_pretrained(minilm(), device="cpu", dtype=dtype)
         queries = model.encode_query(list(judged["queries"].values()))
         texts = list(judged["texts"].values())
-        return lambda: ranked(judged, queries, model.encode_document(texts))
+        return lambda: partial(ranked, judged, queries, model.encode_document(texts))
 
     return start
 
@@ -153,28 +154,33 @@ def onnx_int8(folder: Path, size: Size) -> Work:
     how = {"batch_size": size["batch"], "normalize_embeddings": True}
     queries = model.encode(list(judged["queries"].values()), **how)
     texts = list(judged["texts"].values())
-    return lambda: ranked(judged, queries, model.encode(texts, **how))
+    return lambda: partial(ranked, judged, queries, model.encode(texts, **how))
 
 
 def ranked(judged: dict[str, Any], queries: np.ndarray, vectors: np.ndarray) -> Arrays:
-    """Return the vectors of the documents, and nDCG@10 of an exact search, with one grade of relevance."""
+    """Return the vectors of the documents, what an exact search finds with them, and what is relevant."""
     queries, vectors = queries.astype(np.float32), vectors.astype(np.float32)
-    order = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :10]
-    doc_ids = np.array(list(judged["texts"]))
-    discount = 1 / np.log2(np.arange(2, 12))
-    values = []
-    for query_id, places in zip(judged["queries"], order, strict=True):
-        relevant = judged["relevant"][query_id]
-        best = discount[: len(relevant)].sum()
-        values.append(float((np.isin(doc_ids[places], relevant) * discount[: len(places)]).sum() / best))
-    return {"vectors": vectors, "ndcg": np.array(values)}
+    best = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :10]
+    return {
+        "vectors": vectors,
+        "found": np.array(list(judged["texts"]))[best],
+        "relevant": np.array([" ".join(judged["relevant"][query_id]) for query_id in judged["queries"]]),
+    }
+
+
+def mean_ndcg(side: Arrays) -> float:
+    from o1_model.ndcg import ndcg
+
+    pairs = zip(side["found"].tolist(), side["relevant"].tolist(), strict=True)
+    return float(np.mean([ndcg(found, dict.fromkeys(relevant.split(), 1)) for found, relevant in pairs]))
 
 
 def agree_in_ndcg(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
     exact = found["ours, float32"]
     told = {}
     for side, each in found.items():
-        value, cost = each["ndcg"].mean(), each["ndcg"].mean() - exact["ndcg"].mean()
+        value = mean_ndcg(each)
+        cost = value - mean_ndcg(exact)
         if cost < -MOST_LOST:
             raise Disagreement(f"{side}: nDCG@10 is {value:.4f}, {-cost:.4f} below float32")
         cosines = (each["vectors"] * exact["vectors"]).sum(axis=1)

@@ -375,10 +375,7 @@ class _Chooser:
         return torch.cat(chosen), torch.cat(gained)
 
     def _choose(self, logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        if self._temperature < 1e-6:  # a smaller one overflows
-            chosen = logits.argmax(dim=-1)
-        else:
-            chosen = nucleus(logits / self._temperature, draws, self._top_p)
+        chosen = choose(logits, draws, self._temperature, self._top_p)
         log_likelihood = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(dim=-1)
         return chosen, log_likelihood
 
@@ -404,6 +401,15 @@ def blocks(
     """
     at_once = max(1, (2**19 if logits.device.type == "cpu" else 2**26) // logits.shape[1])
     return zip(torch.split(logits, at_once), torch.split(draws, at_once), strict=True)
+
+
+def choose(
+    logits: Float[Tensor, "rows vocab"], draws: Float[Tensor, "rows tries"], temperature: float, top_p: float
+) -> Int[Tensor, "rows"]:
+    """Choose one token a row: the likeliest at a temperature of 0, else one of its nucleus."""
+    if temperature < 1e-6:  # a smaller one overflows
+        return logits.argmax(dim=-1)
+    return nucleus(logits / temperature, draws, top_p)
 
 
 def nucleus(

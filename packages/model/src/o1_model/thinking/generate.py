@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from o1_model.thinking.decode import Told, blocks, filled, nucleus, select, spread, stream
+from o1_model.thinking.decode import Told, blocks, choose, filled, select, spread, stream
 from o1_model.thinking.engines import Written
 from o1_model.thinking.settings import Thinking
 
@@ -159,10 +159,7 @@ def _choose(
     chosen = []
     for some, tries in blocks(logits, draws):
         allowed = some.float().index_fill(1, never, float("-inf"))
-        if thinking.temperature < 1e-6:  # a smaller one overflows
-            chosen.append(allowed.argmax(dim=-1))
-        else:
-            chosen.append(nucleus(allowed.div_(thinking.temperature), tries, thinking.top_p))
+        chosen.append(choose(allowed, tries, thinking.temperature, thinking.top_p))
     return torch.cat(chosen)
 
 
