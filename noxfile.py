@@ -244,7 +244,7 @@ def peers_speed(session: nox.Session) -> None:
     llama.cpp's server. docs/performance.md says how to make them.
     """
     others = ["ranx>=0.3.21", "pytrec_eval-terrier", "usearch>=2.26", "hnswlib>=0.8", "mteb>=2.26"]
-    others += ["datasets>=5", "peft", "aiohttp"]
+    others += ["datasets>=5", "peft", "aiohttp", "FlagEmbedding>=1.4.2"]
     packages = [f"./packages/{name}{ALL_EXTRAS.get(name, '')}" for name in PACKAGES]
     install(session, *others, *packages)
     command = ["benchmarks/peers/all.py", "--out", "docs/peers", "--page", "docs/performance.md"]

@@ -1,8 +1,10 @@
-"""Contrastive steps with LoRA: ours against sentence-transformers' (cached) MultipleNegativesRankingLoss.
+"""Contrastive steps with LoRA: ours against sentence-transformers, FlagEmbedding and Tevatron.
 
 A random Llama with adapters (peft) of rank 32 that begin equal, in-batch and hard negatives, temperature
 0.02, AdamW, float32; texts with lengths like those of MS MARCO. The losses of two steps have to agree.
-"ours" keeps the graph of the batch; "ours, GradCache" takes two passes, as the cached loss does.
+"ours" keeps the graph of the batch; "ours, GradCache" takes two passes, as the cached loss does and
+Tevatron's trainer with `--grad_cache`. FlagEmbedding's `sub_batch_size` keeps the graph of every part.
+Peers collate with their own collators, outside of the time, as ours does.
 """
 
 from __future__ import annotations
@@ -73,6 +75,23 @@ def same_adapters(parameters: Any) -> list[Any]:
     return trained
 
 
+def steps(count: int, trained: list[Any], loss_of: Callable[[int], Any]) -> Work:
+    """Return the work: a step for each of `count` batches; `loss_of` adds the gradients of one."""
+    import torch
+
+    optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0)
+
+    def work() -> Arrays:
+        found = []
+        for number in range(count):
+            optimiser.zero_grad()
+            found.append(loss_of(number).item())
+            optimiser.step()
+        return {"losses": np.array(found)}
+
+    return work
+
+
 def ours(*, cached: bool, chunk_tokens: int = 2048) -> Callable[[Path, Size], Work]:
     def start(folder: Path, size: Size) -> Work:
         import torch
@@ -89,7 +108,6 @@ def ours(*, cached: bool, chunk_tokens: int = 2048) -> Callable[[Path, Size], Wo
         embedder = Embedder.from_backbone(folder / "model", name="instruct", eos=None)
         add_lora(embedder.backbone, Lora(dropout=0.0))
         trained = same_adapters(embedder.backbone.named_parameters())
-        optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0)
         collator = JointCollator(
             tokenizer=embedder.tokenizer,
             layout=embedder.layout,
@@ -115,17 +133,14 @@ def ours(*, cached: bool, chunk_tokens: int = 2048) -> Callable[[Path, Size], Wo
         model = JointModel(embedder.backbone, embedder.layout).train()
         step = cached_step if cached else direct_step
 
-        def work() -> Arrays:
-            losses = []
-            for number, batch in enumerate(batches):
-                optimiser.zero_grad()
-                plan = Plan(objective, step=number, n_labels=0)
-                told = step(model, batch, plan, lambda loss, _last: loss.backward(), torch.device("cpu"))
-                optimiser.step()
-                losses.append(float(told["loss"]))
-            return {"losses": np.array(losses)}
+        def loss_of(number: int) -> Any:
+            plan = Plan(objective, step=number, n_labels=0)
+            told = step(
+                model, batches[number], plan, lambda loss, _last: loss.backward(), torch.device("cpu")
+            )
+            return told["loss"]
 
-        return work
+        return steps(len(batches), trained, loss_of)
 
     return start
 
@@ -145,7 +160,6 @@ def sentence_transformers(*, cached: bool) -> Callable[[Path, Size], Work]:
         model.add_adapter(LoraConfig(r=32, lora_alpha=64, lora_dropout=0.0, target_modules=names))
         model.train()
         trained = same_adapters(model.named_parameters())
-        optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0)
         scale = 1 / TEMPERATURE
         loss = (
             kinds.CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=size["mini"])
@@ -157,17 +171,90 @@ def sentence_transformers(*, cached: bool) -> Callable[[Path, Size], Work]:
             for batch in batches_of(folder)
         ]
 
-        def work() -> Arrays:
-            found = []
-            for batch in batches:
-                optimiser.zero_grad()
-                value = loss([dict(column) for column in batch], torch.zeros(0))
-                value.backward()
-                optimiser.step()
-                found.append(value.item())
-            return {"losses": np.array(found)}
+        def loss_of(number: int) -> Any:
+            value = loss([dict(column) for column in batches[number]], torch.zeros(0))
+            value.backward()
+            return value
 
-        return work
+        return steps(len(batches), trained, loss_of)
+
+    return start
+
+
+def flag_embedding(folder: Path, _size: Size) -> Work:
+    """FlagEmbedding's trainer of decoders: its model, its adapters, its collator."""
+    from FlagEmbedding.abc.finetune.embedder import AbsEmbedderCollator
+    from FlagEmbedding.finetune.embedder.decoder_only.base.arguments import DecoderOnlyEmbedderModelArguments
+    from FlagEmbedding.finetune.embedder.decoder_only.base.load_model import get_model
+    from FlagEmbedding.finetune.embedder.decoder_only.base.modeling import BiDecoderOnlyEmbedderModel
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    arguments = DecoderOnlyEmbedderModelArguments(
+        model_name_or_path=str(folder / "model"), lora_rank=32, lora_alpha=64, lora_dropout=0.0
+    )
+    base = get_model(arguments, str(folder), resize=False, resize_tokens=0)
+    model = BiDecoderOnlyEmbedderModel(
+        base, tokenizer=tokenizer, temperature=TEMPERATURE, sentence_pooling_method="last_token",
+        normalize_embeddings=True,
+    ).train()  # fmt: skip
+    trained = same_adapters(model.named_parameters())
+    collator = AbsEmbedderCollator(tokenizer=tokenizer, query_max_len=512, passage_max_len=512)
+    batches = [collator([(query, texts, None) for query, *texts in batch]) for batch in batches_of(folder)]
+
+    def loss_of(number: int) -> Any:
+        value = model(**batches[number]).loss
+        value.backward()
+        return value
+
+    return steps(len(batches), trained, loss_of)
+
+
+def tevatron(*, cached: bool) -> Callable[[Path, Size], Work]:
+    """Tevatron's dense model with its adapters and collator; with the GradCache that its trainer takes."""
+
+    def start(folder: Path, size: Size) -> Work:
+        from grad_cache import GradCache
+        from tevatron.retriever.arguments import DataArguments, ModelArguments, TevatronTrainingArguments
+        from tevatron.retriever.collator import TrainCollator
+        from tevatron.retriever.gc_trainer import SimpleContrastiveLoss, get_dense_rep, split_dense_inputs
+        from tevatron.retriever.modeling import DenseModel
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        model = DenseModel.build(
+            ModelArguments(
+                model_name_or_path=str(folder / "model"), pooling="last", normalize=True,
+                temperature=TEMPERATURE, lora=True, lora_r=32, lora_alpha=64, lora_dropout=0.0,
+            ),
+            TevatronTrainingArguments(output_dir=str(folder / "trained")),
+        ).train()  # fmt: skip
+        trained = same_adapters(model.named_parameters())
+        arguments = DataArguments(query_max_len=512, passage_max_len=512, pad_to_multiple_of=None)
+        collator = TrainCollator(arguments, tokenizer)
+        batches = [
+            collator([((query,), [(text,) for text in texts]) for query, *texts in batch])
+            for batch in batches_of(folder)
+        ]
+        contrast = SimpleContrastiveLoss()
+        cache = GradCache(
+            models=[model, model],
+            chunk_sizes=size["mini"],
+            # its trainer leaves the temperature out here
+            loss_fn=lambda queries, passages: contrast(queries / TEMPERATURE, passages),
+            split_input_fn=split_dense_inputs,
+            get_rep_fn=get_dense_rep,
+        )
+
+        def loss_of(number: int) -> Any:
+            queries, passages = batches[number]
+            if cached:
+                return cache({"query": queries}, {"passage": passages})
+            value = model(query=queries, passage=passages).loss
+            value.backward()
+            return value
+
+        return steps(len(batches), trained, loss_of)
 
     return start
 
@@ -184,6 +271,7 @@ def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
 
 
 NEEDS = ["sentence-transformers", "peft", "torch"]
+TEVATRON = ["tevatron", "GradCache", "peft", "torch"]
 JOB = Job(
     name="train",
     file=__file__,
@@ -198,6 +286,9 @@ JOB = Job(
         ),
         "sentence-transformers, cached": Side(sentence_transformers(cached=True), NEEDS, "float32"),
         "sentence-transformers": Side(sentence_transformers(cached=False), NEEDS, "float32"),
+        "FlagEmbedding": Side(flag_embedding, ["FlagEmbedding", "peft", "torch"], "float32"),
+        "Tevatron, GradCache": Side(tevatron(cached=True), TEVATRON, "float32"),
+        "Tevatron": Side(tevatron(cached=False), TEVATRON, "float32"),
     },
     prepare=prepare,
     agree=agree,
