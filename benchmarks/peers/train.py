@@ -4,21 +4,23 @@ A random Llama with adapters (peft) of rank 32 that begin equal, in-batch and ha
 0.02, AdamW, float32; texts with lengths like those of MS MARCO. The losses of two steps have to agree.
 "ours" keeps the graph of the batch; "ours, GradCache" takes two passes, as the cached loss does and
 Tevatron's trainer with `--grad_cache`. FlagEmbedding's `sub_batch_size` keeps the graph of every part.
-Peers collate with their own collators, outside of the time, as ours does.
+Peers collate with their own collators, outside of the time, as ours does. Where O1_LLM is the folder of a
+language model, that takes a larger step, whose graph fits in memory with GradCache only.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Arrays, Job, Side, Size, Work, main, refuse_difference
+from harness import Arrays, Job, Side, Size, Work, main, passages, refuse_difference
 
-VOCABULARY, TEMPERATURE, RATE, STEPS = 16_384, 0.02, 1e-3, 2
+VOCABULARY, TEMPERATURE, RATE = 16_384, 0.02, 1e-3
 
 
 def prepare(folder: Path, size: Size) -> None:
@@ -47,7 +49,25 @@ def prepare(folder: Path, size: Size) -> None:
 
     batches = [
         [[text(1.8, 0.4), *(text(4.2, 0.42) for _ in range(size["group"]))] for _ in range(size["queries"])]
-        for _ in range(STEPS)
+        for _ in range(size["steps"])
+    ]
+    (folder / "batches.json").write_text(json.dumps(batches))
+
+
+def prepare_llm(folder: Path, size: Size) -> None:
+    """Write the language model in float32, and batches of real text."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(LLM, dtype=torch.float32).save_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(LLM)
+    tokenizer.chat_template = None  # sentence-transformers would put every text into it
+    tokenizer.save_pretrained(folder / "model")
+    queries, group = size["queries"], size["group"]
+    texts = iter(passages(queries * group * size["steps"], words=50))
+    batches = [
+        [[query, *(next(texts) for _ in range(group))] for query in passages(queries, words=6, seed=step + 1)]
+        for step in range(size["steps"])
     ]
     (folder / "batches.json").write_text(json.dumps(batches))
 
@@ -260,24 +280,25 @@ def tevatron(*, cached: bool) -> Callable[[Path, Size], Work]:
 
 
 def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
-    own = found["ours"]["losses"]
-    if not own[0] > 0:
-        raise SystemExit(f"the losses are {own}")
-    return {
-        side: refuse_difference("losses", own, each["losses"], 1e-4)
-        for side, each in found.items()
-        if side != "ours"
-    }
+    (_, own), *others = found.items()
+    if not own["losses"][0] > 0:
+        raise SystemExit(f"the losses are {own['losses']}")
+    return {side: refuse_difference("losses", own["losses"], each["losses"], 1e-4) for side, each in others}
 
 
+def documents(size: Size) -> int:
+    return int(size["queries"] * size["group"] * size["steps"])
+
+
+LLM = os.environ.get("O1_LLM", "")
 NEEDS = ["sentence-transformers", "peft", "torch"]
 TEVATRON = ["tevatron", "GradCache", "peft", "torch"]
 JOB = Job(
     name="train",
     file=__file__,
-    what="{queries} queries x {group} documents, Llama of {layers} layers, LoRA, two steps",
+    what="{queries} queries x {group} documents, Llama of {layers} layers, LoRA, steps: {steps}",
     unit="documents",
-    items=lambda size: size["queries"] * size["group"] * STEPS,
+    items=documents,
     sides={
         "ours": Side(ours(cached=False), ["o1-model", "peft", "torch"], "float32"),
         "ours, GradCache": Side(ours(cached=True), ["o1-model", "peft", "torch"], "float32"),
@@ -292,11 +313,24 @@ JOB = Job(
     },
     prepare=prepare,
     agree=agree,
-    full={"queries": 8, "group": 8, "layers": 4, "mini": 32},
-    smoke={"queries": 2, "group": 3, "layers": 1, "mini": 2},
+    full={"queries": 8, "group": 8, "layers": 4, "mini": 32, "steps": 2},
+    smoke={"queries": 2, "group": 3, "layers": 1, "mini": 2, "steps": 2},
     goal=2,
 )
-JOBS = (JOB,)
+REAL = Job(
+    name="train, a language model",
+    file=__file__,
+    what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, steps: {steps}",
+    unit="documents",
+    items=documents,
+    sides={name: side for name, side in JOB.sides.items() if "GradCache" in name or "cached" in name},
+    prepare=prepare_llm,
+    agree=agree,
+    full={"queries": 8, "group": 16, "mini": 32, "steps": 1},
+    smoke={"queries": 2, "group": 2, "mini": 2, "steps": 1},
+    goal=2,
+)
+JOBS = (JOB, REAL) if LLM else (JOB,)
 
 if __name__ == "__main__":
     main(*JOBS)
