@@ -323,10 +323,13 @@ REAL = Job(
     what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, steps: {steps}",
     unit="documents",
     items=documents,
-    sides={name: side for name, side in JOB.sides.items() if "GradCache" in name or "cached" in name},
+    sides={
+        name: JOB.sides[name]
+        for name in ("ours, GradCache", "sentence-transformers, cached", "Tevatron, GradCache")
+    },
     prepare=prepare_llm,
     agree=agree,
-    full={"queries": 8, "group": 16, "mini": 32, "steps": 1},
+    full={"queries": 8, "group": 16, "mini": 8, "steps": 1},
     smoke={"queries": 2, "group": 2, "mini": 2, "steps": 1},
     goal=2,
 )
