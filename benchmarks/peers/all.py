@@ -28,7 +28,20 @@ from typing import Any
 from harness import cpu_has, run
 
 START, END = "<!-- figures of benchmarks/peers/all.py -->", "<!-- end of the figures -->"
-FILES = ("embed", "think", "train", "mine", "elect", "synth", "search", "score", "bm25", "serve", "imports")
+FILES = (
+    "embed",
+    "think",
+    "train",
+    "train_llm",
+    "mine",
+    "elect",
+    "synth",
+    "search",
+    "score",
+    "bm25",
+    "serve",
+    "imports",
+)
 
 
 def smoke(files: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -97,6 +97,7 @@ class Job:
         repeats: turns of each side.
         smoke_sides: the only ones that `smoke` runs, where others take long whatever the size.
         needs: instructions, as Linux names them, without which no side is run.
+        variable: the environment variable that names its input, without which no side is run.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Job:
     repeats: int = 2
     smoke_sides: Sequence[str] = ()
     needs: str = ""
+    variable: str = ""
 
 
 @dataclass
@@ -190,6 +192,8 @@ def run(job: Job, *, smoke: bool = False, size: Size | None = None, repeats: int
             row.skipped = row.skipped or "not a part of --smoke"
         if job.needs and not cpu_has(job.needs):
             row.skipped = f"the processor has no {job.needs}"
+        if job.variable and job.variable not in os.environ:
+            row.skipped = f"{job.variable} is not set"
     present = [row for row in rows if not row.skipped]
     if rows[0].skipped or len(present) < (1 if smoke else 2):
         return rows

@@ -1,24 +1,23 @@
 """Contrastive steps with LoRA: ours against sentence-transformers, FlagEmbedding and Tevatron.
 
 A random Llama with adapters (peft) of rank 32 that begin equal, in-batch and hard negatives, temperature
-0.02, AdamW, float32; texts with lengths like those of MS MARCO. The losses of two steps have to agree.
-"ours" keeps the graph of the batch; "ours, GradCache" takes two passes, as the cached loss does and
-Tevatron's trainer with `--grad_cache`. FlagEmbedding's `sub_batch_size` keeps the graph of every part.
-Peers collate with their own collators, outside of the time, as ours does. Where O1_LLM is the folder of a
-language model, that takes a larger step, whose graph fits in memory with GradCache only.
+0.02, AdamW, float32; texts with lengths like those of MS MARCO. The losses of all steps and the norms of
+their gradients have to agree. "ours" keeps the graph of the batch; "ours, GradCache" takes two passes, as
+the cached loss does and Tevatron's trainer with `--grad_cache`. FlagEmbedding's `sub_batch_size` keeps the
+graph of every part, but pads each part by itself. Peers collate with their own collators, outside of the
+time, as ours does.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Arrays, Job, Side, Size, Work, main, passages, refuse_difference
+from harness import Arrays, Job, Side, Size, Work, main, refuse_difference
 
 VOCABULARY, TEMPERATURE, RATE = 16_384, 0.02, 1e-3
 
@@ -54,24 +53,6 @@ def prepare(folder: Path, size: Size) -> None:
     (folder / "batches.json").write_text(json.dumps(batches))
 
 
-def prepare_llm(folder: Path, size: Size) -> None:
-    """Write the language model in float32, and batches of real text."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    AutoModelForCausalLM.from_pretrained(LLM, dtype=torch.float32).save_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(LLM)
-    tokenizer.chat_template = None  # sentence-transformers would put every text into it
-    tokenizer.save_pretrained(folder / "model")
-    queries, group = size["queries"], size["group"]
-    texts = iter(passages(queries * group * size["steps"], words=50))
-    batches = [
-        [[query, *(next(texts) for _ in range(group))] for query in passages(queries, words=6, seed=step + 1)]
-        for step in range(size["steps"])
-    ]
-    (folder / "batches.json").write_text(json.dumps(batches))
-
-
 def batches_of(folder: Path) -> list[list[list[str]]]:
     """Return batches of examples: a query, its positive, its negatives."""
     found: list[list[list[str]]] = json.loads((folder / "batches.json").read_text())
@@ -96,18 +77,19 @@ def same_adapters(parameters: Any) -> list[Any]:
 
 
 def steps(count: int, trained: list[Any], loss_of: Callable[[int], Any]) -> Work:
-    """Return the work: a step for each of `count` batches; `loss_of` adds the gradients of one."""
+    """Return the work: `count` steps. `loss_of(n)` runs forward and backward of batch n, returns its loss."""
     import torch
 
     optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0)
 
     def work() -> Arrays:
-        found = []
+        losses, norms = [], []
         for number in range(count):
             optimiser.zero_grad()
-            found.append(loss_of(number).item())
+            losses.append(loss_of(number).item())
+            norms.append(torch.nn.utils.get_total_norm(each.grad for each in trained).item())
             optimiser.step()
-        return {"losses": np.array(found)}
+        return {"losses": np.array(losses), "norms": np.array(norms)}
 
     return work
 
@@ -182,7 +164,7 @@ def sentence_transformers(*, cached: bool) -> Callable[[Path, Size], Work]:
         trained = same_adapters(model.named_parameters())
         scale = 1 / TEMPERATURE
         loss = (
-            kinds.CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=size["mini"])
+            kinds.CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=size["part"])
             if cached
             else kinds.MultipleNegativesRankingLoss(model, scale=scale)
         )
@@ -201,33 +183,44 @@ def sentence_transformers(*, cached: bool) -> Callable[[Path, Size], Work]:
     return start
 
 
-def flag_embedding(folder: Path, _size: Size) -> Work:
+def flag_embedding(*, parts: bool) -> Callable[[Path, Size], Work]:
     """FlagEmbedding's trainer of decoders: its model, its adapters, its collator."""
-    from FlagEmbedding.abc.finetune.embedder import AbsEmbedderCollator
-    from FlagEmbedding.finetune.embedder.decoder_only.base.arguments import DecoderOnlyEmbedderModelArguments
-    from FlagEmbedding.finetune.embedder.decoder_only.base.load_model import get_model
-    from FlagEmbedding.finetune.embedder.decoder_only.base.modeling import BiDecoderOnlyEmbedderModel
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    arguments = DecoderOnlyEmbedderModelArguments(
-        model_name_or_path=str(folder / "model"), lora_rank=32, lora_alpha=64, lora_dropout=0.0
-    )
-    base = get_model(arguments, str(folder), resize=False, resize_tokens=0)
-    model = BiDecoderOnlyEmbedderModel(
-        base, tokenizer=tokenizer, temperature=TEMPERATURE, sentence_pooling_method="last_token",
-        normalize_embeddings=True,
-    ).train()  # fmt: skip
-    trained = same_adapters(model.named_parameters())
-    collator = AbsEmbedderCollator(tokenizer=tokenizer, query_max_len=512, passage_max_len=512)
-    batches = [collator([(query, texts, None) for query, *texts in batch]) for batch in batches_of(folder)]
+    def start(folder: Path, size: Size) -> Work:
+        from FlagEmbedding.abc.finetune.embedder import AbsEmbedderCollator
+        from FlagEmbedding.finetune.embedder.decoder_only.base.arguments import (
+            DecoderOnlyEmbedderModelArguments,
+        )
+        from FlagEmbedding.finetune.embedder.decoder_only.base.load_model import get_model
+        from FlagEmbedding.finetune.embedder.decoder_only.base.modeling import BiDecoderOnlyEmbedderModel
+        from transformers import AutoTokenizer
 
-    def loss_of(number: int) -> Any:
-        value = model(**batches[number]).loss
-        value.backward()
-        return value
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        arguments = DecoderOnlyEmbedderModelArguments(
+            model_name_or_path=str(folder / "model"), lora_rank=32, lora_alpha=64, lora_dropout=0.0
+        )
+        base = get_model(arguments, str(folder), resize=False, resize_tokens=0)
+        part = size["part"] if parts else -1
+        model = BiDecoderOnlyEmbedderModel(
+            base, tokenizer=tokenizer, temperature=TEMPERATURE, sentence_pooling_method="last_token",
+            normalize_embeddings=True, sub_batch_size=part,
+        ).train()  # fmt: skip
+        trained = same_adapters(model.named_parameters())
+        collator = AbsEmbedderCollator(
+            tokenizer=tokenizer, query_max_len=512, passage_max_len=512, sub_batch_size=part
+        )
+        batches = [
+            collator([(query, texts, None) for query, *texts in batch]) for batch in batches_of(folder)
+        ]
 
-    return steps(len(batches), trained, loss_of)
+        def loss_of(number: int) -> Any:
+            value = model(**batches[number]).loss
+            value.backward()
+            return value
+
+        return steps(len(batches), trained, loss_of)
+
+    return start
 
 
 def tevatron(*, cached: bool) -> Callable[[Path, Size], Work]:
@@ -259,18 +252,18 @@ def tevatron(*, cached: bool) -> Callable[[Path, Size], Work]:
         contrast = SimpleContrastiveLoss()
         cache = GradCache(
             models=[model, model],
-            chunk_sizes=size["mini"],
+            chunk_sizes=size["part"],
             # its trainer leaves the temperature out here
-            loss_fn=lambda queries, passages: contrast(queries / TEMPERATURE, passages),
+            loss_fn=lambda queries, documents: contrast(queries / TEMPERATURE, documents),
             split_input_fn=split_dense_inputs,
             get_rep_fn=get_dense_rep,
         )
 
         def loss_of(number: int) -> Any:
-            queries, passages = batches[number]
+            queries, documents = batches[number]
             if cached:
-                return cache({"query": queries}, {"passage": passages})
-            value = model(query=queries, passage=passages).loss
+                return cache({"query": queries}, {"passage": documents})
+            value = model(query=queries, passage=documents).loss
             value.backward()
             return value
 
@@ -283,57 +276,49 @@ def agree(found: dict[str, Arrays], _size: Size) -> dict[str, str]:
     (_, own), *others = found.items()
     if not own["losses"][0] > 0:
         raise SystemExit(f"the losses are {own['losses']}")
-    return {side: refuse_difference("losses", own["losses"], each["losses"], 1e-4) for side, each in others}
+    shared = {}
+    for side, each in others:
+        losses = refuse_difference("losses", own["losses"], each["losses"], 1e-4)
+        ratios = each["norms"] / own["norms"]
+        shared[side] = f"{losses}, {refuse_difference('gradients', np.ones_like(ratios), ratios, 1e-3)}"
+    return shared
 
 
-def documents(size: Size) -> int:
+def count_documents(size: Size) -> int:
     return int(size["queries"] * size["group"] * size["steps"])
 
 
-LLM = os.environ.get("O1_LLM", "")
-NEEDS = ["sentence-transformers", "peft", "torch"]
+SENTENCE_TRANSFORMERS = ["sentence-transformers", "peft", "torch"]
+FLAG_EMBEDDING = ["FlagEmbedding", "peft", "torch"]
 TEVATRON = ["tevatron", "GradCache", "peft", "torch"]
 JOB = Job(
     name="train",
     file=__file__,
-    what="{queries} queries x {group} documents, Llama of {layers} layers, LoRA, steps: {steps}",
+    what="{queries} queries x {group} documents, Llama of {layers} layers, LoRA, two steps",
     unit="documents",
-    items=documents,
+    items=count_documents,
     sides={
         "ours": Side(ours(cached=False), ["o1-model", "peft", "torch"], "float32"),
         "ours, GradCache": Side(ours(cached=True), ["o1-model", "peft", "torch"], "float32"),
         "ours, GradCache of 512 tokens": Side(
             ours(cached=True, chunk_tokens=512), ["o1-model", "peft", "torch"], "float32"
         ),
-        "sentence-transformers, cached": Side(sentence_transformers(cached=True), NEEDS, "float32"),
-        "sentence-transformers": Side(sentence_transformers(cached=False), NEEDS, "float32"),
-        "FlagEmbedding": Side(flag_embedding, ["FlagEmbedding", "peft", "torch"], "float32"),
+        "sentence-transformers, cached": Side(
+            sentence_transformers(cached=True), SENTENCE_TRANSFORMERS, "float32"
+        ),
+        "sentence-transformers": Side(sentence_transformers(cached=False), SENTENCE_TRANSFORMERS, "float32"),
+        "FlagEmbedding, parts": Side(flag_embedding(parts=True), FLAG_EMBEDDING, "float32"),
+        "FlagEmbedding": Side(flag_embedding(parts=False), FLAG_EMBEDDING, "float32"),
         "Tevatron, GradCache": Side(tevatron(cached=True), TEVATRON, "float32"),
         "Tevatron": Side(tevatron(cached=False), TEVATRON, "float32"),
     },
     prepare=prepare,
     agree=agree,
-    full={"queries": 8, "group": 8, "layers": 4, "mini": 32, "steps": 2},
-    smoke={"queries": 2, "group": 3, "layers": 1, "mini": 2, "steps": 2},
+    full={"queries": 8, "group": 8, "layers": 4, "part": 8, "steps": 2},
+    smoke={"queries": 2, "group": 3, "layers": 1, "part": 2, "steps": 2},
     goal=2,
 )
-REAL = Job(
-    name="train, a language model",
-    file=__file__,
-    what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, steps: {steps}",
-    unit="documents",
-    items=documents,
-    sides={
-        name: JOB.sides[name]
-        for name in ("ours, GradCache", "sentence-transformers, cached", "Tevatron, GradCache")
-    },
-    prepare=prepare_llm,
-    agree=agree,
-    full={"queries": 8, "group": 16, "mini": 8, "steps": 1},
-    smoke={"queries": 2, "group": 2, "mini": 2, "steps": 1},
-    goal=2,
-)
-JOBS = (JOB, REAL) if LLM else (JOB,)
+JOBS = (JOB,)
 
 if __name__ == "__main__":
     main(*JOBS)

@@ -1,0 +1,58 @@
+"""A contrastive step of 8 x 16 texts of a language model with LoRA, beside the peers that cache gradients.
+
+O1_LLM is its folder. Without a cache the graph of the batch does not fit in 24 GiB. Parts are 2,048 tokens
+of ours, 8 texts of the others; sentence-transformers' have 8 texts whatever it is told, as each of its
+columns has one text of each query.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from harness import Job, Size, main, passages
+from train import JOB, agree, count_documents
+
+
+def prepare(folder: Path, size: Size) -> None:
+    """Write the language model in float32, and a batch of real text for each step."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    llm = os.environ["O1_LLM"]
+    AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32).save_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(llm)
+    tokenizer.chat_template = None  # sentence-transformers would put every text into it
+    tokenizer.save_pretrained(folder / "model")
+    queries, group = size["queries"], size["group"]
+    texts = iter(passages(queries * group * size["steps"], words=50))
+    batches = [
+        [[query, *(next(texts) for _ in range(group))] for query in passages(queries, words=6, seed=step + 1)]
+        for step in range(size["steps"])
+    ]
+    (folder / "batches.json").write_text(json.dumps(batches))
+
+
+STEP = Job(
+    name="train, a language model",
+    file=__file__,
+    what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, one step",
+    unit="documents",
+    items=count_documents,
+    sides={
+        name: JOB.sides[name]
+        for name in ("ours, GradCache", "sentence-transformers, cached", "Tevatron, GradCache")
+    },
+    prepare=prepare,
+    agree=agree,
+    full={"queries": 8, "group": 16, "part": 8, "steps": 1},
+    smoke={"queries": 2, "group": 2, "part": 2, "steps": 2},
+    goal=2,
+    repeats=1,
+    variable="O1_LLM",
+)
+JOBS = (STEP,)
+
+if __name__ == "__main__":
+    main(*JOBS)
