@@ -11,6 +11,9 @@
 #   TRAIN=train DEV=dev TEST=test OUT=results/retriever
 #   FLAGS=            more flags of `o1-model train`, such as "--bf16 --use_cpu" without a GPU
 #
+# Ask `o1-model calibrate` first whether the thoughts of this LLM gain anything on a collection: on the
+# standard library, training with thoughts that it refused was worse than without (docs/log.md).
+#
 # Training queries that are near copies of DEV or TEST queries of any collection are left out, and so are those
 # without a hard negative. OUT/KIND-SEED/COLLECTION.dev.json and .test.json are the calibration and what
 # `o1-model confirm` measured; `benchmarks/thinking.py` makes tables of the latter. What is there already is not

@@ -1,4 +1,6 @@
-"""Every job against its peers: a table, a picture, and the figures as JSON; 25 minutes on two cores.
+"""Every job against its peers: a table, a picture, and the figures as JSON.
+
+Half an hour on two cores, more with O1_LLM.
 
     python benchmarks/peers/all.py --out peers            # peers.md, peers.json, peers.svg
     python benchmarks/peers/all.py --out docs/peers --page docs/performance.md   # its figures, too
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="path of the files to write, without an ending")
     parser.add_argument("--page", type=Path, help="a page whose figures are replaced by those of this run")
     parser.add_argument("--only", nargs="+", choices=FILES, default=[], help="files of jobs")
-    parser.add_argument("--limit", type=float, default=600, help="seconds that a file may take")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds that a file may take")
     parser.add_argument("--smoke", action="store_true", help="tiny inputs, in one process: does it run?")
     args = parser.parse_args()
     lines: list[dict[str, Any]] = []

@@ -1,8 +1,7 @@
-"""A contrastive step of 8 x 16 texts of a language model with LoRA, beside the peers that cache gradients.
+"""A contrastive step of a language model with LoRA beside the peers that cache gradients.
 
-O1_LLM is its folder. Without a cache the graph of the batch does not fit in 24 GiB. Parts are 2,048 tokens
-of ours, 8 texts of the others; sentence-transformers' have 8 texts whatever it is told, as each of its
-columns has one text of each query.
+O1_LLM is the folder of the model. Parts are 2,048 tokens of ours and 8 texts of the others: that is the most
+for sentence-transformers, as each of its columns has one text of each query.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def prepare(folder: Path, size: Size) -> None:
 STEP = Job(
     name="train, a language model",
     file=__file__,
-    what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, one step",
+    what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, steps: {steps}",
     unit="documents",
     items=count_documents,
     sides={
