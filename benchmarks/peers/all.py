@@ -31,19 +31,9 @@ from harness import cpu_has, run
 
 START, END = "<!-- figures of benchmarks/peers/all.py -->", "<!-- end of the figures -->"
 FILES = (
-    "embed",
-    "think",
-    "train",
-    "train_llm",
-    "mine",
-    "elect",
-    "synth",
-    "search",
-    "score",
-    "bm25",
-    "serve",
+    "embed", "think", "train", "train_llm", "mine", "elect", "synth", "search", "score", "bm25", "serve",
     "imports",
-)
+)  # fmt: skip
 
 
 def smoke(files: Sequence[str]) -> Iterator[dict[str, Any]]:

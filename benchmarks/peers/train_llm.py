@@ -6,12 +6,13 @@ for sentence-transformers, as each of its columns has one text of each query.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
-from harness import Job, Size, main, passages
-from train import JOB, agree, count_documents
+from harness import Size, main, passages
+from train import JOB
 
 
 def prepare(folder: Path, size: Size) -> None:
@@ -33,21 +34,18 @@ def prepare(folder: Path, size: Size) -> None:
     (folder / "batches.json").write_text(json.dumps(batches))
 
 
-STEP = Job(
+STEP = dataclasses.replace(
+    JOB,
     name="train, a language model",
     file=__file__,
     what="{queries} queries x {group} documents of some 50 words, O1_LLM, LoRA, steps: {steps}",
-    unit="documents",
-    items=count_documents,
     sides={
         name: JOB.sides[name]
         for name in ("ours, GradCache", "sentence-transformers, cached", "Tevatron, GradCache")
     },
     prepare=prepare,
-    agree=agree,
     full={"queries": 8, "group": 16, "part": 8, "steps": 1},
     smoke={"queries": 2, "group": 2, "part": 2, "steps": 2},
-    goal=2,
     repeats=1,
     variable="O1_LLM",
 )
