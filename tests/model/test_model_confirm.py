@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from o1_model import Embedder, ThinkingRetriever, calibrate, confirm
+from o1_model import Embedder, ThinkingRetriever, calibrate, confirm, embed
 from o1_model.__main__ import main
 from o1_model.ndcg import ideal, ndcg_rows
 from o1_model.retriever.confirm import Confirmation
@@ -118,6 +118,52 @@ def test_what_was_asked_thought_and_found_is_kept(collection, checkpoint, calibr
             own = [row[column[doc_id]] for doc_id in told.found[name]]
             np.testing.assert_allclose(own, np.sort(row)[::-1][:10], atol=1e-6)
     assert {name for told in found.queries for name in told.found} == set(ranked)
+
+
+def test_vectors_that_are_there_are_taken_and_nothing_is_embedded_twice(
+    collection, checkpoint, calibration, tmp_path, monkeypatch
+):
+    embed(checkpoint, corpus=collection, out=tmp_path / "vectors", shard_rows=7, device="cpu")
+    slowly = confirm(calibration, checkpoint, given(N, 2 * N), collection, device="cpu")
+    ids = {document.doc_id for document in open_judged(collection, "dev").documents}
+    embedded, encode = [], Embedder.encode_document
+
+    def watch(self, documents, **how):
+        embedded.extend(document.doc_id for document in documents)
+        return encode(self, documents, **how)
+
+    monkeypatch.setattr(Embedder, "encode_document", watch)
+    there = {"document_vectors": tmp_path / "vectors", "device": "cpu"}
+    assert calibrate(checkpoint, given(0, N), collection, **there).gains == calibration.gains
+    assert confirm(calibration, checkpoint, given(N, 2 * N), collection, **there) == slowly
+    assert ids.isdisjoint(embedded) and len(ids) == N
+
+
+DOCUMENTS = [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"corpus": DOCUMENTS, "document_length": 9}, "its vectors were made by tiny .*, but the model here"),
+        ({"corpus": DOCUMENTS, "thoughts": [comment(n) for n in range(N)]}, "thoughts take part"),
+        ({"queries": [Query(query_id=each.doc_id, text=each.text) for each in DOCUMENTS]}, "of queries"),
+        ({"corpus": DOCUMENTS[1:]}, "has 39 vectors for 40 documents; one of them only has 'd00'"),
+        ({"corpus": [Document(doc_id="d00", text="zip"), *DOCUMENTS[1:]]}, "had another text"),
+        ({}, "no folder of vectors"),
+    ],
+)
+def test_vectors_of_something_else_are_refused(collection, checkpoint, tmp_path, made, message):
+    model = ThinkingRetriever(checkpoint, device="cpu") if "thoughts" in made else checkpoint
+    if made:
+        embed(model, out=tmp_path / "vectors", **made)
+    with pytest.raises(InputError, match=message):
+        calibrate(checkpoint, given(0, N), collection, document_vectors=tmp_path / "vectors", device="cpu")
+
+
+def test_vectors_for_bm25_are_refused(collection):
+    with pytest.raises(InputError, match="document_vectors are for dense and hybrid search"):
+        calibrate(None, given(0, N), collection, search="bm25", document_vectors="vectors")
 
 
 def test_calibrate_tells_what_thoughts_did_to_each_query(collection, checkpoint, calibration, tmp_path):

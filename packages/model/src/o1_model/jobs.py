@@ -28,7 +28,7 @@ from o1_model.embedder import Embedder
 from o1_model.encoding.encode import Vectors
 from o1_model.encoding.shards import Encoded, batched, checked_devices, encode_on, write_shards
 from o1_model.layout import FILE_NAME, Layout
-from o1_model.retriever.identity import without_place
+from o1_model.retriever.identity import digest_of_records, without_place
 from o1_model.retriever.retriever import ThinkingRetriever
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import (
@@ -147,7 +147,7 @@ def think(
         ChangedJobError: there is earlier work with other settings; the message names them.
         InputError: duplicate query_ids, or a model that was never saved and so has no digest.
     """
-    source, total = _digest(_queries(queries, split))
+    source, total = digest_of_records(_queries(queries, split))
     if cluster is not None:
         if not isinstance(model, str | Path):
             raise InputError("each worker of a cluster loads the model; give its folder, hub id or address")
@@ -251,7 +251,7 @@ def think_about_documents(
             if text := document.full_text[:characters].strip():
                 yield Query(query_id=document.doc_id, text=text)
 
-    source, total = _digest(asked())
+    source, total = digest_of_records(asked())
     if longer:
         logger.warning("%d documents are longer than %d characters: only so much is read", longer, characters)
     made_from = {name: _plain(value) for name, value in without_place(opened.fingerprint).items()}
@@ -500,7 +500,7 @@ def embed(
     _refuse_unsaved(embedder)
 
     items = partial(_items, corpus, queries, split)
-    source, total = _digest(shown(items(), "read") if progress else items())
+    source, total = digest_of_records(shown(items(), "read") if progress else items())
     work = _Work(
         of_queries=queries is not None,
         thoughts=None if thoughts is None else _by_item(thoughts, items, "query"),
@@ -586,7 +586,7 @@ def _embed_by(
         raise InputError("split and margins are for queries; leave them out")
 
     items = partial(_items, corpus, queries, split)
-    source, total = _digest(shown(items(), "read") if progress else items())
+    source, total = digest_of_records(shown(items(), "read") if progress else items())
     role = "document" if queries is None else "query"
     known = None if thoughts is None else _by_item(thoughts, items, role)
     encoder = retriever.encoder(role=role)
@@ -782,7 +782,7 @@ def learn_gate(
     embedder = _loaded(model, loading)
     made_from = {
         **_made_by(embedder),
-        "queries": _digest(known)[0],
+        "queries": digest_of_records(known)[0],
         "without": sha256_file(without),
         "with": sha256_file(thinking),
         "measure": measure,
@@ -875,15 +875,6 @@ def _unique(records: Sequence[AnyRecord]) -> Iterator[AnyRecord]:
             raise InputError(f"duplicate {record.key_fields[0]} {quoted(record.key[0])}")
         seen.add(record.key)
         yield record
-
-
-def _digest(records: Iterable[Record]) -> tuple[str, int]:
-    """Return a digest of records in their order, and how many there are."""
-    digest, count = hashlib.sha256(), 0
-    for record in records:
-        digest.update(msgspec.json.encode(record) + b"\n")
-        count += 1
-    return digest.hexdigest(), count
 
 
 def _sha256(content: Any) -> str:

@@ -66,13 +66,19 @@ def declare(command: ArgumentParser) -> None:
 
 
 def retriever(command: ArgumentParser) -> None:
-    """Add the embedder and the thinker, for `confirm` too."""
+    """Add the embedder, what it made already, and the thinker, for `confirm` too."""
     reads(
         command,
         "--model",
         inside=_READ,
         type=str,
         help="the embedder: a sentence-transformers model, a checkpoint, or http://HOST/v1#NAME",
+    )
+    reads(
+        command,
+        "--document-vectors",
+        help="folder of the corpus' vectors that `o1-model embed` wrote with this embedder; by default the "
+        "documents are embedded here",
     )
     reads(
         command,
@@ -104,6 +110,7 @@ def run(args: Namespace) -> int:
             samples=args.samples,
             max_tokens=args.max_tokens,
             document_thoughts=args.document_thoughts,
+            document_vectors=args.document_vectors,
             split_identifiers=args.split_identifiers,
             budget=args.budget,
             device=args.device,

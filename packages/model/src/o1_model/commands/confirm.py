@@ -56,6 +56,7 @@ def run(args: Namespace) -> int:
             split=args.split,
             queries=args.max_queries,
             document_thoughts=args.document_thoughts,
+            document_vectors=args.document_vectors,
             weight=args.weight,
             document_weight=args.document_weight,
             device=args.device,

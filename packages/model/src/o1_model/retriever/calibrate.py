@@ -75,6 +75,7 @@ def calibrate(
     samples: int = 1,
     max_tokens: int | None = None,
     document_thoughts: str | Path | Iterable[DocumentThought] | None = None,
+    document_vectors: str | Path | None = None,
     weights: Sequence[float] = WEIGHTS,
     split_identifiers: bool = False,
     budget: float | None = None,
@@ -100,6 +101,8 @@ def calibrate(
         max_tokens: of a thought, at most; where the thinker runs here, half and a quarter are tried too.
         document_thoughts: thoughts about documents (a file of DocumentThought records, or records), to try
             in the documents too.
+        document_vectors: a folder of the documents' vectors, as `embed` wrote it with this embedder;
+            otherwise all documents are embedded here.
         weights: to try; 0 is always tried.
         split_identifiers: BM25 breaks `snake_case` and `camelCase`.
         budget: the share of queries that may think: calibrate a gate too.
@@ -127,6 +130,8 @@ def calibrate(
         raise InputError(f"samples must be at least 1, got {samples}")
     if wrong := [weight for weight in weights if not 0 <= weight <= 1]:
         raise InputError(f"a weight must be between 0 and 1, got {wrong[0]}")
+    if document_vectors is not None and search == "bm25":
+        raise InputError("document_vectors are for dense and hybrid search; leave them out")
     if budget is not None and (search != "dense" or not 0 < budget < 1):
         raise InputError("a budget is for dense search, above 0 and below 1: the gate reads v_q's margins")
     if isinstance(collection, Judged) and (queries is not None or split != "dev"):
@@ -144,7 +149,14 @@ def calibrate(
         if not found.think(stop, progress=progress):
             return None
         found.refuse_few()
-        corpus = open_corpus(search, retriever, judged.documents, about, split_identifiers=split_identifiers)
+        corpus = open_corpus(
+            search,
+            retriever,
+            judged.documents,
+            about,
+            split_identifiers=split_identifiers,
+            vectors=document_vectors,
+        )
         calibration, told_by_query = _calibrated(
             corpus,
             judged,

@@ -113,6 +113,7 @@ def confirm(
     split: str = "test",
     queries: int | None = None,
     document_thoughts: str | Path | Iterable[DocumentThought] | None = None,
+    document_vectors: str | Path | None = None,
     weight: float | None = None,
     document_weight: float | None = None,
     device: str | None = None,
@@ -131,6 +132,8 @@ def confirm(
         split: the judgements to measure on.
         queries: use only so many of them.
         document_thoughts: thoughts about documents, needed where the calibration gives them a weight.
+        document_vectors: a folder of the documents' vectors, as `embed` wrote it with this embedder;
+            otherwise all documents are embedded here.
         weight: of thoughts in queries, instead of the calibration's.
         document_weight: of thoughts in documents, instead of the calibration's.
         device: where models run, if they run here.
@@ -157,6 +160,8 @@ def confirm(
     model = None if embedder is None else open_embedder(embedder, device=device)
     if (model is None) != (found.search == "bm25"):
         raise InputError(f"the calibration is for {found.search} search: an embedder is for the others")
+    if document_vectors is not None and model is None:
+        raise InputError("document_vectors are for dense and hybrid search; leave them out")
     if isinstance(thinker, str | Path):
         style = None if is_file_of_thoughts(thinker) else found.style
         opened = open_thinker(thinker, style, device=device)
@@ -176,7 +181,12 @@ def confirm(
         own = thoughts.of(asked)
         samples, tokens = found.thinking.samples, found.thinking.max_tokens
         corpus = open_corpus(
-            found.search, retriever, judged.documents, about, split_identifiers=found.split_identifiers
+            found.search,
+            retriever,
+            judged.documents,
+            about,
+            split_identifiers=found.split_identifiers,
+            vectors=document_vectors,
         )
         texts = texts_of(asked, own, samples, tokens)
         rows, first = _rows(corpus, judged, texts, mixture, about_weight)

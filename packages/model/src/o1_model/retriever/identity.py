@@ -1,12 +1,14 @@
-"""What an embedder or a thinker is, as one digest: wherever it runs."""
+"""What an embedder or a thinker is, as one digest, wherever it runs; and what records say, as one."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+
+from o1_records import Record
 
 _WHERE = ("server", "endpoint")
 
@@ -19,3 +21,12 @@ def without_place(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def digest_of(fingerprint: Mapping[str, Any]) -> str:
     """Return the digest of a fingerprint."""
     return hashlib.sha256(msgspec.json.encode(without_place(fingerprint), order="sorted")).hexdigest()
+
+
+def digest_of_records(records: Iterable[Record]) -> tuple[str, int]:
+    """Return a digest of records in their order, and how many there are."""
+    digest, count = hashlib.sha256(), 0
+    for record in records:
+        digest.update(msgspec.json.encode(record) + b"\n")
+        count += 1
+    return digest.hexdigest(), count

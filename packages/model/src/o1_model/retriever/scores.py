@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from o1_model.retriever.calibration import Search
 from o1_model.retriever.embedders import EmbeddingModel, JointModel, Vectors, readings_of
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
+from o1_model.retriever.vectors import vectors_of
 from o1_records import Document, InputError, Query
 from o1_records.mixture import Reading, mix_vectors, read_thoughts, z_scores
 
@@ -42,16 +44,17 @@ class Corpus(Protocol):
 
 
 class DenseCorpus:
-    """A corpus as vectors; `thoughts` are those of each document, in its order."""
+    """A corpus as vectors [documents, dim]; `thoughts` are those of each document, in its order."""
 
     def __init__(
         self,
         retriever: ThinkingRetriever,
         documents: Sequence[Document],
         thoughts: Texts | None = None,
+        vectors: Vectors | None = None,
     ) -> None:
         self.readings = readings_of(retriever.embedder)
-        self._plain = retriever.embedder.documents(documents)
+        self._plain = retriever.embedder.documents(documents) if vectors is None else vectors
         self._thoughts = None if thoughts is None else retriever.read_as_documents(thoughts)
         self._mixed: tuple[float, Vectors] = (0.0, self._plain)
         # every weight and every control asks for the same vectors again
@@ -178,11 +181,16 @@ def open_corpus(
     about: Texts | None,
     *,
     split_identifiers: bool,
+    vectors: str | Path | None = None,
 ) -> Corpus:
-    """Return a corpus for a way to search; `about` are the thoughts of each document, in its order."""
+    """Return a corpus for a way to search; `about` are the thoughts of each document, in its order.
+
+    `vectors` is a folder with those of the documents, for searches that need them.
+    """
     if retriever is None:
         return BM25Corpus(documents, about, split_identifiers=split_identifiers)
-    dense = DenseCorpus(retriever, documents, about)
+    known = None if vectors is None else vectors_of(vectors, retriever.embedder, documents)
+    dense = DenseCorpus(retriever, documents, about, known)
     if search == "dense":
         return dense
     return HybridCorpus(dense, BM25Corpus(documents, about, split_identifiers=split_identifiers))

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from o1_model.encoding.encode import Vectors
+from o1_model.retriever.vectors import refuse_other_maker
 from o1_model.serving.answers import AsyncEmbedder, Considered, Heard, Work
 from o1_model.serving.mixed import AsyncRetriever
 from o1_records import Document, Hit, InputError, InputWarning, Query, open_documents, quoted, rank
@@ -120,19 +121,7 @@ class Collection:
 
     def refuse_other_encoder(self, model: str, encoder: Encoder) -> None:
         """Raise InputError unless these are vectors of documents that this encoder made."""
-        made_by = self.vectors.encoder
-        if made_by is None:
-            raise InputError(
-                f"{self.index}: does not say which model made its vectors, so that they cannot be searched "
-                f"with {model}; embed the corpus with `o1-model embed --model {model} --corpus {self.corpus}`"
-            )
-        if made_by.role == "query":
-            raise InputError(f"{self.index}: holds vectors of queries; give those of the documents")
-        if not made_by.same_space(encoder):
-            raise InputError(
-                f"{self.index}: its vectors were made by {_named(made_by)}, but the model here is "
-                f"{_named(encoder)}; embed the corpus with it as it is set now, or serve the one that did"
-            )
+        refuse_other_maker(self.index, self.vectors.encoder, model, encoder, self.corpus)
 
     def search(self, vector: Vectors, k: int) -> list[dict[str, Any]]:
         """Return the k best documents as they are sent; `left_out` counts characters that are not."""
@@ -246,8 +235,3 @@ def _open_search(folder: Path) -> Searches:
         f"{folder}: no folder of vectors, and of no index that an installed package can open "
         "(those of o1-index need: pip install 'o1-index[cpu]')"
     )
-
-
-def _named(encoder: Encoder) -> str:
-    digest = f"digest {encoder.digest[:16]}" if encoder.digest else "never saved"
-    return f"{encoder.model} ({', '.join(filter(None, (digest, encoder.layout, encoder.pooling)))})"

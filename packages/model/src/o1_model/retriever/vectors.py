@@ -1,0 +1,64 @@
+"""Vectors of documents that `o1-model embed` wrote, read back for the model that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from o1_model.retriever.embedders import EmbeddingModel, Vectors, encoder_of
+from o1_model.retriever.identity import digest_of_records
+from o1_records import Document, InputError, quoted
+from o1_records.vectors import Encoder, VectorSet
+
+
+def vectors_of(folder: str | Path, model: EmbeddingModel, documents: Sequence[Document]) -> Vectors:
+    """Return the vectors of documents [documents, dim], in their order, out of a folder of vectors.
+
+    Raises InputError where another model made them, where thoughts took part in them, or where they are not
+    those of exactly these documents, as they are now.
+    """
+    place = Path(folder)
+    if not (place / "manifest.json").is_file():
+        raise InputError(f"{place}: no folder of vectors; give what `o1-model embed --corpus` wrote")
+    vectors = VectorSet(place)
+    made_by = refuse_other_maker(place, vectors.manifest.encoder, model.name, encoder_of(model))
+    if made_by.thoughts:
+        raise InputError(f"{place}: thoughts take part in these vectors; embed the corpus without --thoughts")
+    by_id = {document.doc_id: document for document in documents}
+    ids = vectors.ids()
+    if strangers := by_id.keys() ^ set(ids):
+        raise InputError(
+            f"{place}: has {len(ids):,} vectors for {len(by_id):,} documents; one of them only has "
+            f"{quoted(min(strangers))}; embed this corpus"
+        )
+    if digest_of_records(by_id[doc_id] for doc_id in ids)[0] != vectors.manifest.source:
+        raise InputError(f"{place}: some documents had another text when they were embedded; embed them anew")
+    rows = {doc_id: row for row, doc_id in enumerate(ids)}
+    found: Vectors = vectors.load().astype(np.float32, copy=False)
+    return found[[rows[document.doc_id] for document in documents]]
+
+
+def refuse_other_maker(
+    place: Path, made_by: Encoder | None, model: str, encoder: Encoder, corpus: str | Path = "CORPUS"
+) -> Encoder:
+    """Return what made the vectors there; raise InputError unless it is this encoder, of documents."""
+    if made_by is None:
+        raise InputError(
+            f"{place}: does not say which model made its vectors, so that they cannot be searched "
+            f"with {model}; embed the corpus with `o1-model embed --model {model} --corpus {corpus}`"
+        )
+    if made_by.role == "query":
+        raise InputError(f"{place}: holds vectors of queries; give those of the documents")
+    if not made_by.same_space(encoder):
+        raise InputError(
+            f"{place}: its vectors were made by {_named(made_by)}, but the model here is "
+            f"{_named(encoder)}; embed the corpus with it as it is set now, or use the one that did"
+        )
+    return made_by
+
+
+def _named(encoder: Encoder) -> str:
+    digest = f"digest {encoder.digest[:16]}" if encoder.digest else "never saved"
+    return f"{encoder.model} ({', '.join(filter(None, (digest, encoder.layout, encoder.pooling)))})"
