@@ -4,15 +4,19 @@
 #   LLM=Qwen/Qwen2.5-Coder-0.5B-Instruct EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 \
 #     bash runs/retriever.sh conala:snippet mbpp:function stdlib:function:stdlib/train
 #
-# Each argument is a BEIR folder, what the LLM is asked for about its queries (a style of `o1-model think`), and
-# the folder to learn from where that is another. DEV chooses the weight of thoughts, TEST is measured once.
+# Each argument is COLLECTION[:STYLE[:LEARNT[:COMMENT]]]: a BEIR folder, what the LLM is asked for about its
+# queries (a style of `o1-model think`), the folder to learn from where that is another, and what it is asked for
+# about its documents (`comment`) where they think, too. A collection without a style is learnt from without
+# thoughts and not measured. DEV chooses the weights of thoughts, TEST is measured once.
 #
 #   SEEDS="0 1 2"     trainings of each kind
+#   SAMPLES=1         thoughts about a query of DEV and TEST, at most: 4 tries one, two and four
 #   TRAIN=train DEV=dev TEST=test OUT=results/retriever
 #   FLAGS=            more flags of `o1-model train`, such as "--bf16 --use_cpu" without a GPU
 #
-# Ask `o1-model calibrate` first whether the thoughts of this LLM gain anything on a collection: on the
-# standard library, training with thoughts that it refused was worse than without (docs/log.md).
+# Ask `o1-model calibrate` first whether the thoughts of this LLM gain anything on a collection, and leave out
+# its style if not: on the standard library, training with thoughts that it refused was worse than without
+# (docs/log.md).
 #
 # Training queries that are near copies of DEV or TEST queries of any collection are left out, and so are those
 # without a hard negative. OUT/KIND-SEED/COLLECTION.dev.json and .test.json are the calibration and what
@@ -28,28 +32,39 @@ here=$(dirname "$0")
 out=${OUT:-results/retriever} train=${TRAIN:-train} dev=${DEV:-dev} test=${TEST:-test}
 read -ra flags <<< "${FLAGS:-}"
 mkdir -p "$out"
-settings="$LLM $EMBEDDER $train $dev $test ${FLAGS:-} $*"
+samples=${SAMPLES:-1}
+settings="$LLM $EMBEDDER $train $dev $test $samples ${FLAGS:-} $*"
 [ -f "$out/settings" ] || echo "$settings" > "$out/settings"
 [ "$(cat "$out/settings")" = "$settings" ] || { echo "$out was made with other settings; choose another OUT" >&2; exit 4; }
 
-think() {  # collection, split, style, file
-  [ -f "$4" ] || o1-model think --model "$LLM" --style "$3" --queries "$1" --split "$2" --dtype auto --out "$4" \
-    || [ $? -eq 3 ]
-  [ -f "$4" ] || exit 3  # interrupted; with blank ones left out it is there
+think() {  # file, style, what about
+  local file=$1 style=$2
+  shift 2
+  [ -f "$file" ] || o1-model think --model "$LLM" --style "$style" --dtype auto --out "$file" "$@" || [ $? -eq 3 ]
+  [ -f "$file" ] || exit 3  # interrupted; with blank ones left out it is there
 }
+sampled=()
+[ "$samples" -eq 1 ] || sampled=(--samples "$samples" --temperature 0.7 --seed 0)
 
 examples=()
 for argument in "$@"; do
-  IFS=: read -r collection style learnt <<< "$argument"
+  IFS=: read -r collection style learnt comment <<< "$argument"
   learnt=${learnt:-$collection}
   work=$out/$(basename "$collection")
   mkdir -p "$work"
-  think "$learnt" "$train" "$style" "$work/train.jsonl"
-  think "$collection" "$dev" "$style" "$work/dev.jsonl"
-  think "$collection" "$test" "$style" "$work/test.jsonl"
-  last=$work/elected.jsonl  # one thought a query: there is nothing to choose
-  [ -f "$last" ] || o1-vote elect --thoughts "$work/train.jsonl" --queries "$learnt" --qrels "$learnt" \
-    --corpus "$learnt" --split "$train" --member bm25 --measure thought --no-abstain --no-controls --out "$last"
+  if [ -n "$style" ]; then
+    think "$work/train.jsonl" "$style" --queries "$learnt" --split "$train"
+    think "$work/dev.jsonl" "$style" --queries "$collection" --split "$dev" "${sampled[@]}"
+    think "$work/test.jsonl" "$style" --queries "$collection" --split "$test" "${sampled[@]}"
+    [ -z "$comment" ] || think "$work/documents.jsonl" "$comment" --corpus "$collection"
+    last=$work/elected.jsonl  # one thought a query: there is nothing to choose
+    [ -f "$last" ] || o1-vote elect --thoughts "$work/train.jsonl" --queries "$learnt" --qrels "$learnt" \
+      --corpus "$learnt" --split "$train" --member bm25 --measure thought --no-abstain --no-controls --out "$last"
+  else
+    last=$work/judged.jsonl
+    [ -f "$last" ] || o1-vote mine --queries "$learnt" --qrels "$learnt" --corpus "$learnt" --split "$train" \
+      --member bm25 --split-identifiers --count 1 --out "$last" --reasons "$work/judged.reasons.jsonl"
+  fi
   for other in "$@"; do
     for split in "$dev" "$test"; do
       left=$work/without-$(basename "${other%%:*}")-$split.jsonl
@@ -74,13 +89,20 @@ for seed in ${SEEDS:-0 1 2}; do
     [ -f "$model/model/README.md" ] || o1-model train "$here/retriever.yaml" --model_name_or_path "$EMBEDDER" \
       --train_data "${examples[@]}" --seed "$seed" --output_dir "$model/model" "${terms[@]}" "${flags[@]}"
     for argument in "$@"; do
-      collection=${argument%%:*}
-      name=$(basename "$collection")
-      [ -f "$model/$name.dev.json" ] || o1-model calibrate --model "$model/model" --thinker "$out/$name/dev.jsonl" \
-        --collection "$collection" --split "$dev" --out "$model/$name.dev.json"
-      [ -f "$model/$name.test.json" ] || o1-model confirm --calibration "$model/$name.dev.json" \
-        --model "$model/model" --thinker "$out/$name/test.jsonl" --collection "$collection" --split "$test" \
-        --out "$model/$name.test.json"
+      IFS=: read -r collection style _ comment <<< "$argument"
+      [ -n "$style" ] || continue
+      work=$out/$(basename "$collection")
+      own=$model/$(basename "$collection")
+      known=(--model "$model/model" --collection "$collection" --document-vectors "$own.vectors")
+      about=()
+      [ -z "$comment" ] || about=(--document-thoughts "$work/documents.jsonl")
+      [ -d "$own.vectors" ] || o1-model embed --model "$model/model" --corpus "$collection" --out "$own.vectors"
+      [ -f "$own.dev.json" ] || o1-model calibrate "${known[@]}" --thinker "$work/dev.jsonl" --split "$dev" \
+        --samples "$samples" "${about[@]}" --out "$own.dev.json"
+      # documents that are told not to think have none
+      if grep -q '"document_weight": *0\.0\b' "$own.dev.json"; then about=(); fi
+      [ -f "$own.test.json" ] || o1-model confirm "${known[@]}" --calibration "$own.dev.json" \
+        --thinker "$work/test.jsonl" --split "$test" "${about[@]}" --out "$own.test.json"
     done
   done
 done

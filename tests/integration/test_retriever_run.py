@@ -1,6 +1,6 @@
-"""`runs/retriever.sh` from end to end on tiny models: both trainings, each calibrated and confirmed."""
+"""`runs/retriever.sh` from end to end on tiny models: both trainings, each calibrated and confirmed;
+a collection without a style is learnt from without thoughts."""
 
-import itertools
 import os
 import shutil
 import subprocess
@@ -48,17 +48,23 @@ def test_an_embedder_is_trained_with_and_without_thoughts_and_measured(tmp_path)
     environment = {
         **os.environ,
         **{"LLM": str(tmp_path / "chat"), "EMBEDDER": str(tmp_path / "plain"), "OUT": str(out), "SEEDS": "0"},
-        **{"FLAGS": "--use_cpu --max_steps 2", "HF_HUB_OFFLINE": "1"},
+        **{"SAMPLES": "2", "FLAGS": "--use_cpu --max_steps 2", "HF_HUB_OFFLINE": "1"},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     shutil.copytree(tmp_path / "toy", tmp_path / "more")
-    command = ["bash", str(SCRIPT), f"{tmp_path / 'toy'}:keywords", f"{tmp_path / 'more'}:snippet"]
+    collections = [f"{tmp_path / 'toy'}:keywords:{tmp_path / 'toy'}:comment", str(tmp_path / "more")]
+    command = ["bash", str(SCRIPT), *collections]
     subprocess.run(command, env=environment, check=True)
     learnt = {example.query.query_id for example in read_jsonl(out / "toy" / "mined.jsonl", Example)}
     assert learnt
     assert "train00" not in learnt
-    for kind, name in itertools.product(("thoughts-0", "plain-0"), ("toy", "more")):
-        found = msgspec.json.decode((out / kind / f"{name}.test.json").read_bytes(), type=Confirmation)
+    without = list(read_jsonl(out / "more" / "mined.jsonl", Example))
+    assert {example.query.query_id for example in without} == learnt
+    assert all(example.thought is None and example.negatives for example in without)
+    assert not list(out.glob("*/more.*"))  # it is not measured
+    assert (out / "toy" / "documents.jsonl").is_file()
+    for kind in ("thoughts-0", "plain-0"):
+        found = msgspec.json.decode((out / kind / "toy.test.json").read_bytes(), type=Confirmation)
         assert {row.name for row in found.rows} >= {"no thought"}
         assert set(found.query_ids) == {f"test{n:02}" for n in range(N)}
     again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
