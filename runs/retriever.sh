@@ -6,8 +6,9 @@
 #
 # Each argument is COLLECTION[:STYLE[:LEARNT[:COMMENT]]]: a BEIR folder, what the LLM is asked for about its
 # queries (a style of `o1-model think`), the folder to learn from where that is another, and what it is asked for
-# about its documents (`comment`) where they think, too. A collection without a style is learnt from without
-# thoughts and not measured. DEV chooses the weights of thoughts, TEST is measured once.
+# about its documents (`comment`) where they think, too: `conala:snippet::comment`. A collection without a style
+# is learnt from without thoughts and is not measured (it needs DEV and TEST all the same, which are not learnt
+# from). DEV chooses the weights of thoughts, TEST is measured once.
 #
 #   SEEDS="0 1 2"     trainings of each kind
 #   SAMPLES=1         thoughts about a query of DEV and TEST, at most: 4 tries one, two and four
@@ -21,7 +22,7 @@
 # Training queries that are near copies of DEV or TEST queries of any collection are left out, and so are those
 # without a hard negative. OUT/KIND-SEED/COLLECTION.dev.json and .test.json are the calibration and what
 # `o1-model confirm` measured; `benchmarks/thinking.py` makes tables of the latter. What is there already is not
-# done again, so the same command goes on after a kill.
+# done again, so the same command goes on after a kill; COLLECTION.vectors may be deleted afterwards.
 set -euo pipefail
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 for name in LLM EMBEDDER; do
@@ -33,7 +34,8 @@ out=${OUT:-results/retriever} train=${TRAIN:-train} dev=${DEV:-dev} test=${TEST:
 read -ra flags <<< "${FLAGS:-}"
 mkdir -p "$out"
 samples=${SAMPLES:-1}
-settings="$LLM $EMBEDDER $train $dev $test $samples ${FLAGS:-} $*"
+settings="$LLM $EMBEDDER $train $dev $test ${FLAGS:-} $*"
+[ "$samples" -eq 1 ] || settings+=" SAMPLES=$samples"
 [ -f "$out/settings" ] || echo "$settings" > "$out/settings"
 [ "$(cat "$out/settings")" = "$settings" ] || { echo "$out was made with other settings; choose another OUT" >&2; exit 4; }
 
@@ -61,7 +63,8 @@ for argument in "$@"; do
     [ -f "$last" ] || o1-vote elect --thoughts "$work/train.jsonl" --queries "$learnt" --qrels "$learnt" \
       --corpus "$learnt" --split "$train" --member bm25 --measure thought --no-abstain --no-controls --out "$last"
   else
-    last=$work/judged.jsonl
+    [ -z "$comment" ] || { echo "$argument: a collection without a style is not measured; leave out $comment" >&2; exit 2; }
+    last=$work/judged.jsonl  # its negatives are chosen below
     [ -f "$last" ] || o1-vote mine --queries "$learnt" --qrels "$learnt" --corpus "$learnt" --split "$train" \
       --member bm25 --split-identifiers --count 1 --out "$last" --reasons "$work/judged.reasons.jsonl"
   fi
@@ -90,18 +93,18 @@ for seed in ${SEEDS:-0 1 2}; do
       --train_data "${examples[@]}" --seed "$seed" --output_dir "$model/model" "${terms[@]}" "${flags[@]}"
     for argument in "$@"; do
       IFS=: read -r collection style _ comment <<< "$argument"
-      [ -n "$style" ] || continue
       work=$out/$(basename "$collection")
       own=$model/$(basename "$collection")
+      if [ -z "$style" ] || [ -f "$own.test.json" ]; then continue; fi
       known=(--model "$model/model" --collection "$collection" --document-vectors "$own.vectors")
       about=()
       [ -z "$comment" ] || about=(--document-thoughts "$work/documents.jsonl")
       [ -d "$own.vectors" ] || o1-model embed --model "$model/model" --corpus "$collection" --out "$own.vectors"
       [ -f "$own.dev.json" ] || o1-model calibrate "${known[@]}" --thinker "$work/dev.jsonl" --split "$dev" \
         --samples "$samples" "${about[@]}" --out "$own.dev.json"
-      # documents that are told not to think have none
+      # confirm refuses documents' thoughts whose weight is 0
       if grep -q '"document_weight": *0\.0\b' "$own.dev.json"; then about=(); fi
-      [ -f "$own.test.json" ] || o1-model confirm "${known[@]}" --calibration "$own.dev.json" \
+      o1-model confirm "${known[@]}" --calibration "$own.dev.json" \
         --thinker "$work/test.jsonl" --split "$test" "${about[@]}" --out "$own.test.json"
     done
   done

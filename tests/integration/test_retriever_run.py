@@ -68,6 +68,6 @@ def test_an_embedder_is_trained_with_and_without_thoughts_and_measured(tmp_path)
         assert {row.name for row in found.rows} >= {"no thought"}
         assert set(found.query_ids) == {f"test{n:02}" for n in range(N)}
     again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    assert again.stdout == ""  # all of it is there
+    assert (again.stdout, again.stderr) == ("", "")  # all of it is there
     other = subprocess.run([*command, "others:keywords"], env=environment, check=False, capture_output=True)
     assert (other.returncode, b"other settings" in other.stderr) == (4, True)

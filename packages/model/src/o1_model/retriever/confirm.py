@@ -25,6 +25,7 @@ from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import Corpus, Scores, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import GivenThoughts, is_file_of_thoughts, open_thinker
+from o1_model.retriever.vectors import vectors_of
 from o1_records import DocumentThought, InputError, Record, atomic_write
 from o1_records.mixture import Mixture, Reading
 
@@ -117,6 +118,7 @@ def confirm(
     weight: float | None = None,
     document_weight: float | None = None,
     device: str | None = None,
+    dtype: str | None = None,
     out: str | Path | None = None,
     new_job: bool = False,
     stop: threading.Event | None = None,
@@ -137,6 +139,7 @@ def confirm(
         weight: of thoughts in queries, instead of the calibration's.
         document_weight: of thoughts in documents, instead of the calibration's.
         device: where models run, if they run here.
+        dtype: of the embedder's weights, if it is loaded here; its own by default.
         out: write the outcome there; the thoughts are kept in OUT.job.
         new_job: move earlier work with other settings aside instead of refusing it.
         stop: once set, the thoughts in flight are the last.
@@ -157,7 +160,7 @@ def confirm(
             f"documents' thoughts have a weight of {about_weight:g}; "
             + ("give document_thoughts" if about_weight else "leave out document_thoughts")
         )
-    model = None if embedder is None else open_embedder(embedder, device=device)
+    model = None if embedder is None else open_embedder(embedder, device=device, dtype=dtype)
     if (model is None) != (found.search == "bm25"):
         raise InputError(f"the calibration is for {found.search} search: an embedder is for the others")
     if document_vectors is not None and model is None:
@@ -172,6 +175,9 @@ def confirm(
     if model is not None:
         found.refuse_others(model, None if given else asked.thinker)
     about = None if document_thoughts is None else texts_about(document_thoughts, judged.documents)
+    known = None
+    if model is not None and document_vectors is not None:
+        known = vectors_of(document_vectors, model, judged.documents)
     retriever = None if model is None else ThinkingRetriever(model)
     about_model = {"search": found.search, "embedder": "" if model is None else digest_of(model.fingerprint)}
     with AskedThoughts(judged, [asked], out, about_model, new_job=new_job) as thoughts:
@@ -186,7 +192,7 @@ def confirm(
             judged.documents,
             about,
             split_identifiers=found.split_identifiers,
-            vectors=document_vectors,
+            vectors=known,
         )
         texts = texts_of(asked, own, samples, tokens)
         rows, first = _rows(corpus, judged, texts, mixture, about_weight)

@@ -1,4 +1,4 @@
-"""What an embedder or a thinker is, as one digest, wherever it runs; and what records say, as one."""
+"""What an embedder or a thinker is, as one digest, wherever it runs; and a digest of records."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from o1_model.retriever.calibration import Search
 from o1_model.retriever.embedders import EmbeddingModel, JointModel, Vectors, readings_of
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
-from o1_model.retriever.vectors import vectors_of
 from o1_records import Document, InputError, Query
 from o1_records.mixture import Reading, mix_vectors, read_thoughts, z_scores
 
@@ -181,16 +179,15 @@ def open_corpus(
     about: Texts | None,
     *,
     split_identifiers: bool,
-    vectors: str | Path | None = None,
+    vectors: Vectors | None = None,
 ) -> Corpus:
     """Return a corpus for a way to search; `about` are the thoughts of each document, in its order.
 
-    `vectors` is a folder with those of the documents, for searches that need them.
+    `vectors` are those of the documents [documents, dim], if they are known.
     """
     if retriever is None:
         return BM25Corpus(documents, about, split_identifiers=split_identifiers)
-    known = None if vectors is None else vectors_of(vectors, retriever.embedder, documents)
-    dense = DenseCorpus(retriever, documents, about, known)
+    dense = DenseCorpus(retriever, documents, about, vectors)
     if search == "dense":
         return dense
     return HybridCorpus(dense, BM25Corpus(documents, about, split_identifiers=split_identifiers))

@@ -16,25 +16,36 @@ from o1_records.vectors import Encoder, VectorSet
 def vectors_of(folder: str | Path, model: EmbeddingModel, documents: Sequence[Document]) -> Vectors:
     """Return the vectors of documents [documents, dim], in their order, out of a folder of vectors.
 
-    Raises InputError where another model made them, where thoughts took part in them, or where they are not
-    those of exactly these documents, as they are now.
+    Raises InputError where another model or dtype made them, where thoughts take part in them, or where they
+    are not those of exactly these documents, as they are now.
     """
     place = Path(folder)
     if not (place / "manifest.json").is_file():
         raise InputError(f"{place}: no folder of vectors; give what `o1-model embed --corpus` wrote")
-    vectors = VectorSet(place)
-    made_by = refuse_other_maker(place, vectors.manifest.encoder, model.name, encoder_of(model))
+    vectors, here = VectorSet(place), encoder_of(model)
+    made_by = refuse_other_maker(place, vectors.manifest.encoder, model.name, here)
+    if not made_by.digest:
+        raise InputError(f"{place}: made by a model that was never saved, which any may be; save it first")
+    if made_by.dtype != here.dtype:
+        raise InputError(
+            f"{place}: made in {made_by.dtype}, and the model here computes in {here.dtype}; choose the "
+            "dtype of the vectors, or embed the corpus in this one"
+        )
     if made_by.thoughts:
         raise InputError(f"{place}: thoughts take part in these vectors; embed the corpus without --thoughts")
     by_id = {document.doc_id: document for document in documents}
     ids = vectors.ids()
-    if strangers := by_id.keys() ^ set(ids):
-        raise InputError(
-            f"{place}: has {len(ids):,} vectors for {len(by_id):,} documents; one of them only has "
-            f"{quoted(min(strangers))}; embed this corpus"
-        )
+    for where, others in (("corpus", by_id.keys() - set(ids)), ("folder", set(ids) - by_id.keys())):
+        if others:
+            raise InputError(
+                f"{place}: not the vectors of this corpus: only the {where} has {len(others):,} document(s), "
+                f"the first {quoted(min(others))}; embed this corpus"
+            )
     if digest_of_records(by_id[doc_id] for doc_id in ids)[0] != vectors.manifest.source:
-        raise InputError(f"{place}: some documents had another text when they were embedded; embed them anew")
+        raise InputError(
+            f"{place}: some documents have another text now, or `o1-model embed` did not write these "
+            "vectors; embed the corpus into another folder"
+        )
     rows = {doc_id: row for row, doc_id in enumerate(ids)}
     found: Vectors = vectors.load().astype(np.float32, copy=False)
     return found[[rows[document.doc_id] for document in documents]]
@@ -61,4 +72,5 @@ def refuse_other_maker(
 
 def _named(encoder: Encoder) -> str:
     digest = f"digest {encoder.digest[:16]}" if encoder.digest else "never saved"
-    return f"{encoder.model} ({', '.join(filter(None, (digest, encoder.layout, encoder.pooling)))})"
+    known = filter(None, (digest, encoder.layout, encoder.pooling, encoder.dtype))
+    return f"{encoder.model} ({', '.join(known)})"
