@@ -16,8 +16,8 @@
 #   FLAGS=            more flags of `o1-model train`, such as "--bf16 --use_cpu" without a GPU
 #
 # Ask `o1-model calibrate` first whether the thoughts of this LLM gain anything on a collection, and leave out
-# its style if not: on the standard library, training with thoughts that it refused was worse than without
-# (docs/log.md).
+# its style if not: on the standard library, training with thoughts that it refused was worse than without;
+# with MiniLM, leaving refused ones out did not make it better than without, either (docs/log.md).
 #
 # Training queries that are near copies of DEV or TEST queries of any collection are left out, and so are those
 # without a hard negative. OUT/KIND-SEED/COLLECTION.dev.json and .test.json are the calibration and what
