@@ -8,6 +8,7 @@ import threading
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from o1_model.commands.options import DTYPES
 from o1_model.layout import FILE_NAME
 from o1_records import InputError
 from o1_records.kit.command import EVERYTHING, at_least, between, gentle, new_job, reads, writes
@@ -77,7 +78,7 @@ def retriever(command: ArgumentParser) -> None:
     )
     command.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "auto"),
+        choices=DTYPES,
         help="of the embedder's weights; by default float32, as for `embed` and `serve`; auto is its own",
     )
     reads(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from o1_model.retriever.retriever import ThinkingRetriever
     from o1_model.thinking.engines import Engine
 
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 READINGS = ("joint", "query", "document")
 LAYOUT_SETTINGS = ("query_length", "thought_length", "document_length", "instruction")
 
@@ -41,7 +42,7 @@ def model(command: ArgumentParser, what: str = "a checkpoint") -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1; by default cuda if there is one")
     command.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "auto"),
+        choices=DTYPES,
         default="float32",
         help="of the weights and the computation; auto is the checkpoint's own",
     )

@@ -39,7 +39,7 @@ from o1_model.retriever.judged import Floats, Judged, gain_of, open_judged
 from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import Corpus, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
-from o1_model.retriever.vectors import vectors_of
+from o1_model.retriever.vectors import known_vectors
 from o1_model.thinking.gate import Signal, curve
 from o1_model.thinking.gate import calibrate as calibrate_gate
 from o1_model.thinking.settings import Thinking
@@ -133,22 +133,18 @@ def calibrate(
         raise InputError(f"samples must be at least 1, got {samples}")
     if wrong := [weight for weight in weights if not 0 <= weight <= 1]:
         raise InputError(f"a weight must be between 0 and 1, got {wrong[0]}")
-    if document_vectors is not None and search == "bm25":
-        raise InputError("document_vectors are for dense and hybrid search; leave them out")
     if budget is not None and (search != "dense" or not 0 < budget < 1):
         raise InputError("a budget is for dense search, above 0 and below 1: the gate reads v_q's margins")
     if isinstance(collection, Judged) and (queries is not None or split != "dev"):
         raise InputError("split and queries are of a folder; this collection is read already")
     model = None if embedder is None else open_embedder(embedder, device=device, dtype=dtype)
     judged = collection if isinstance(collection, Judged) else open_judged(collection, split, queries=queries)
+    vectors = known_vectors(document_vectors, model, judged.documents)
     if isinstance(model, CheckpointModel) and isinstance(thinker, str | Path) and thinker == embedder:
         thinker = model.embedder  # loaded once
     asked = ask(thinker, styles, samples, max_tokens, device)
     retriever = None if model is None else ThinkingRetriever(model)
     about = None if document_thoughts is None else texts_about(document_thoughts, judged.documents)
-    known = None
-    if model is not None and document_vectors is not None:
-        known = vectors_of(document_vectors, model, judged.documents)
     how = f"{search}, identifiers split" if split_identifiers else search
     about_model = {"search": how, "embedder": "" if model is None else digest_of(model.fingerprint)}
     with AskedThoughts(judged, asked, out, about_model, new_job=new_job) as found:
@@ -161,7 +157,7 @@ def calibrate(
             judged.documents,
             about,
             split_identifiers=split_identifiers,
-            vectors=known,
+            vectors=vectors,
         )
         calibration, told_by_query = _calibrated(
             corpus,

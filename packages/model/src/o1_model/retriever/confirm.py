@@ -25,7 +25,7 @@ from o1_model.retriever.retriever import Texts, ThinkingRetriever
 from o1_model.retriever.scores import Corpus, Scores, mixed, open_corpus
 from o1_model.retriever.thinker import Thinker
 from o1_model.retriever.thinkers import GivenThoughts, is_file_of_thoughts, open_thinker
-from o1_model.retriever.vectors import vectors_of
+from o1_model.retriever.vectors import known_vectors
 from o1_records import DocumentThought, InputError, Record, atomic_write
 from o1_records.mixture import Mixture, Reading
 
@@ -163,8 +163,7 @@ def confirm(
     model = None if embedder is None else open_embedder(embedder, device=device, dtype=dtype)
     if (model is None) != (found.search == "bm25"):
         raise InputError(f"the calibration is for {found.search} search: an embedder is for the others")
-    if document_vectors is not None and model is None:
-        raise InputError("document_vectors are for dense and hybrid search; leave them out")
+    vectors = known_vectors(document_vectors, model, judged.documents)
     if isinstance(thinker, str | Path):
         style = None if is_file_of_thoughts(thinker) else found.style
         opened = open_thinker(thinker, style, device=device)
@@ -175,9 +174,6 @@ def confirm(
     if model is not None:
         found.refuse_others(model, None if given else asked.thinker)
     about = None if document_thoughts is None else texts_about(document_thoughts, judged.documents)
-    known = None
-    if model is not None and document_vectors is not None:
-        known = vectors_of(document_vectors, model, judged.documents)
     retriever = None if model is None else ThinkingRetriever(model)
     about_model = {"search": found.search, "embedder": "" if model is None else digest_of(model.fingerprint)}
     with AskedThoughts(judged, [asked], out, about_model, new_job=new_job) as thoughts:
@@ -192,7 +188,7 @@ def confirm(
             judged.documents,
             about,
             split_identifiers=found.split_identifiers,
-            vectors=known,
+            vectors=vectors,
         )
         texts = texts_of(asked, own, samples, tokens)
         rows, first = _rows(corpus, judged, texts, mixture, about_weight)

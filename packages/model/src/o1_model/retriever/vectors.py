@@ -13,12 +13,18 @@ from o1_records import Document, InputError, quoted
 from o1_records.vectors import Encoder, VectorSet
 
 
-def vectors_of(folder: str | Path, model: EmbeddingModel, documents: Sequence[Document]) -> Vectors:
-    """Return the vectors of documents [documents, dim], in their order, out of a folder of vectors.
+def known_vectors(
+    folder: str | Path | None, model: EmbeddingModel | None, documents: Sequence[Document]
+) -> Vectors | None:
+    """Return the vectors of documents [documents, dim], in their order, out of a folder; None without one.
 
-    Raises InputError where another model or dtype made them, where thoughts take part in them, or where they
-    are not those of exactly these documents, as they are now.
+    Raises InputError where there is no model to search them, where another model or dtype made them, where
+    thoughts take part in them, or where they are not those of exactly these documents, as they are now.
     """
+    if folder is None:
+        return None
+    if model is None:
+        raise InputError("document_vectors are for dense and hybrid search; leave them out")
     place = Path(folder)
     if not (place / "manifest.json").is_file():
         raise InputError(f"{place}: no folder of vectors; give what `o1-model embed --corpus` wrote")

@@ -9,7 +9,6 @@ record, `o1_training.json`, says what the training was made from.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ from o1_model.checkpoint.lora import (
 from o1_model.checkpoint.save import save_mixture
 from o1_model.embedder import Embedder
 from o1_model.layout import FILE_NAME
-from o1_records import InputError, Record, atomic_write
+from o1_records import InputError, atomic_write
 from o1_records.kit.job import ChangedJobError, Lock, move_aside, refuse_changed
 
 HEAD_ROWS = "o1_head_rows.safetensors"
@@ -185,14 +184,6 @@ def settings_of(groups: Iterable[Any], args: TrainingArguments) -> dict[str, Any
 def has_effect(name: str) -> bool:
     """Return whether a flag of transformers changes what a training ends with."""
     return not name.startswith(_WITHOUT_EFFECT)
-
-
-def records_digest(records: Iterable[Record]) -> str:
-    """Return the sha256 of records, in their order."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(msgspec.json.encode(record) + b"\n")
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

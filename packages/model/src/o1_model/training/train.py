@@ -29,6 +29,7 @@ from o1_model.checkpoint.lora import (
 )
 from o1_model.embedder import Embedder
 from o1_model.layout import load_layout, new_layout
+from o1_model.retriever.identity import digest_of_records
 from o1_model.training import checks
 from o1_model.training.arguments import DataArguments, EvalArguments, ModelArguments, changed
 from o1_model.training.data import ExampleOrder, Examples, Exclusions, JointCollator
@@ -40,7 +41,6 @@ from o1_model.training.own_thoughts import OwnThoughts
 from o1_model.training.saving import (
     has_effect,
     newest_checkpoint,
-    records_digest,
     refuse_half_a_state,
     settings_of,
     training_in,
@@ -104,7 +104,7 @@ def train(
     card = Card(
         base_model=model.model_name_or_path,
         data=data.train_data[0] if len(files) == 1 else ", ".join(Path(str(f.path)).name for f in files),
-        data_sha256=records_digest(known),
+        data_sha256=digest_of_records(known)[0],
         examples=known,
         lengths=checks.lengths(known, embedder.tokenizer, embedder.layout, negatives=data.negatives),
         settings=_of_the_card(changed(*groups, args)),
@@ -121,7 +121,7 @@ def train(
     digests = {"examples_sha256": card.data_sha256, "base_sha256": base.digest if base else None}
     mined = list(open_documents(data.mine_corpus)) if data.mine_corpus else []
     if mined:
-        digests["mine_corpus_sha256"] = records_digest(mined)
+        digests["mine_corpus_sha256"] = digest_of_records(mined)[0]
     excluded = Exclusions(known, mined)
     for sentence in excluded.check(known):
         logger.info(sentence)
